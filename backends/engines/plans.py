@@ -34,8 +34,7 @@ def deploy(plan: PlanSpec, engine: SchedulerName, estimate: Estimate, sources: M
     remarks = []
     for pool, _, _ in pools:
         check_program(pool, engine, sources)
-        ours = family(pool) == engine
-        remarks += [*find_unsaid(pool, engine, ours=ours, sources=sources), *check_vocab(pool)]
+        remarks += [*find_unsaid(pool, engine, sources), *check_vocab(pool)]
         remarks += _other_engine(pool, engine)
     remarks += find_unsaid_between(plan, engine, sources)
     servers = tuple(_server(pool, role, engine, found) for pool, role, found in pools)

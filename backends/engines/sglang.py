@@ -47,19 +47,19 @@ def write_sglang(server: Server, plan: PlanSpec, connector: str = "mooncake") ->
 def _check(server: Server, plan: PlanSpec) -> None:
     d = server.degrees
     if server.shift is not None:
-        raise refuse(plan, ("sp", "tokens"), "SGLang has one sharding for all steps: it cannot shift between two",
+        raise refuse(plan, ("tokens",), "SGLang has one sharding for all steps: it cannot shift between two",
                      "vLLM with Arctic Inference can: `--to vllm`")  # fmt: skip
     if d.sequence > 1:
-        raise refuse(plan, ("sp", "tokens"), "SGLang has no sequence parallelism of tokens and heads (Ulysses)",
+        raise refuse(plan, ("tokens",), "SGLang has no sequence parallelism of tokens and heads (Ulysses)",
                      "`--to vllm`, or `tp` instead of `sp`")  # fmt: skip
     if d.context > 1:
         why = "SGLang splits a context inside its tensor parallel ranks, and `cp` adds ranks"
-        raise refuse(plan, ("cp", "context"), why, "`--to vllm`, or `tp` instead of `cp`")
+        raise refuse(plan, ("context",), why, "`--to vllm`, or `tp` instead of `cp`")
     group = d.tensor * d.attention
     if server.routed and d.experts * d.expert_tensor != group:
         why = f"SGLang lays experts over all {group} ranks of a stage: ep times the cuts of an expert must be {group}"
         hint = "split `experts` or `expert_ffn` over every axis of these ranks"
-        raise refuse(plan, ("experts", "expert_ffn", "ep"), why, hint)
+        raise refuse(plan, ("experts", "expert_ffn"), why, hint)
 
 
 def _limits(server: Server) -> Settings:

@@ -53,18 +53,18 @@ def _check(server: Server, plan: PlanSpec) -> None:
     d = server.degrees
     group = d.tensor * d.attention
     if server.shift is not None or d.sequence > 1:
-        raise refuse(plan, ("sp", "tokens"), "TensorRT-LLM has neither Ulysses' sequence parallelism nor a shift",
+        raise refuse(plan, ("tokens",), "TensorRT-LLM has neither Ulysses' sequence parallelism nor a shift",
                      "vLLM with Arctic Inference has both: `--to vllm`")  # fmt: skip
     if d.context > 1:
-        raise refuse(plan, ("cp", "context"), "no argument that was read says `cp` of TensorRT-LLM",
+        raise refuse(plan, ("context",), "`context_parallel_size` of TensorRT-LLM is not known to split what `cp` splits",
                      "`--to vllm`, or `tp` instead of `cp`")  # fmt: skip
     if d.attention > 1 and d.tensor > 1:
         why = "TensorRT-LLM deals requests to all ranks of a stage or to none (`enable_attention_dp`)"
-        raise refuse(plan, ("batch", "ep"), why, f"`ep = {group}` without tp")
+        raise refuse(plan, ("batch",), why, f"`ep = {group}` without tp")
     if server.routed and d.experts * d.expert_tensor != group:
         why = f"TensorRT-LLM lays experts over all {group} ranks: ep times the cuts of an expert must be {group}"
         hint = "split `experts` or `expert_ffn` over every axis of these ranks"
-        raise refuse(plan, ("experts", "expert_ffn", "ep"), why, hint)
+        raise refuse(plan, ("experts", "expert_ffn"), why, hint)
 
 
 def _limits(server: Server) -> Settings:
@@ -85,7 +85,7 @@ def _limits(server: Server) -> Settings:
 def _draft(draft: Draft) -> dict[str, object]:
     match draft.kind:
         case "mtp":
-            return {"decoding_type": "MTP", "num_nextn_predict_layers": draft.tokens}
+            return {"decoding_type": "MTP", "max_draft_len": draft.tokens}
         case "ngram":
             return {"decoding_type": "NGram", "max_draft_len": draft.tokens}
         case "model":

@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping
 
 from plandsl.backends.engines.commands import range_ratio
 from plandsl.backends.engines.degrees import read_degrees
-from plandsl.backends.engines.server import Degrees
+from plandsl.backends.engines.server import Degrees, Lora
+from plandsl.backends.engines.vllm import lora_rank
 from plandsl.diagnostics import Diagnostic, PlanError, Span
+from plandsl.spec.model import LORA_RANK
 from plandsl.spec.plan import PlanSpec, WorkloadSpec
 from plandsl.spec.scheduler import SchedulerName
 from plandsl.spec.traffic import Fixed, Steady, TrafficSpec
@@ -25,14 +27,11 @@ LEFT: dict[str, object] = {
 }
 """Fields of a plan that no engine takes as an argument, and their values that ask for nothing."""
 
-UNSAID_LIMITS: dict[SchedulerName, tuple[str, ...]] = {"vllm": ("adaptive",), "sglang": (), "trtllm": ()}
-"""Limits of each scheduler in the language that the engine has no argument for."""
 
-
-def find_unsaid(plan: PlanSpec, engine: SchedulerName, *, ours: bool, sources: Mapping[str, str]) -> list[Diagnostic]:
-    """Remarks (W500) on a pool: what the engine decides by itself. ``ours``: the plan counts with this engine."""
-    out = [*_fields(plan, sources), *_places(plan, sources), *_machine(plan, sources), *_model(plan, sources)]
-    return out + list(_scheduler(plan, engine, ours, sources))
+def find_unsaid(plan: PlanSpec, engine: SchedulerName, sources: Mapping[str, str]) -> list[Diagnostic]:
+    """Remarks (W500) on a pool: what the engine decides by itself."""
+    out = [*_fields(plan, sources), *_places(plan, sources), *_machine(plan, sources)]
+    return [*out, *_model(plan, engine, sources), *_scheduler(plan, sources)]
 
 
 def find_unsaid_between(plan: PlanSpec, engine: SchedulerName, sources: Mapping[str, str]) -> list[Diagnostic]:
@@ -104,7 +103,7 @@ def _machine(plan: PlanSpec, sources: Mapping[str, str]) -> Iterator[Diagnostic]
         yield _remark(why, find_field(plan, "cluster" if plan.cluster else "node", sources), hint)
 
 
-def _model(plan: PlanSpec, sources: Mapping[str, str]) -> Iterator[Diagnostic]:
+def _model(plan: PlanSpec, engine: SchedulerName, sources: Mapping[str, str]) -> Iterator[Diagnostic]:
     model, at = plan.model, find_field(plan, "model", sources)
     if model.compute is not None:
         why = f"no argument of an engine says `compute = {model.compute}`: its kernels choose by the stored formats"
@@ -116,9 +115,12 @@ def _model(plan: PlanSpec, sources: Mapping[str, str]) -> Iterator[Diagnostic]:
     if model.lora is not None:
         why = f"which weights have adapters ({', '.join(model.lora.targets)}) is said by the adapters' own files"
         yield _remark(why, at, "load adapters with these targets")
+        wished = dict(model.sizes)[LORA_RANK]
+        if engine == "vllm" and (rank := lora_rank(Lora(0, wished), plan)) != wished:
+            yield _remark(f"vLLM reserves memory for rank {rank}, the next that it has after {wished}", at)
 
 
-def _scheduler(plan: PlanSpec, engine: SchedulerName, ours: bool, sources: Mapping[str, str]) -> Iterator[Diagnostic]:
+def _scheduler(plan: PlanSpec, sources: Mapping[str, str]) -> Iterator[Diagnostic]:
     if plan.engine is None:
         return
     scheduler, at = plan.engine.scheduler, find_field(plan, "engine", sources)
@@ -129,9 +131,6 @@ def _scheduler(plan: PlanSpec, engine: SchedulerName, ours: bool, sources: Mappi
         yield _remark(why, at, "add the engine's own options of offloading, which depend on its connector")
     if isinstance(scheduler.graphs, tuple) and scheduler.graphs:
         yield _remark("the sizes of `graphs` are left out: the engine captures its own", at)
-    for name, value in scheduler.limits if ours else ():
-        if name in UNSAID_LIMITS[engine]:
-            yield _remark(f"no argument of {engine} says `{name} = {_show(value)}`: it is left out", at)
 
 
 def _check_draft(plan: PlanSpec, engine: SchedulerName) -> None:
@@ -143,7 +142,7 @@ def _check_draft(plan: PlanSpec, engine: SchedulerName) -> None:
     if own._replace(layers=()) == base._replace(layers=()):
         return
     alone = own == Degrees(tensor=own.tensor, replicas=base.replicas)
-    if alone and engine == "vllm" or alone and own.tensor == base.tensor and base.pipeline == 1:
+    if (alone and engine == "vllm") or (alone and own.tensor == base.tensor and base.pipeline == 1):
         return
     what = "over tensor parallel ranks alone" if engine == "vllm" else "over the model's own ranks"
     why = f"{engine} lays a draft model {what}, and the plan lays it otherwise"
@@ -171,7 +170,7 @@ def _load(plan: PlanSpec, engine: SchedulerName, sources: Mapping[str, str]) -> 
     for why in _load_texts(load, engine):
         yield _remark(why, at, "send this load with a program of your own")
     if load.demand is not None:
-        why = f"the file starts the copies of the sharding alone, and not those that a demand of {load.demand:g} req/s needs"
+        why = f"the file starts the copies of the sharding, and not those that a demand of {load.demand:g} req/s needs"
         yield _remark(why, at, "start as many as `planc compile` says")
 
 
@@ -193,6 +192,7 @@ def _traffic_texts(load: WorkloadSpec, traffic: TrafficSpec) -> Iterator[str]:
         yield f"the benchmark plays the trace as it is, and not at `speed = {traffic.trace.speed:g}`"
     if traffic.classes or traffic.sessions is not None:
         yield "the benchmark has neither classes nor conversations: it sends their mean lengths"
-    elif traffic.lengths is not None and range_ratio(load) == "0":
-        if not all(isinstance(one, Fixed) for one in traffic.lengths):
-            yield "the benchmark has no distribution like the plan's: it sends the mean lengths"
+        return
+    mixed = [one for one in traffic.lengths or () if not isinstance(one, Fixed)]
+    if mixed and range_ratio(load) == "0":
+        yield "the benchmark has no distribution like the plan's: it sends the mean lengths"
