@@ -13,7 +13,7 @@ from plandsl.backends.engines.trtllm import write_trtllm
 from plandsl.backends.engines.vllm import write_vllm
 from plandsl.spec.plan import PlanSpec, WorkloadSpec
 from plandsl.spec.scheduler import SchedulerName
-from plandsl.spec.traffic import Fixed, Steady, Uniform
+from plandsl.spec.traffic import Steady, Uniform
 
 LAUNCH: dict[SchedulerName, tuple[str, ...]] = {
     "vllm": ("vllm", "serve"),
@@ -116,12 +116,12 @@ def _lengths(load: WorkloadSpec, sglang: bool) -> list[tuple[str, ...]]:
         ("--dataset-name", "random"),
         ("--random-input-len", str(load.input - (0 if sglang else cached))),
         ("--random-output-len", str(load.output)),
-        ("--random-range-ratio", "1" if sglang else _ratio(load)),
+        ("--random-range-ratio", "1" if sglang else range_ratio(load)),
     ]
     return out if sglang or not cached else [*out, ("--random-prefix-len", str(cached))]
 
 
-def _ratio(load: WorkloadSpec) -> str:
+def range_ratio(load: WorkloadSpec) -> str:
     """The half-width of the lengths, as a share of their mean; 0 where they are all equal or not uniform."""
     lengths = load.traffic.lengths if load.traffic is not None else None
     if lengths is None:
@@ -150,25 +150,6 @@ def _arrivals(deployment: Deployment) -> list[tuple[str, ...]]:
     together *= copies
     count = load.requests or (together if load.concurrency is None else 10 * together)
     return [("--num-prompts", str(count)), ("--max-concurrency", str(together))]
-
-
-def load_remarks(load: WorkloadSpec) -> list[str]:
-    """What the benchmark does not repeat of a load, as sentences."""
-    traffic = load.traffic
-    if traffic is None:
-        return []
-    out = []
-    if traffic.arrivals is not None and not isinstance(traffic.arrivals, Steady):
-        out.append(f"the benchmark has no arrivals like the plan's ({type(traffic.arrivals).__name__})")
-    if traffic.classes or traffic.sessions is not None:
-        out.append("the benchmark has neither classes nor conversations: it sends their mean lengths")
-    elif (
-        traffic.lengths is not None
-        and _ratio(load) == "0"
-        and not all(isinstance(one, Fixed) for one in traffic.lengths)
-    ):
-        out.append("the benchmark has no distribution like the plan's: it sends the mean lengths")
-    return out
 
 
 def variable(name: str) -> str:

@@ -15,11 +15,11 @@ REGIONS = ("", "attention", "experts")
 def read_degrees(plan: PlanSpec) -> Degrees:
     """The degrees of a plan of one sharding. Raises `PlanError` (E502) at an axis that no engine has."""
     sharding, model = plan.sharding, plan.model
-    found = dict.fromkeys(("tensor", "pipeline", "replicas", "sequence", "context", "attention"), 1)
+    found = Degrees()
     experts = expert_tensor = 1
     for axis in sharding.axes:
         dims = _dims_of(sharding, axis)
-        found[_kind(sharding, model, axis, dims)] *= axis.size
+        found = _grow(found, sharding, model, axis, dims)
         if "experts" in dims:
             experts *= axis.size
         elif "expert_ffn" in dims:
@@ -27,7 +27,7 @@ def read_degrees(plan: PlanSpec) -> Degrees:
     layers = sharding.cut.layers if sharding.cut is not None else ()
     if not model.routed:
         experts = expert_tensor = 1
-    return Degrees(**found, experts=experts, expert_tensor=expert_tensor, layers=layers)
+    return found._replace(experts=experts, expert_tensor=expert_tensor, layers=layers)
 
 
 def _dims_of(sharding: ShardingSpec, axis: AxisSpec) -> frozenset[str]:
@@ -43,28 +43,33 @@ def _dims_of(sharding: ShardingSpec, axis: AxisSpec) -> frozenset[str]:
     return frozenset(out)
 
 
-def _kind(sharding: ShardingSpec, model: ModelSpec, axis: AxisSpec, dims: frozenset[str]) -> str:
-    """Which of the degrees an axis is."""
+def _grow(d: Degrees, sharding: ShardingSpec, model: ModelSpec, axis: AxisSpec, dims: frozenset[str]) -> Degrees:
+    """``d`` with an axis more, as the degree that the dimensions on it make it."""
     if axis.name in sharding.replica_axes:
-        return "replicas"
+        return d._replace(replicas=d.replicas * axis.size)
     if axis.size == 1:
-        return "tensor"
-    sizes = dict(model.sizes)
+        return d
     if dims == {"layers"}:
-        return "pipeline"
+        return d._replace(pipeline=d.pipeline * axis.size)
     if "tokens" in dims and dims & {"heads", "kv_heads"} and not dims & {"context", "batch", *WIDTHS}:
-        return "sequence"
+        return d._replace(sequence=d.sequence * axis.size)
     if {"tokens", "context"} <= dims and not dims & {"heads", "batch", *WIDTHS}:
-        return "context"
+        return d._replace(context=d.context * axis.size)
     if "batch" in dims and model.routed and not dims & {"heads", "tokens", "context"}:
-        return "attention"
+        return d._replace(attention=d.attention * axis.size)
     if "heads" in dims and not dims & {"tokens", "batch", "context", "layers"}:
-        if missing := [d for d in ("kv_heads", "ffn") if d in sizes and d not in dims]:
-            raise _refuse(axis, f"splits `heads` but not `{missing[0]}`")
-        if model.routed and not dims & {"experts", "expert_ffn"}:
-            raise _refuse(axis, "splits `heads` but neither `experts` nor `expert_ffn`")
-        return "tensor"
+        _check_widths(model, axis, dims)
+        return d._replace(tensor=d.tensor * axis.size)
     raise _refuse(axis, "splits " + (", ".join(f"`{d}`" for d in sorted(dims)) or "nothing"))
+
+
+def _check_widths(model: ModelSpec, axis: AxisSpec, dims: frozenset[str]) -> None:
+    """Raise `PlanError` (E502) where an axis of heads leaves a width whole that engines split with them."""
+    sizes = dict(model.sizes)
+    if missing := [d for d in ("kv_heads", "ffn") if d in sizes and d not in dims]:
+        raise _refuse(axis, f"splits `heads` but not `{missing[0]}`")
+    if model.routed and not dims & {"experts", "expert_ffn"}:
+        raise _refuse(axis, "splits `heads` but neither `experts` nor `expert_ffn`")
 
 
 def _refuse(axis: AxisSpec, what: str) -> PlanError:

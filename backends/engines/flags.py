@@ -20,13 +20,19 @@ Kind: TypeAlias = Literal["switch", "pair", "whole", "number", "word", "json"]
 """What follows a flag: nothing (a ``pair`` also has a ``--no-`` form), a whole number, a number, a word, or JSON."""
 
 READ_FROM: dict[SchedulerName, str] = {
-    "vllm": "vLLM 0.33.0 (vllm/engine/arg_utils.py) and Arctic Inference 0.3.0 (arctic_inference/vllm/args.py)",
+    "vllm": "the wheel of vLLM 0.33.0 (vllm/engine/arg_utils.py, vllm/entrypoints/common/cli_args.py), and "
+    "snowflakedb/ArcticInference at commit 066f489 (arctic_inference/vllm/args.py)",
     "sglang": "SGLang 0.5.23 (sglang/srt/arg_groups/fields)",
-    "trtllm": "TensorRT-LLM 1.x (tensorrt_llm/llmapi/llm_args.py)",
+    "trtllm": "NVIDIA/TensorRT-LLM at commits 0004396 (tensorrt_llm/llmapi/llm_args.py) and 9e7f85f "
+    "(tests/unittest/api_stability/references/trtllm_serve_cli.yaml)",
 }
-"""The release whose definitions of arguments the tables below follow."""
+"""The texts whose definitions of arguments the tables below follow."""
 
-SHOWN: dict[SchedulerName, str] = {"vllm": "vLLM 0.33.0", "sglang": "SGLang 0.5.23", "trtllm": "TensorRT-LLM 1.x"}
+SHOWN: dict[SchedulerName, str] = {
+    "vllm": "vLLM 0.33.0",
+    "sglang": "SGLang 0.5.23",
+    "trtllm": "TensorRT-LLM (commit 0004396)",
+}
 
 
 class Flag(NamedTuple):
@@ -39,7 +45,12 @@ class Flag(NamedTuple):
     words: tuple[str, ...] = ()
 
 
-_CACHES = ("auto", "float16", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2", "fp8_ds_mla", "nvfp4")
+_CACHES = (
+    "auto", "float16", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2", "fp8_inc", "fp8_ds_mla", "nvfp4_ds_mla",
+    "turboquant_k8v4", "turboquant_4bit_nc", "turboquant_k3v4_nc", "turboquant_3bit_nc", "octave_k3v4", "octave_k3v3",
+    "octave_k3v3_compact", "ultraquant_4bit", "int4_per_token_head", "int8_per_token_head", "fp8_per_token_head",
+    "nvfp4", "nvfp4_4over6",
+)  # fmt: skip
 
 VLLM = (
     Flag("model", "word"),
@@ -62,14 +73,19 @@ VLLM = (
     Flag("max-model-len", least=-1),
     Flag("enable-chunked-prefill", "pair"),
     Flag("long-prefill-token-threshold", least=0),
+    Flag("long-prefill-token-threshold-adaptive", "pair"),
     Flag("enable-prefix-caching", "pair"),
-    Flag("gpu-memory-utilization", "number"),
+    Flag("gpu-memory-utilization", "number", ("--device-memory-utilization",)),
     Flag("block-size"),
     Flag("scheduling-policy", "word", words=("fcfs", "priority")),
     Flag("watermark", "number"),
     Flag("async-scheduling", "pair"),
     Flag("speculative-config", "json", ("-sc",)),
     Flag("kv-transfer-config", "json"),
+    Flag("enable-lora", "pair"),
+    Flag("max-loras"),
+    Flag("max-lora-rank"),
+    Flag("scheduler-reserve-full-isl", "pair"),
     Flag("nnodes", also=("-n",)),
 )
 
@@ -109,6 +125,9 @@ SGLANG = (
     Flag("disaggregation-mode", "word", words=("null", "prefill", "decode")),
     Flag("disaggregation-transfer-backend", "word",
          words=("mooncake", "nixl", "ascend", "fake", "mori", "mooncake_tcp")),
+    Flag("enable-lora", "switch"),
+    Flag("max-loras-per-batch"),
+    Flag("max-lora-rank"),
     Flag("nnodes"),
 )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from plandsl.backends.engines.commands import (
     LAUNCH,
@@ -22,15 +23,15 @@ from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.spec.scheduler import SchedulerName
 
 IMAGES: dict[SchedulerName, str] = {
-    "vllm": "vllm/vllm-openai:v0.33.0",
-    "sglang": "lmsysorg/sglang:v0.5.23",
-    "trtllm": "nvcr.io/nvidia/tensorrt-llm/release:1.0.0",
+    "vllm": "vllm/vllm-openai:${VLLM_TAG}",
+    "sglang": "lmsysorg/sglang:${SGLANG_TAG}",
+    "trtllm": "nvcr.io/nvidia/tensorrt-llm/release:${TRTLLM_TAG}",
 }
-"""The image of each engine, by the release whose arguments were read."""
+"""The image of each engine; its tag is a variable, which the user sets."""
 
 DYNAMO: dict[SchedulerName, str] = {
-    "vllm": "nvcr.io/nvidia/ai-dynamo/vllm-runtime:1.4.0",
-    "sglang": "nvcr.io/nvidia/ai-dynamo/sglang-runtime:1.4.0",
+    "vllm": "nvcr.io/nvidia/ai-dynamo/vllm-runtime:${DYNAMO_TAG}",
+    "sglang": "nvcr.io/nvidia/ai-dynamo/sglang-runtime:${DYNAMO_TAG}",
 }
 """The image of Dynamo's workers for each engine that they run."""
 
@@ -42,11 +43,18 @@ SHM: list[dict[str, object]] = [{"name": "shm", "emptyDir": {"medium": "Memory"}
 """Shared memory of a pod: the default, 64 MB, is too little for the ranks of a node."""
 
 
+class Files(NamedTuple):
+    """What a ConfigMap holds: texts by the names of files."""
+
+    data: dict[str, str]
+
+
 def write_k8s(deployment: Deployment, engine: SchedulerName, connector: str) -> str:
     """A manifest: of each server a Deployment, or a LeaderWorkerSet where a copy takes several nodes, and a Service.
 
     Raises `PlanError` (E503) for TensorRT-LLM on several nodes, which starts by MPI.
     """
+    _check_alike(deployment)
     documents: list[dict[str, object]] = []
     for server in deployment.servers:
         name = _resource(deployment, server)
@@ -74,6 +82,7 @@ def write_dynamo(deployment: Deployment, engine: SchedulerName, connector: str) 
         why = "Dynamo's worker for TensorRT-LLM takes its arguments from a file in its image"
         hint = "`--to trtllm`, or `--set engine=vllm`"
         raise PlanError([Diagnostic("E503", why, deployment.plan.span, hint=hint)])
+    _check_alike(deployment)
     kind = {"vllm": "Vllm", "sglang": "Sglang"}[engine]
     frontend = {"componentType": "frontend", "replicas": 1,
                 "extraPodSpec": {"mainContainer": {"image": DYNAMO[engine]}}}  # fmt: skip
@@ -87,8 +96,17 @@ def write_dynamo(deployment: Deployment, engine: SchedulerName, connector: str) 
     return "\n".join([*_head(deployment, engine), show_yaml(body)])
 
 
+def _check_alike(deployment: Deployment) -> None:
+    """Raise `PlanError` (E503) for unlike GPUs: a pod says how many it takes, and not of which kind."""
+    plan = deployment.plan
+    if any(len({kind.node.gpu.name for kind in pool.kinds}) > 1 for pool in plan.pools):
+        why = "a pod of Kubernetes gets GPUs by their number, and those of the plan are unlike"
+        raise PlanError([Diagnostic("E503", why, plan.span, hint="a script starts them: `--to vllm`")])
+
+
 def _head(deployment: Deployment, engine: SchedulerName) -> Iterator[str]:
     yield f"# Plan {deployment.name} for {SHOWN[engine]}, written by planc. MODEL is a checkpoint: put yours there."
+    yield "# Put the tag of an image with this release in place of ${..._TAG}: `envsubst < FILE | kubectl apply -f -`."
     for remark in deployment.remarks:
         yield f"# left out: {remark.message}"
     port = PORTS[engine]
@@ -191,8 +209,8 @@ def _service(name: str, engine: SchedulerName, server: Server) -> dict[str, obje
 
 def _config(name: str, settings: Settings) -> dict[str, object]:
     """The file of TensorRT-LLM's arguments."""
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"{name}-config"},
-            "data": {f"{name}.yaml": show_yaml(settings)}}  # fmt: skip
+    about = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"{name}-config"}}
+    return about | Files({f"{name}.yaml": show_yaml(settings)})._asdict()
 
 
 def _worker(engine: SchedulerName, server: Server, settings: Settings) -> dict[str, object]:

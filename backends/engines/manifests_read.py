@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from plandsl.backends.engines.arguments import Launch, find_launch, take_config
+from plandsl.backends.engines.manifests import Files
 from plandsl.backends.engines.server import Role
 from plandsl.backends.engines.words import Command, Word, split_commands
 from plandsl.diagnostics import Diagnostic, PlanError, Span
@@ -106,7 +107,7 @@ def read_manifest(text: str, file: str) -> tuple[list[Launch], dict[str, str], l
     launches: list[Launch] = []
     documents = _compose(text, file, 0)
     configs = {key.value: value for one in documents if getattr(_get(one, "kind"), "value", "") == "ConfigMap"
-               for key, value in _pairs(_get(one, "data"))}  # fmt: skip
+               for key, value in _pairs(_get(one, Files._fields[0]))}  # fmt: skip
     for document in documents:
         for role, replicas, containers in _workers(document):
             for container in containers:

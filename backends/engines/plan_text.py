@@ -49,6 +49,8 @@ def _declarations(servers: tuple[Server, ...], engine: SchedulerName, model: Mod
              "activations": (first.activations, model.activations),
              "max_context": (first.max_context, model.max_context)}  # fmt: skip
     changes = [f"{name} = {ours}" for name, (ours, theirs) in given.items() if ours and ours != theirs]
+    if first.lora is not None:
+        changes.append(f"lora {{ adapters = {first.lora.adapters}, rank = {first.lora.rank}, targets = all }}")
     yield f"model served = {declared}" + (f" with {{ {', '.join(changes)} }}" if changes else "") + "\n"
     for server in servers:
         tag = _tag(server, servers)
@@ -105,16 +107,18 @@ def _draft(draft: Draft, degrees: Degrees, catalog: Callable[[str], str]) -> str
 
 def _sharding(d: Degrees, model: ModelSpec) -> list[str]:
     """The lines of a sharding: degrees where they say it, else a mesh and rules."""
-    plain = {"pp": d.pipeline, "dp": d.replicas, "cp": d.context, "sp": d.sequence}
-    lines = [f"{name} = {size}" for name, size in plain.items() if size > 1]
+    lines = _sized(pp=d.pipeline, dp=d.replicas, cp=d.context, sp=d.sequence)
     if not model.routed or (d.attention == d.experts and d.tensor == d.expert_tensor):
-        both = {"tp": d.tensor, "ep": d.attention}
-        lines = [*(f"{name} = {size}" for name, size in both.items() if size > 1), *lines]
+        lines = [*_sized(tp=d.tensor, ep=d.attention), *lines]
     else:
         lines += _experts(d, dict(model.sizes))
     if d.layers:
         lines.append(f"cut = [{', '.join(map(str, d.layers))}]")
     return lines
+
+
+def _sized(**degrees: int) -> list[str]:
+    return [f"{name} = {size}" for name, size in degrees.items() if size > 1]
 
 
 def _experts(d: Degrees, sizes: Mapping[str, int]) -> list[str]:
@@ -143,20 +147,19 @@ def _factors(d: Degrees) -> list[tuple[str, int, bool, bool]]:
 
     a = gcd(d.attention, d.experts)
     t = d.experts // a if d.tensor % (d.experts // a) == 0 else 1
-    parts = [("expert", a, False, True), ("dealt", d.attention // a, False, False),
-             ("outer" if d.tensor > t else "tensor", t, True, True),
-             ("tensor", d.tensor // t, True, False)]  # fmt: skip
+    parts = [("whole", a, False, True), ("dealt", d.attention // a, False, False),
+             ("outer" if d.tensor > t else "heads", t, True, True),
+             ("inner", d.tensor // t, True, False)]  # fmt: skip
     return [part for part in parts if part[1] > 1]
 
 
 def _few(d: Degrees, model: ModelSpec) -> Iterator[str]:
     """The sharding of small steps: heads over the axes of both tensor and sequence."""
     sizes = dict(model.sizes)
-    axes = ["seq"] if d.tensor == 1 else ["tensor", "seq"]
     yield f"mesh seq = {d.sequence}" + (f", tensor = {d.tensor}" if d.tensor > 1 else "")
     if d.replicas > 1:
         yield f"dp = {d.replicas}"
     if d.pipeline > 1:
         yield f"pp = {d.pipeline}"
     dims = [dim for dim in ("heads", "kv_heads", "ffn", "expert_ffn", "vocab") if dim in sizes]
-    yield f"{', '.join(dims)} -> {', '.join(axes)}"
+    yield f"{', '.join(dims)} -> {'tensor, ' if d.tensor > 1 else ''}seq  # heads alone"

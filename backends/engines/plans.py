@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Literal
 
 from plandsl.answers.estimate import Estimate
 from plandsl.backends.engines.degrees import check_vocab, read_degrees
-from plandsl.backends.engines.server import Degrees, Deployment, Draft, Role, Server
-from plandsl.diagnostics import Diagnostic, PlanError, Span
+from plandsl.backends.engines.server import Degrees, Deployment, Draft, Lora, Role, Server
+from plandsl.backends.engines.unsaid import check_program, find_unsaid, find_unsaid_between
+from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.spec.model import ADAPTERS, LORA_RANK
 from plandsl.spec.plan import PlanSpec
 from plandsl.spec.scheduler import SchedulerName, scheduler_name
 
 MEANS: dict[SchedulerName, str] = {"vllm": "device", "sglang": "free_before", "trtllm": "free_after"}
 """Of what each engine's fraction of memory is a share (`EngineSpec.fraction_of`)."""
-
-LEFT = {"overlap": "none", "chunks": 1, "micro_batches": 1, "algorithm": "auto"}
-"""Fields of a plan that no engine takes as an argument, and their values that ask for nothing."""
 
 
 def deploy(plan: PlanSpec, engine: SchedulerName, estimate: Estimate, sources: Mapping[str, str]) -> Deployment:
@@ -35,31 +33,12 @@ def deploy(plan: PlanSpec, engine: SchedulerName, estimate: Estimate, sources: M
         ]
     remarks = []
     for pool, _, _ in pools:
-        remarks += [*_left_out(pool, sources), *check_vocab(pool), *_other_engine(pool, engine)]
+        check_program(pool, engine, sources)
+        remarks += [*find_unsaid(pool, engine, sources), *check_vocab(pool)]
+        remarks += _other_engine(pool, engine)
+    remarks += find_unsaid_between(plan, engine, sources)
     servers = tuple(_server(pool, role, engine, found) for pool, role, found in pools)
     return Deployment(plan.name, servers, plan.workload, plan, tuple(dict.fromkeys(remarks)))
-
-
-def find_field(plan: PlanSpec, name: str, sources: Mapping[str, str]) -> Span | None:
-    """Where a plan's text sets a field: its own line, or the plan where the field comes from elsewhere."""
-    at = plan.span
-    if at is None or at.file not in sources:
-        return at
-    lines = sources[at.file].split("\n")
-    for number in range(at.line, min(at.end_line, len(lines)) + 1):
-        if found := re.search(rf"\b{name}\b\s*=", lines[number - 1].split("#")[0]):
-            return Span(at.file, number, found.start() + 1, number, found.start() + 1 + len(name))
-    return at
-
-
-def _left_out(plan: PlanSpec, sources: Mapping[str, str]) -> list[Diagnostic]:
-    """Fields of the plan that change its times and that no engine takes (W500)."""
-    return [
-        Diagnostic("W500", f"no argument of an engine says `{name} = {getattr(plan, name)}`: it is left out",
-                   find_field(plan, name, sources), hint="the engine decides by itself")
-        for name, plain in LEFT.items()
-        if getattr(plan, name) != plain
-    ]  # fmt: skip
 
 
 def _other_engine(plan: PlanSpec, engine: SchedulerName) -> list[Diagnostic]:
@@ -103,6 +82,7 @@ def _server(plan: PlanSpec, role: Role, engine: SchedulerName, estimate: Estimat
         prefix_cache=own.scheduler.prefix_cache if own is not None else None,
         kv_block=own.kv_block if ours and own is not None and own.kv_block > 1 else None,
         draft=_draft(plan),
+        lora=_lora(plan),
         options=own.scheduler.limits if ours and own is not None else (),
         gpus=plan.node.count,
     )
@@ -161,3 +141,10 @@ def _draft(plan: PlanSpec) -> Draft | None:
     draft = plan.draft_plan
     assert draft is not None
     return Draft(kind, speculate.tokens, speculate.draft.name, read_degrees(draft).tensor)
+
+
+def _lora(plan: PlanSpec) -> Lora | None:
+    if plan.model.lora is None:
+        return None
+    sizes = dict(plan.model.sizes)
+    return Lora(sizes[ADAPTERS], sizes[LORA_RANK])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from plandsl.backends.engines.flags import Settings
 from plandsl.backends.engines.formats import DTYPES
-from plandsl.backends.engines.server import Role
+from plandsl.backends.engines.server import Lora, Role
 from plandsl.diagnostics import Diagnostic, PlanError, Span
 from plandsl.spec.model import ModelSpec
 from plandsl.spec.scheduler import SchedulerName
@@ -99,6 +99,17 @@ class Reading:
                 return found
             case _:
                 return self.hint
+
+    def lora(self, count: str) -> Lora | None:
+        """The adapters that `--enable-lora` asks for, of which the argument ``count`` says how many."""
+        if not self.flag("enable-lora"):
+            return None
+        adapters, rank = self.maybe_whole(count), self.maybe_whole("max-lora-rank")
+        if adapters is None or rank is None:
+            why = "a plan has a number of adapters and a rank"
+            self.fail("enable-lora", why, f"add --{count} and --max-lora-rank")
+            return None
+        return Lora(adapters, rank)
 
     def dtype(self) -> str:
         """The format that `--dtype` names; empty for ``auto``."""

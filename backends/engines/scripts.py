@@ -11,7 +11,6 @@ from plandsl.backends.engines.commands import (
     bench_words,
     environment,
     flag_words,
-    load_remarks,
     node_words,
     write_settings,
 )
@@ -76,7 +75,6 @@ def _lines(deployment: Deployment, engine: SchedulerName, connector: str) -> Ite
         yield from _router(engine, servers)
         yield "  ;;"
     yield "bench)"
-    yield from (f"  # {remark}" for remark in load_remarks(deployment.load))
     port = PORTS[engine] if len(servers) == 1 else 9000
     first, *rest = (" ".join(words) for words in bench_words(engine, deployment, port))
     yield "  " + " \\\n    ".join([first, *rest])

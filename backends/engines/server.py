@@ -44,6 +44,13 @@ class Draft(NamedTuple):
     tensor: int = 1
 
 
+class Lora(NamedTuple):
+    """Low-rank adapters: how many a GPU holds at once, and the largest rank."""
+
+    adapters: int
+    rank: int
+
+
 class Server(NamedTuple):
     """One engine and its limits; None: the engine's own default.
 
@@ -71,6 +78,7 @@ class Server(NamedTuple):
     prefix_cache: bool | None = None
     kv_block: int | None = None
     draft: Draft | None = None
+    lora: Lora | None = None
     options: tuple[tuple[str, bool | int | float | str], ...] = ()
     gpus: int = 8
 

@@ -9,7 +9,11 @@ from plandsl.backends.engines.refusing import refuse
 from plandsl.backends.engines.server import Degrees, Draft, Server
 from plandsl.spec.plan import PlanSpec
 
-OPTIONS = {"max_joining": "prefill-max-requests", "conservativeness": "schedule-conservativeness"}
+OPTIONS = {
+    "max_joining": "prefill-max-requests",
+    "conservativeness": "schedule-conservativeness",
+    "prefill_tokens": "max-prefill-tokens",
+}
 """Limits of the scheduler in the language -> SGLang's argument."""
 
 ORDERS = {"fcfs": "fcfs", "longest_prefix": "lpm"}
@@ -33,6 +37,8 @@ def write_sglang(server: Server, plan: PlanSpec, connector: str = "mooncake") ->
     out |= _limits(server)
     if server.draft is not None:
         out |= _draft(server.draft)
+    if server.lora is not None:
+        out |= {"enable-lora": True, "max-loras-per-batch": server.lora.adapters, "max-lora-rank": server.lora.rank}
     if server.role:
         out |= {"disaggregation-mode": server.role, "disaggregation-transfer-backend": connector}
     return out
@@ -41,19 +47,19 @@ def write_sglang(server: Server, plan: PlanSpec, connector: str = "mooncake") ->
 def _check(server: Server, plan: PlanSpec) -> None:
     d = server.degrees
     if server.shift is not None:
-        raise refuse(plan, ("sp", "tokens"), "SGLang has one sharding for all steps: it cannot shift between two",
+        raise refuse(plan, ("tokens",), "SGLang has one sharding for all steps: it cannot shift between two",
                      "vLLM with Arctic Inference can: `--to vllm`")  # fmt: skip
     if d.sequence > 1:
-        raise refuse(plan, ("sp", "tokens"), "SGLang has no sequence parallelism of tokens and heads (Ulysses)",
+        raise refuse(plan, ("tokens",), "SGLang has no sequence parallelism of tokens and heads (Ulysses)",
                      "`--to vllm`, or `tp` instead of `sp`")  # fmt: skip
     if d.context > 1:
         why = "SGLang splits a context inside its tensor parallel ranks, and `cp` adds ranks"
-        raise refuse(plan, ("cp", "context"), why, "`--to vllm`, or `tp` instead of `cp`")
+        raise refuse(plan, ("context",), why, "`--to vllm`, or `tp` instead of `cp`")
     group = d.tensor * d.attention
     if server.routed and d.experts * d.expert_tensor != group:
         why = f"SGLang lays experts over all {group} ranks of a stage: ep times the cuts of an expert must be {group}"
         hint = "split `experts` or `expert_ffn` over every axis of these ranks"
-        raise refuse(plan, ("experts", "expert_ffn", "ep"), why, hint)
+        raise refuse(plan, ("experts", "expert_ffn"), why, hint)
 
 
 def _limits(server: Server) -> Settings:
@@ -131,6 +137,7 @@ def read_sglang(r: Reading) -> Server:
         prefix_cache=False if r.flag("disable-radix-cache") else None,
         kv_block=r.maybe_whole("page-size"),
         draft=_read_draft(r),
+        lora=r.lora("max-loras-per-batch"),
         options=_read_options(r),
         gpus=r.gpus,
     )
@@ -149,7 +156,7 @@ def _read_options(r: Reading) -> tuple[tuple[str, bool | int | float | str], ...
         if policy not in named:
             raise r.wrong("schedule-policy", f"a plan has no order `{policy}`", "fcfs or lpm")
         out.append(("order", named[policy]))
-    given = ((ours, r.any(theirs)) for ours, theirs in OPTIONS.items())
+    given = ((ours, r.any(theirs)) for ours, theirs in OPTIONS.items() if ours != "prefill_tokens")  # `step_tokens`
     return (*out, *((name, value) for name, value in given if value is not None))
 
 

@@ -33,8 +33,13 @@ def write_trtllm(server: Server, plan: PlanSpec, connector: str = "nixl") -> Set
              "tokens_per_block": server.kv_block, "enable_block_reuse": server.prefix_cache}  # fmt: skip
     out["kv_cache_config"] = {name: value for name, value in known.items() if value is not None}
     options = dict(server.options)
+    scheduler: dict[str, object] = {}
     if "room" in options:
-        out["scheduler_config"] = {"capacity_scheduler_policy": ROOMS[str(options["room"])]}
+        scheduler["capacity_scheduler_policy"] = ROOMS[str(options["room"])]
+    if "equal" in options:
+        scheduler["context_chunking_policy"] = "EQUAL_PROGRESS" if options["equal"] else "FIRST_COME_FIRST_SERVED"
+    if scheduler:
+        out["scheduler_config"] = scheduler
     if options.get("ahead") is False:
         out["disable_overlap_scheduler"] = True
     if server.draft is not None:
@@ -48,18 +53,18 @@ def _check(server: Server, plan: PlanSpec) -> None:
     d = server.degrees
     group = d.tensor * d.attention
     if server.shift is not None or d.sequence > 1:
-        raise refuse(plan, ("sp", "tokens"), "TensorRT-LLM has neither Ulysses' sequence parallelism nor a shift",
+        raise refuse(plan, ("tokens",), "TensorRT-LLM has neither Ulysses' sequence parallelism nor a shift",
                      "vLLM with Arctic Inference has both: `--to vllm`")  # fmt: skip
     if d.context > 1:
-        raise refuse(plan, ("cp", "context"), "no argument that was read says `cp` of TensorRT-LLM",
+        raise refuse(plan, ("context",), "`context_parallel_size` of TensorRT-LLM is not known to split what `cp` splits",
                      "`--to vllm`, or `tp` instead of `cp`")  # fmt: skip
     if d.attention > 1 and d.tensor > 1:
         why = "TensorRT-LLM deals requests to all ranks of a stage or to none (`enable_attention_dp`)"
-        raise refuse(plan, ("batch", "ep"), why, f"`ep = {group}` without tp")
+        raise refuse(plan, ("batch",), why, f"`ep = {group}` without tp")
     if server.routed and d.experts * d.expert_tensor != group:
         why = f"TensorRT-LLM lays experts over all {group} ranks: ep times the cuts of an expert must be {group}"
         hint = "split `experts` or `expert_ffn` over every axis of these ranks"
-        raise refuse(plan, ("experts", "expert_ffn", "ep"), why, hint)
+        raise refuse(plan, ("experts", "expert_ffn"), why, hint)
 
 
 def _limits(server: Server) -> Settings:
@@ -72,15 +77,15 @@ def _limits(server: Server) -> Settings:
     out: Settings = {name: value for name, value in rows if value is not None}
     if server.chunk is not None:
         out["enable_chunked_prefill"] = True
-    elif dict(server.options).get("chunked") is False:
-        out["enable_chunked_prefill"] = False
+    elif "chunked" in (options := dict(server.options)):
+        out["enable_chunked_prefill"] = options["chunked"]
     return out | {"dtype": DTYPES.get(server.activations, "auto")}
 
 
 def _draft(draft: Draft) -> dict[str, object]:
     match draft.kind:
         case "mtp":
-            return {"decoding_type": "MTP", "num_nextn_predict_layers": draft.tokens}
+            return {"decoding_type": "MTP", "max_draft_len": draft.tokens}
         case "ngram":
             return {"decoding_type": "NGram", "max_draft_len": draft.tokens}
         case "model":
@@ -110,6 +115,8 @@ def read_trtllm(r: Reading) -> Server:
     options: list[tuple[str, bool | int | float | str]] = []
     if isinstance(capacity, str) and capacity in rooms:
         options.append(("room", rooms[capacity]))
+    if (chunking := r.json("scheduler_config").get("context_chunking_policy")) is not None:
+        options.append(("equal", chunking == "EQUAL_PROGRESS"))
     if r.flag("disable_overlap_scheduler"):
         options.append(("ahead", False))
     if chunked is False:

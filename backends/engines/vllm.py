@@ -6,10 +6,14 @@ from plandsl.backends.engines.flags import Settings
 from plandsl.backends.engines.formats import DTYPES, WEIGHTS, cache_word, read_cache, read_weights
 from plandsl.backends.engines.reading import Reading
 from plandsl.backends.engines.refusing import refuse
-from plandsl.backends.engines.server import Degrees, Draft, Server
+from plandsl.backends.engines.server import Degrees, Draft, Lora, Server
+from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.spec.plan import PlanSpec
 
 CONNECTORS = {"nixl": "NixlConnector", "mooncake": "MooncakeConnector"}
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What `--max-lora-rank` may be (`MaxLoRARanks` in vllm/config/lora.py)."""
+
 _ROLES = {"nixl": ("kv_both", "kv_both"), "mooncake": ("kv_producer", "kv_consumer")}
 
 
@@ -35,10 +39,20 @@ def write_vllm(server: Server, plan: PlanSpec, connector: str = "nixl") -> Setti
     out |= _formats(server, plan) | _limits(server)
     if server.draft is not None:
         out["speculative-config"] = _draft(server.draft)
+    if server.lora is not None:
+        out |= {"enable-lora": True, "max-loras": server.lora.adapters, "max-lora-rank": lora_rank(server.lora, plan)}
     if server.role:
         role = _ROLES[connector][server.role == "decode"]
         out["kv-transfer-config"] = {"kv_connector": CONNECTORS[connector], "kv_role": role}
     return out
+
+
+def lora_rank(lora: Lora, plan: PlanSpec) -> int:
+    """The rank of adapters that vLLM reserves memory for. Raises `PlanError` (E503) above the largest."""
+    if found := [rank for rank in RANKS if rank >= lora.rank]:
+        return found[0]
+    why = f"vLLM holds adapters of rank {RANKS[-1]} at most"
+    raise PlanError([Diagnostic("E503", why, plan.span, hint=f"`rank = {RANKS[-1]}`")])
 
 
 def _check(server: Server, plan: PlanSpec) -> None:
@@ -48,9 +62,9 @@ def _check(server: Server, plan: PlanSpec) -> None:
     if server.routed and group > 1 and not whole and not (d.experts == 1 and d.expert_tensor == group):
         why = f"vLLM puts experts on all {group} ranks of a stage, or cuts each expert over all of them"
         hint = f"`experts -> ...` with all axes of these ranks, or `ep = {group}` without tp"
-        raise refuse(plan, ("experts", "expert_ffn", "ep"), why, hint)
+        raise refuse(plan, ("experts", "expert_ffn"), why, hint)
     if d.sequence > 1 and (d.context > 1 or d.attention > 1):
-        raise refuse(plan, ("tokens", "sp"), "Arctic Inference has sequence parallelism beside tp and pp alone",
+        raise refuse(plan, ("tokens",), "Arctic Inference has sequence parallelism beside tp and pp alone",
                      "drop cp and ep, or sp")  # fmt: skip
 
 
@@ -78,8 +92,8 @@ def _limits(server: Server) -> Settings:
     out |= {name: value for name, value in rows if value is not None}
     if server.chunk is not None:
         out["enable-chunked-prefill"] = True
-    elif options.get("chunked") is False:
-        out["enable-chunked-prefill"] = False
+    elif "chunked" in options:
+        out["enable-chunked-prefill"] = options["chunked"]
     if server.prefix_cache is not None:
         out["enable-prefix-caching"] = server.prefix_cache
     for ours, theirs in OPTIONS.items():
@@ -91,7 +105,9 @@ def _limits(server: Server) -> Settings:
 OPTIONS = {
     "order": "scheduling-policy",
     "long_prompt": "long-prefill-token-threshold",
+    "adaptive": "long-prefill-token-threshold-adaptive",
     "watermark": "watermark",
+    "whole_prompt": "scheduler-reserve-full-isl",
     "ahead": "async-scheduling",
 }
 """Limits of the scheduler in the language -> vLLM's argument."""
@@ -153,6 +169,7 @@ def read_vllm(r: Reading) -> Server:
         prefix_cache=r.flag("enable-prefix-caching"),
         kv_block=r.maybe_whole("block-size"),
         draft=_read_draft(r),
+        lora=r.lora("max-loras"),
         options=tuple((name, value) for name, value in options if value is not None),
         gpus=r.gpus,
     )

@@ -1,0 +1,198 @@
+"""What a plan says and an engine is not told: remarks (W500), or errors (E503) where the program would be another."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from plandsl.backends.engines.commands import range_ratio
+from plandsl.backends.engines.degrees import read_degrees
+from plandsl.backends.engines.server import Degrees, Lora
+from plandsl.backends.engines.vllm import lora_rank
+from plandsl.diagnostics import Diagnostic, PlanError, Span
+from plandsl.spec.model import LORA_RANK
+from plandsl.spec.plan import PlanSpec, WorkloadSpec
+from plandsl.spec.scheduler import SchedulerName
+from plandsl.spec.traffic import Fixed, Steady, TrafficSpec
+
+LEFT: dict[str, object] = {
+    "overlap": "none",
+    "chunks": 1,
+    "micro_batches": 1,
+    "algorithm": "auto",
+    "kv_residency": "all_batches",
+    "hop_tensors": 1,
+    "fuse_norms": True,
+    "router": "round_robin",
+}
+"""Fields of a plan that no engine takes as an argument, and their values that ask for nothing."""
+
+
+def find_unsaid(plan: PlanSpec, engine: SchedulerName, sources: Mapping[str, str]) -> list[Diagnostic]:
+    """Remarks (W500) on a pool: what the engine decides by itself."""
+    out = [*_fields(plan, sources), *_places(plan, sources), *_machine(plan, sources)]
+    return [*out, *_model(plan, engine, sources), *_scheduler(plan, sources)]
+
+
+def find_unsaid_between(plan: PlanSpec, engine: SchedulerName, sources: Mapping[str, str]) -> list[Diagnostic]:
+    """Remarks (W500) on the whole plan: the transfer between two pools, and the load that the benchmark sends."""
+    return [*_transfer(plan), *_load(plan, engine, sources)]
+
+
+def check_program(plan: PlanSpec, engine: SchedulerName, sources: Mapping[str, str]) -> None:
+    """Raise `PlanError` (E503) at what would be another program in the engine."""
+    if plan.workload.encodes:
+        why = "`output = 0`: an encoder is served by another program than a model that makes tokens"
+        at = plan.workload.span or plan.span
+        raise PlanError([Diagnostic("E503", why, at, hint="`--to jax` takes it; an engine needs `output` above 0")])
+    if plan.model.lora is not None and engine == "trtllm":
+        why = "no key that was read says how many adapters of which rank TensorRT-LLM holds"
+        raise PlanError([Diagnostic("E503", why, find_field(plan, "model", sources), hint="`--to vllm` or sglang")])
+    _check_draft(plan, engine)
+
+
+def find_field(plan: PlanSpec, name: str, sources: Mapping[str, str]) -> Span | None:
+    """Where a plan's text sets a field: its own line, or the plan where the field comes from elsewhere."""
+    at = plan.span
+    if at is None or at.file not in sources:
+        return at
+    lines = sources[at.file].split("\n")
+    for number in range(at.line, min(at.end_line, len(lines)) + 1):
+        if found := re.search(rf"\b{name}\b\s*=", lines[number - 1].split("#")[0]):
+            return Span(at.file, number, found.start() + 1, number, found.start() + 1 + len(name))
+    return at
+
+
+def _remark(why: str, at: Span | None, hint: str = "the engine decides by itself") -> Diagnostic:
+    return Diagnostic("W500", why, at, hint=hint)
+
+
+def _show(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _fields(plan: PlanSpec, sources: Mapping[str, str]) -> Iterator[Diagnostic]:
+    for name, plain in LEFT.items():
+        value = getattr(plan, name)
+        if value != plain:
+            why = f"no argument of an engine says `{name} = {_show(value)}`: it is left out"
+            yield _remark(why, find_field(plan, name, sources))
+
+
+def _places(plan: PlanSpec, sources: Mapping[str, str]) -> Iterator[Diagnostic]:
+    """Where ranks lie, and how split keys reach the queries."""
+    sharding = plan.sharding
+    for place in sharding.placed:
+        why = f"no argument of an engine says `place {place.axis} in node`: it numbers ranks in its own order"
+        yield _remark(why, place.span, "engines put the ranks of tensor parallelism side by side")
+    order = [axis for axis in sharding.axes if axis.size > 1]
+    inner = [axis for axis in order if any(axis.name in r.axes and "heads" in r.dims for r in sharding.rules)]
+    if plan.step_ranks[1] > 1 and inner and order[-1] not in inner:
+        why = f"the plan has `{order[-1].name}` inside `{inner[-1].name}`, and an engine has heads innermost"
+        yield _remark(why, inner[-1].span, "name the axis of heads last, so that its ranks are neighbours")
+    if any("context" in rule.dims for rule in sharding.rules):
+        why = f"no argument of an engine says `context_form = {sharding.context_form}`: it is left out"
+        yield _remark(why, find_field(plan, "context_form", sources))
+
+
+def _machine(plan: PlanSpec, sources: Mapping[str, str]) -> Iterator[Diagnostic]:
+    kinds = list(dict.fromkeys(kind.node.gpu.name for kind in plan.kinds))
+    if len(kinds) > 1:
+        why = f"engines take all GPUs for alike, and the plan has {' and '.join(kinds)}"
+        hint = "list the GPUs in the plan's order (CUDA_VISIBLE_DEVICES); each gets the room of the smallest"
+        yield _remark(why, find_field(plan, "cluster" if plan.cluster else "node", sources), hint)
+
+
+def _model(plan: PlanSpec, engine: SchedulerName, sources: Mapping[str, str]) -> Iterator[Diagnostic]:
+    model, at = plan.model, find_field(plan, "model", sources)
+    if model.compute is not None:
+        why = f"no argument of an engine says `compute = {model.compute}`: its kernels choose by the stored formats"
+        yield _remark(why, at)
+    if model.stateful:
+        kept = model.state_cache or model.activations
+        why = f"the engine keeps the states of layers in its own way; the plan counts with `state_cache = {kept}`"
+        yield _remark(why, at)
+    if model.lora is not None:
+        why = f"which weights have adapters ({', '.join(model.lora.targets)}) is said by the adapters' own files"
+        yield _remark(why, at, "load adapters with these targets")
+        wished = dict(model.sizes)[LORA_RANK]
+        if engine == "vllm" and (rank := lora_rank(Lora(0, wished), plan)) != wished:
+            yield _remark(f"vLLM reserves memory for rank {rank}, the next that it has after {wished}", at)
+
+
+def _scheduler(plan: PlanSpec, sources: Mapping[str, str]) -> Iterator[Diagnostic]:
+    if plan.engine is None:
+        return
+    scheduler, at = plan.engine.scheduler, find_field(plan, "engine", sources)
+    if scheduler.tiers:
+        sizes = ", ".join(f"{tier.memory / 1e9:g} GB" for tier in scheduler.tiers)
+        write = f", `kv_write = {scheduler.write}`" if scheduler.write else ""
+        why = f"the plan keeps KV blocks in `kv_tiers` of {sizes}{write}, and the file asks for none"
+        yield _remark(why, at, "add the engine's own options of offloading, which depend on its connector")
+    if isinstance(scheduler.graphs, tuple) and scheduler.graphs:
+        yield _remark("the sizes of `graphs` are left out: the engine captures its own", at)
+
+
+def _check_draft(plan: PlanSpec, engine: SchedulerName) -> None:
+    """Raise `PlanError` (E503) for a draft model that lies on the ranks otherwise than engines lay it."""
+    speculate, draft = plan.speculate, plan.draft_plan if plan.split is None else None
+    if speculate is None or draft is None or speculate.own:
+        return
+    base, own = read_degrees(plan.modes[0]), read_degrees(draft)
+    if own._replace(layers=()) == base._replace(layers=()):
+        return
+    alone = own == Degrees(tensor=own.tensor, replicas=base.replicas)
+    if (alone and engine == "vllm") or (alone and own.tensor == base.tensor and base.pipeline == 1):
+        return
+    what = "over tensor parallel ranks alone" if engine == "vllm" else "over the model's own ranks"
+    why = f"{engine} lays a draft model {what}, and the plan lays it otherwise"
+    at = speculate.sharding.span if speculate.sharding is not None else None
+    raise PlanError([Diagnostic("E503", why, at or speculate.span, hint="leave the draft's `sharding` out")])
+
+
+def _transfer(plan: PlanSpec) -> Iterator[Diagnostic]:
+    split = plan.split
+    if split is None:
+        return
+    speed = f"{split.bandwidth / 1e9:g} GB/s and {split.latency * 1e6:g} us"
+    over = f" over the network of `{split.between}`" if split.between else ""
+    why = f"the transfer is as fast as your network is: the plan counts with {speed}{over}"
+    yield _remark(why, split.span, "no argument of an engine says it")
+    if split.kv_transfer is not None:
+        why = f"no argument says `kv_transfer = {split.kv_transfer}`: the connector decides when blocks move"
+        yield _remark(why, split.span)
+
+
+def _load(plan: PlanSpec, engine: SchedulerName, sources: Mapping[str, str]) -> Iterator[Diagnostic]:
+    """What the benchmark does not repeat of a load."""
+    load = plan.workload
+    at = load.span or plan.span
+    for why in _load_texts(load, engine):
+        yield _remark(why, at, "send this load with a program of your own")
+    if load.demand is not None:
+        why = f"the file starts the copies of the sharding, and not those that a demand of {load.demand:g} req/s needs"
+        yield _remark(why, at, "start as many as `planc compile` says")
+
+
+def _load_texts(load: WorkloadSpec, engine: SchedulerName) -> Iterator[str]:
+    if load.reuse > 0 and engine == "sglang":
+        yield "SGLang's benchmark sends whole prompts: `reuse` is left out"
+    elif load.reuse > 0 and load.prefix == "own":
+        yield "the benchmark sends one prefix for all requests, and not `prefix = own`"
+    if load.traffic is not None:
+        yield from _traffic_texts(load, load.traffic)
+
+
+def _traffic_texts(load: WorkloadSpec, traffic: TrafficSpec) -> Iterator[str]:
+    if traffic.arrivals is not None and not isinstance(traffic.arrivals, Steady):
+        yield f"the benchmark has no arrivals like the plan's ({type(traffic.arrivals).__name__})"
+    if traffic.duration is not None:
+        yield "the benchmark stops by the number of requests, and not after `duration`"
+    if traffic.trace is not None and traffic.trace.speed != 1:
+        yield f"the benchmark plays the trace as it is, and not at `speed = {traffic.trace.speed:g}`"
+    if traffic.classes or traffic.sessions is not None:
+        yield "the benchmark has neither classes nor conversations: it sends their mean lengths"
+        return
+    mixed = [one for one in traffic.lengths or () if not isinstance(one, Fixed)]
+    if mixed and range_ratio(load) == "0":
+        yield "the benchmark has no distribution like the plan's: it sends the mean lengths"
