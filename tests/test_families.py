@@ -32,10 +32,10 @@ from tests.test_hf import CONFIGS, made, published, spec_of
 # - the defaults of a class that names another checkpoint: glm_4_9b_0414 (Glm4Config, with another context) and mpt_1b
 #   (MptConfig). That checkpoints of these names have these sizes is assumed;
 # - litgpt/config.py, which copies published files: olmo_2_13b and phi_4;
-# - internlm3_8b: the defaults of Internlm3Config in Huawei's atb_llm, which are those of the one checkpoint there is;
+# - internlm3_8b: the defaults of Internlm3Config in Huawei's atb_llm;
 # - minimax_m1: the card of MiniMax-Text-01, of the same shapes, and PaddlePaddle/FastDeploy pull request 6797;
-# - copies of their configs in logs and tests of public repositories: baichuan_2_7b, bge_m3 (of bge-reranker-v2-m3,
-#   of the same shapes), bloom_176b, command_r7b, dbrx_132b, deepseek_v2, granite_3_1_2b and hunyuan_7b;
+# - copies of their configs in logs and tests of public repositories: baichuan_2_7b, bge_m3 (of a reranker of
+#   XLM-RoBERTa with these sizes), bloom_176b, command_r7b, dbrx_132b, deepseek_v2, granite_3_1_2b and hunyuan_7b;
 # - starcoder2_15b: Starcoder2Config15B of NVIDIA NeMo. No copy of the config was found: the head is assumed.
 COUNTS: dict[str, tuple[int, int]] = {
     "baichuan_2_7b": (7_505_973_248, 7_505_973_248),
