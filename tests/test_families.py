@@ -24,8 +24,8 @@ from plandsl.passes.build import build_model
 from tests.test_hf import CONFIGS, made, published, spec_of
 
 # Where the values of the configs come from:
-# - published files, as ai-dynamo/aiconfigurator has them (model_configs): deepseek_v3_2, glm_5,
-#   nemotron_3_nano_30b_a3b, nemotron_h_56b, qwen3_5_*, qwen3_vl_*, and minimax_m2 (of M2.5, whose sizes are the same);
+# - published files, as ai-dynamo/aiconfigurator has them (model_configs): deepseek_v3_2, glm_4_7,
+#   glm_5, nemotron_3_nano_30b_a3b, nemotron_h_56b, qwen3_5_*, qwen3_next_80b, qwen3_vl_* and minimax_m2 (of M2.5);
 # - the defaults of the class of transformers, whose file names the checkpoint: bert_base, command_r, ernie_4_5_*,
 #   falcon_7b, gemma_7b, gpt_neox_20b, jamba_v0_1, phi_1, phi_3_mini and qwen1_5_moe_a2_7b. Not so: the window of
 #   phi_3_mini (2048 in Lightning-AI/litgpt, litgpt/config.py) and the context of qwen1_5_moe_a2_7b;
