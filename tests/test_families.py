@@ -24,18 +24,18 @@ from plandsl.passes.build import build_model
 from tests.test_hf import CONFIGS, made, published, spec_of
 
 # Where the values of the configs come from:
-# - published files, as ai-dynamo/aiconfigurator has them (model_configs): deepseek_v3_2, glm_5,
-#   nemotron_3_nano_30b_a3b, nemotron_h_56b, qwen3_5_*, qwen3_vl_*, and minimax_m2 (of M2.5, whose sizes are the same);
+# - published files, as ai-dynamo/aiconfigurator has them (model_configs): deepseek_v3_2, glm_4_7,
+#   glm_5, nemotron_3_nano_30b_a3b, nemotron_h_56b, qwen3_5_*, qwen3_next_80b, qwen3_vl_* and minimax_m2 (of M2.5);
 # - the defaults of the class of transformers, whose file names the checkpoint: bert_base, command_r, ernie_4_5_*,
 #   falcon_7b, gemma_7b, gpt_neox_20b, jamba_v0_1, phi_1, phi_3_mini and qwen1_5_moe_a2_7b. Not so: the window of
 #   phi_3_mini (2048 in Lightning-AI/litgpt, litgpt/config.py) and the context of qwen1_5_moe_a2_7b;
 # - the defaults of a class that names another checkpoint: glm_4_9b_0414 (Glm4Config, with another context) and mpt_1b
 #   (MptConfig). That checkpoints of these names have these sizes is assumed;
 # - litgpt/config.py, which copies published files: olmo_2_13b and phi_4;
-# - internlm3_8b: the defaults of Internlm3Config in Huawei's atb_llm, which are those of the one checkpoint there is;
+# - internlm3_8b: the defaults of Internlm3Config in Huawei's atb_llm;
 # - minimax_m1: the card of MiniMax-Text-01, of the same shapes, and PaddlePaddle/FastDeploy pull request 6797;
-# - copies of their configs in logs and tests of public repositories: baichuan_2_7b, bge_m3 (of bge-reranker-v2-m3,
-#   of the same shapes), bloom_176b, command_r7b, dbrx_132b, deepseek_v2, granite_3_1_2b and hunyuan_7b;
+# - copies of their configs in logs and tests of public repositories: baichuan_2_7b, bge_m3 (of a reranker of
+#   XLM-RoBERTa with these sizes), bloom_176b, command_r7b, dbrx_132b, deepseek_v2, granite_3_1_2b and hunyuan_7b;
 # - starcoder2_15b: Starcoder2Config15B of NVIDIA NeMo. No copy of the config was found: the head is assumed.
 COUNTS: dict[str, tuple[int, int]] = {
     "baichuan_2_7b": (7_505_973_248, 7_505_973_248),
