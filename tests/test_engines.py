@@ -205,7 +205,7 @@ def test_what_no_engine_takes_is_told_and_commented(capsys: pytest.CaptureFixtur
                  "overlap=collectives"]) == 0  # fmt: skip
     out, err = capsys.readouterr()
     assert "warning[W500]: no argument of an engine says `overlap = collectives`" in err
-    assert "# left out: no argument of an engine says `overlap = collectives`" in out
+    assert "# no argument of an engine says `overlap = collectives`" in out
 
 
 # ---- imports

@@ -106,7 +106,7 @@ def _check_alike(deployment: Deployment) -> None:
 
 def _head(deployment: Deployment, engine: SchedulerName) -> Iterator[str]:
     yield f"# Plan {deployment.name} for {SHOWN[engine]}, written by planc. MODEL is a checkpoint: put yours there."
-    yield f"# TAG is that of an image with this release: `TAG=... envsubst '${{TAG}}' < FILE | kubectl apply -f -`."
+    yield "# TAG is that of an image with this release: `TAG=... envsubst '${TAG}' < FILE | kubectl apply -f -`."
     for remark in deployment.remarks:
         yield f"# {remark.message}"
     port = PORTS[engine]
@@ -209,7 +209,7 @@ def _service(name: str, engine: SchedulerName, server: Server) -> dict[str, obje
 
 def _config(name: str, settings: Settings) -> dict[str, object]:
     """The file of TensorRT-LLM's arguments."""
-    about = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"{name}-config"}}
+    about: dict[str, object] = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"{name}-config"}}
     return about | Files({f"{name}.yaml": show_yaml(settings)})._asdict()
 
 
