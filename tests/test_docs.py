@@ -456,10 +456,11 @@ def table_of_chips():
             peak = dict(gpu.compute).get(dtype)
             peaks.append("" if peak is None else f"{peak / 1e12:,.5g}{'*' * (f'compute.{dtype}' in assumed)}")
         memory = f"{gpu.memory / 2**30:.4g}{'*' * ('memory' in assumed)}"
+        bandwidth = f"{gpu.bandwidth / 1e9:,.5g}{'*' * ('bandwidth' in assumed)}"
         power = "" if gpu.power is None else f"{gpu.power:g}{'*' * ('power' in assumed)}"
         own = catalog.aliases("gpu").get(gpu.calibration, gpu.calibration) == name
         kernels = "its own" if own else f"`{gpu.calibration}`"
-        rows += f"| `{name}` | {memory} | {gpu.bandwidth / 1e9:,.5g} | {' | '.join(peaks)} | {power} | {kernels} |\n"
+        rows += f"| `{name}` | {memory} | {bandwidth} | {' | '.join(peaks)} | {power} | {kernels} |\n"
     head = ["chip", "GiB", "GB/s", *PEAKS, "W", "kernels of"]
     return f"| {' | '.join(head)} |\n|{' --- |' * len(head)}\n{rows}"
 

@@ -45,7 +45,7 @@ BATCH = f"{TEXT}, batch = 16"
 
 
 def test_the_parameters_are_those_of_the_checkpoint() -> None:
-    """google-bert/bert-base-uncased: 109,482,240 without the head of masked words (`BertModel` of transformers)."""
+    """Those of `BertModel` (modeling_bert.py of transformers) at the defaults of BertConfig, pooler included."""
     assert plan_of(BATCH).estimate().parameters == 109_482_240
 
 

@@ -23,8 +23,20 @@ from plandsl.grammar.hf_shape import shape_of
 from plandsl.passes.build import build_model
 from tests.test_hf import CONFIGS, made, published, spec_of
 
-# The configs come from the files of these names in ai-dynamo/aiconfigurator (model_configs), from the model cards on
-# huggingface.co, or, where a class of transformers has the sizes of a checkpoint as its defaults, from there.
+# Where the values of the configs come from:
+# - published files, as ai-dynamo/aiconfigurator has them (model_configs): deepseek_v3_2, glm_5,
+#   nemotron_3_nano_30b_a3b, nemotron_h_56b, qwen3_5_*, qwen3_vl_*, and minimax_m2 (of M2.5, whose sizes are the same);
+# - the defaults of the class of transformers, whose file names the checkpoint: bert_base, command_r, ernie_4_5_*,
+#   falcon_7b, gemma_7b, gpt_neox_20b, jamba_v0_1, phi_1, phi_3_mini and qwen1_5_moe_a2_7b. Not so: the window of
+#   phi_3_mini (2048 in Lightning-AI/litgpt, litgpt/config.py) and the context of qwen1_5_moe_a2_7b;
+# - the defaults of a class that names another checkpoint: glm_4_9b_0414 (Glm4Config, with another context) and mpt_1b
+#   (MptConfig). That checkpoints of these names have these sizes is assumed;
+# - litgpt/config.py, which copies published files: olmo_2_13b and phi_4;
+# - internlm3_8b: the defaults of Internlm3Config in Huawei's atb_llm, which are those of the one checkpoint there is;
+# - minimax_m1: the card of MiniMax-Text-01, of the same shapes, and PaddlePaddle/FastDeploy pull request 6797;
+# - copies of their configs in logs and tests of public repositories: baichuan_2_7b, bge_m3 (of bge-reranker-v2-m3,
+#   of the same shapes), bloom_176b, command_r7b, dbrx_132b, deepseek_v2, granite_3_1_2b and hunyuan_7b;
+# - starcoder2_15b: Starcoder2Config15B of NVIDIA NeMo. No copy of the config was found: the head is assumed.
 COUNTS: dict[str, tuple[int, int]] = {
     "baichuan_2_7b": (7_505_973_248, 7_505_973_248),
     "bert_base": (109_482_240, 109_482_240),
@@ -122,6 +134,16 @@ def test_a_model_has_as_many_parameters_as_published(name: str) -> None:
     assert not any("does not read" in d.message for d in found)
     program = build_model(spec_of(text), "decode", "bf16")
     assert (parameters(program), active_parameters(program)) == COUNTS[name]
+
+
+def test_a_head_that_a_config_of_starcoder2_does_not_speak_of_is_assumed_and_told() -> None:
+    config = published("starcoder2_15b")
+    for more, words in (({}, "a head apart from"), ({"hidden_size": 3072, "num_attention_heads": 24}, "as head")):
+        text, (note,) = made(config | more)
+        assert words in note.message
+        assert "is assumed" in note.message
+        assert ("w_head" in text) == (not more)
+    assert not made(config | {"tie_word_embeddings": False})[1]
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -42,6 +42,18 @@ plan crowded {
   workload { input = 6000, output = 2000, concurrency = 400, requests = 900 }
 }
 plan again = pair with { workload { input = 905, output = 30, batch = 8, reuse = 50 % } }
+plan spun {
+  model = llama_3_2_1b, node = grid, calibration = shares, sharding { tp = 4 }
+  workload { input = 900, output = 30, batch = 8 }
+}
+node grid { gpu = h100_sxm, count = 16, link { topology = torus(4, 4), bandwidth = 50 GB/s, latency = 1 us } }
+plan wound {
+  model = llama_3_2_1b, cluster = loop, sharding { tp = 4, dp = 2 }
+  workload { input = 900, output = 30, batch = 8 }
+}
+cluster loop {
+  node = h100_1, count = 16, network { topology = torus(4, 4), bandwidth = 50 GB/s, latency = 1 us }
+}
 cluster pods {
   node = h100_8, count = 4
   network { topology = rail, bandwidth = 50 GB/s, latency = 5 us }
@@ -77,6 +89,8 @@ FIELDS = {
     "link.p2p": ("all", "node { link { p2p = off } }"),
     "link.pcie": ("lanes", "node { link { pcie = 3 } }"),
     "link.lanes": ("lanes", "node { link { lanes = 4 } }"),
+    "link.wrap": ("spun", "node { link { wrap = off } }"),
+    "network.wrap": ("wound", "cluster { network { wrap = off } }"),
     "node.count": ("far", "cluster { node { count = 4 }, count = 8 }"),
     "cluster.count": ("far", "cluster { count = 5 }, sharding { dp = 2, tp = 8, pp = 2 }"),
     "network.bandwidth": ("far", "cluster { network { bandwidth = 40 GB/s } }"),
@@ -110,13 +124,14 @@ FIELDS = {
 """A field, the plan in which it counts, and another value of it."""
 
 NOT_FIGURES = {
-    "gpu.source", "gpu.measured", "gpu.calibration", "node.gpu", "node.gpus", "node.link", "node.source",
-    "node.measured", "cluster.node", "cluster.nodes", "cluster.network", "cluster.source", "cluster.measured",
+    "gpu.source", "gpu.measured", "gpu.calibration", "node.gpu", "node.gpus", "node.link", "node.network",
+    "node.source", "node.measured", "cluster.node", "cluster.nodes", "cluster.network", "cluster.source", "cluster.measured",
     "link.topology", "network.topology", "gpu.price_source", "node.price_source",
 }  # fmt: skip
 """Fields that hold no number."""
 
 UNUSED = {
+    "node.host_memory": "the catalog shows it",
     "gpu.memory_total": "SGLang picks its CUDA graphs by it, which a simulation shows",
 }
 """Fields that change no estimate, and what they are for."""

@@ -27,9 +27,10 @@ from plandsl.backends.reference.verify import (
 from plandsl.backends.reference.weights import make_weights
 from plandsl.diagnostics import PlanError
 from plandsl.driver import compile_text, plain_programs, programs
+from plandsl.ir.adapters import AdapterGemm
 from plandsl.ir.chunks import Join, Split
 from plandsl.ir.collectives import AllGather, AllReduce, AllToAll, ReduceScatter, Slice
-from plandsl.ir.compute import Concat, Quantize
+from plandsl.ir.compute import Concat, Ids, Quantize
 from plandsl.ir.meaning.attention import Mask, attention, rope
 from plandsl.ir.ops import OPS, Op
 from plandsl.ir.program import Part, Program, Region
@@ -595,8 +596,9 @@ def test_key_heads_held_by_another_rank_are_caught() -> None:
 def test_every_op_is_run_by_some_case() -> None:
     programs = [p for sharded, whole in CASES.values() for p in (*sharded, *whole)]
     found = {type(op) for p in programs for r in p.regions for op in r.ops}
-    # test_speculate.py runs the `concat` of an `mtp`, test_chunks.py what `chunks` cut, test_states.py states
-    assert found | {Concat, Join, Split, ShortConv, Recurrence} == set(OPS)
+    # test_speculate.py runs the `concat` of an `mtp`, test_chunks.py what `chunks` cut, test_states.py states,
+    # test_lora.py adapters, test_lookups.py positions and types
+    assert found | {Concat, Join, Split, ShortConv, Recurrence, AdapterGemm, Ids} == set(OPS)
 
 
 def test_the_cases_are_sound_programs() -> None:

@@ -696,7 +696,7 @@ def test_other_hardware_is_not_offered(node: str) -> None:
     assert found.hint == "the catalog has none like it: see `planc catalog node`, or declare `node NAME { ... }`"
 
 
-@pytest.mark.parametrize("model", ["palm_2", "gpt_4", "grok_1", "gemini_2_27b", "ernie_4_5", "some-lab/Unheard-7B"])
+@pytest.mark.parametrize("model", ["palm_2", "gpt_4", "grok_1", "gemini_2_27b", "yi_34b", "some-lab/Unheard-7B"])
 def test_another_family_of_models_is_not_offered(model: str) -> None:
     (found,) = errors(plan(model=model))
     assert found.hint.startswith("the catalog has none like it")

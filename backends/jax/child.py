@@ -7,6 +7,8 @@ prefills, the sharding that decodes. OUT gets the logits of each run and step.
 
 import importlib.util
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -30,10 +32,10 @@ def main(program: str, work: str, out: str) -> None:
     for number, (first, second) in enumerate(given["pairs"].tolist()):
         for step, logits in enumerate(steps(made, weights, given["ids"], first, second)):
             found[f"{number}|{step}"] = np.asarray(logits, dtype=np.float64)
-    np.savez(out, **found)
+    np.savez(out, allow_pickle=False, **found)
 
 
-def steps(made, weights, ids, first, second):  # type: ignore[no-untyped-def]
+def steps(made: Any, weights: Any, ids: Any, first: str, second: str) -> Iterator[Any]:
     """The logits of a prefill under the sharding ``first``, and of each decode step under ``second``."""
     past = sum(made.SETTINGS[first].parts)
     queries = made.SETTINGS[second].queries

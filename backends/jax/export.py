@@ -216,8 +216,8 @@ def _stage(sharding: Sharding, index: int, mesh: Mesh, room: _Room) -> Iterator[
     for phase in sharding.programs:
         own = stage_parts(phase)[index]
         takes, gives = value_in(_region(phase, own[0].region)), value_out(_region(phase, own[-1].region)).type
-        name = function_name(sharding.prefix, phase.phase, f"stage_{index}")
-        yield f'        "{phase.phase}": Step({name}, {spec(takes)}, {spec(gives)}),'
+        step = function_name(sharding.prefix, phase.phase, f"stage_{index}")
+        yield f'        "{phase.phase}": Step({step}, {spec(takes)}, {spec(gives)}),'
     yield "    },"
     yield "),"
 

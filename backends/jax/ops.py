@@ -9,6 +9,7 @@ from string import ascii_letters
 from typing import assert_never
 
 from plandsl.backends.jax.layouts import Layouts, refuse, show_axes
+from plandsl.ir.adapters import AdapterGemm
 from plandsl.ir.chunks import Join, Split
 from plandsl.ir.collectives import (
     AllGather,
@@ -101,6 +102,8 @@ class Writer:
             case Combine():
                 gates = f"{self.names(op.gates)} != 0" if op.plain else self.names(op.gates)
                 return [cast(f"combine({self.names(op.x)}, {gates})", op.out)]
+            case AdapterGemm():
+                raise refuse("it has no adapters, as `lora` of the model asks for")
             case Gemm():
                 return [self._gemm(op, i) for i in range(len(op.weights))]
             case Rope():

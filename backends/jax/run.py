@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -17,9 +18,10 @@ import numpy.typing as npt
 
 from plandsl.backends.jax import child
 from plandsl.diagnostics import Diagnostic, PlanError, clip
+from plandsl.ir.names import RegionName
 
 Array: TypeAlias = npt.NDArray[Any]
-Weights: TypeAlias = Mapping[tuple[str, int | None, str], Array]
+Weights: TypeAlias = Mapping[tuple[RegionName, int | None, str], Array]
 
 
 class Timed(NamedTuple):
@@ -47,7 +49,7 @@ def run_pairs(
         program, work, out = (Path(folder) / name for name in ("program.py", "work.npz", "out.npz"))
         program.write_text(text, encoding="utf-8")
         named = {f"{r}|{'' if layer is None else layer}|{n}": a for (r, layer, n), a in weights.items()}
-        np.savez(work, ids=ids, pairs=np.array(pairs), **named)
+        np.savez(work, allow_pickle=False, ids=ids, pairs=np.array(pairs), **named)
         arguments = [python or python_with_jax(), child.__file__, str(program), str(work), str(out), "--exact"]
         run_process(arguments, devices)
         with np.load(out) as found:
@@ -66,7 +68,7 @@ def run_process(arguments: Sequence[str], devices: int | None) -> str:
     done = subprocess.run(arguments, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line for line in done.stderr.strip().splitlines() if line.strip() and set(line) != {"-"}]
-        errors = [line for line in lines if "Error" in line.partition(":")[0]] or lines[-1:] or ["no message"]
+        errors = [line for line in lines if re.match(r"[\w.]*Error\b", line)] or lines[-1:] or ["no message"]
         raise PlanError([Diagnostic("E518", f"the exported program failed: {clip(errors[-1], 300)}")])
     return done.stdout
 

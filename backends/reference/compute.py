@@ -259,8 +259,9 @@ def _routing(op: Routed, here: Local) -> Array:
             if here.held_range(op.logits, op.logits.type.names[-1])[1] != here.place.sizes[op.logits.type.names[-1]]:
                 raise Mismatch(f"top_k: rank {here.rank} knows only some of the scores of {op.logits}")
             bias = None if op.bias is None else here.array(op.bias)
-            logits, options = here.array(op.logits), {"score": op.score, "normalize": op.normalize}
-            return experts.gates(logits, bias, top_k=op.top_k, scale=op.scale, **options)
+            return experts.gates(
+                here.array(op.logits), bias, top_k=op.top_k, scale=op.scale, score=op.score, normalize=op.normalize
+            )
         case Dispatch():
             return experts.dispatch(here.array(op.x), here.array(op.gates), op.weighs)
         case Combine():

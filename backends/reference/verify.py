@@ -13,11 +13,11 @@ from plandsl.backends.reference.machine import Machine
 from plandsl.backends.reference.placement import TOLERANCE, Array, Mismatch, difference
 from plandsl.backends.reference.shrink import shrink
 from plandsl.backends.reference.weights import Weights, global_sizes, make_weights
-from plandsl.ir.compute import Embed
+from plandsl.ir.compute import Embed, Ids
 from plandsl.ir.names import EMBEDDING
 from plandsl.ir.program import Program
 from plandsl.ir.program import verify as findings
-from plandsl.ir.types import Mesh
+from plandsl.ir.types import Mesh, Value
 from plandsl.spec.plan import PlanSpec
 
 Phases: TypeAlias = tuple[Program, Program]
@@ -298,7 +298,12 @@ def _weights(plain: Phases, sizes: Mapping[str, int], seed: int) -> Weights:
 
 def _tokens(program: Program, sizes: Mapping[str, int], steps: int, seed: int) -> Array:
     """Random token ids ``[batch, input + steps]``."""
-    region = program.region(EMBEDDING)
-    vocab = next(op.table.type.names[0] for op in region.ops if isinstance(op, Embed) and op.ids in region.args)
+    numbers = set[Value]()  # positions and types, which look up rows too
+    for op in program.region(EMBEDDING).ops:
+        if isinstance(op, Ids) or not numbers.isdisjoint(op.operands):
+            numbers.update(op.results)
+        elif isinstance(op, Embed):
+            vocab = op.table.type.names[0]
+            break
     rows = global_sizes(program, sizes)[vocab]
     return np.random.default_rng(seed).integers(rows, size=(sizes["batch"], sizes["input"] + steps))

@@ -73,9 +73,10 @@ def trace_steps(model: Deployment, told: Estimate, ranks: str = "all", rounds: i
 
 def about(plan: PlanSpec, told: Estimate) -> dict[str, Any]:
     """What the file says of itself."""
+    tpot = {} if told.tpot_s is None else {"tpot_us": told.tpot_s * 1e6}
     return {
         "plandsl": __version__, "plan": plan.name, "model": plan.model.name, "machine": plan.machine,
-        "gpus": plan.ranks, "ttft_us": told.ttft_s * 1e6, "tpot_us": told.tpot_s * 1e6,
+        "gpus": plan.ranks, "ttft_us": told.ttft_s * 1e6, **tpot,
     }  # fmt: skip
 
 

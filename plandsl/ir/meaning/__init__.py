@@ -3,3 +3,10 @@
 The reference backend calls these functions on numpy arrays. The backend `jax` prints them into a program, for
 `jax.numpy`. So each function changes none of its arguments, and takes and returns arrays.
 """
+
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+"""An array of numpy, or of what has its functions."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from plandsl.ir.functions import Array
+from plandsl.ir.meaning import Array
 
 ROPE_BASE = 10_000.0
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from plandsl.ir.functions import Array
+from plandsl.ir.meaning import Array
 
 EPSILON = 1e-6
 
 
 def embed(ids: Array, table: Array, first: int = 0) -> Array:
     """Rows of ``table``, whose first row is row ``first`` of the whole table; a row outside it counts as zeros."""
+    if table.shape[0] == 0:
+        return np.zeros(ids.shape + table.shape[1:])
     rows = ids - first
     here = (rows >= 0) & (rows < table.shape[0])
     return np.where(here.reshape(ids.shape + (1,) * (table.ndim - 1)), table[np.clip(rows, 0, table.shape[0] - 1)], 0.0)
@@ -31,7 +33,8 @@ def layer_norm(x: Array, along: int) -> Array:
 def last_token(x: Array, along: int, row: int) -> Array:
     """Row ``row`` of dimension ``along``; zeros where ``x`` has no such row."""
     if x.shape[along] == 0:
-        return x.sum(axis=along)
+        none: Array = x.sum(axis=along)
+        return none
     here = (row >= 0) & (row < x.shape[along])
     out: Array = np.where(here, np.take(x, np.clip(row, 0, x.shape[along] - 1), axis=along), 0.0)
     return out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from plandsl.ir.functions import Array
+from plandsl.ir.meaning import Array
 
 
 def gates(
