@@ -15,7 +15,7 @@ from plandsl.driver import compile_file, compile_text
 from plandsl.spec.hardware import EngineSpec
 from plandsl.spec.model import LoraSpec, ModelSpec
 from plandsl.spec.plan import PlanSpec, ShardingSpec, ShiftSpec, SpeculateSpec, SplitSpec, WorkloadSpec
-from plandsl.spec.scheduler import LIMITS, SCHEDULERS, SchedulerName, SchedulerSpec, TierSpec
+from plandsl.spec.scheduler import LIMITS, SCHEDULERS, Limit, SchedulerName, SchedulerSpec, TierSpec
 from plandsl.spec.traffic import TrafficSpec
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -148,10 +148,21 @@ def test_each_limit_of_a_scheduler_is_an_argument(engine: SchedulerName) -> None
     plain = Server("m", weights="bf16", kv_cache="bf16")
     usual = write_settings(engine, plain, plan, CONNECTOR[engine])
     for name, limit in LIMITS[engine].items():
-        value = {"flag": name not in ("ahead",), "word": limit.words[-1:], "whole": 7, "share": 0.1, "number": 0.3}
-        given = value[limit.kind][0] if limit.kind == "word" else value[limit.kind]  # type: ignore[index]
-        server = plain._replace(options=((name, given),))
+        server = plain._replace(options=((name, other(name, limit)),))
         assert write_settings(engine, server, plan, CONNECTOR[engine]) != usual, name
+
+
+def other(name: str, limit: Limit) -> bool | float | str:
+    """A value that differs from the scheduler's own."""
+    match limit.kind:
+        case "flag":
+            return name != "ahead"
+        case "whole":
+            return 7
+        case "share" | "number":
+            return 0.3
+        case "word":
+            return limit.words[-1]
 
 
 def test_tiers_and_drafts_have_no_further_fields() -> None:
