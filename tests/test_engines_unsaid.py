@@ -15,7 +15,7 @@ from plandsl.driver import compile_file, compile_text
 from plandsl.spec.hardware import EngineSpec
 from plandsl.spec.model import LoraSpec, ModelSpec
 from plandsl.spec.plan import PlanSpec, ShardingSpec, ShiftSpec, SpeculateSpec, SplitSpec, WorkloadSpec
-from plandsl.spec.scheduler import LIMITS, SCHEDULERS, SchedulerName, SchedulerSpec, TierSpec
+from plandsl.spec.scheduler import LIMITS, SCHEDULERS, Limit, SchedulerName, SchedulerSpec, TierSpec
 from plandsl.spec.traffic import TrafficSpec
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -89,7 +89,7 @@ def export(text: str, engine: SchedulerName = "vllm") -> Deployment:
 
 
 DECLARED = """
-engine off = vllm with { kv_tiers = [[200 GB, 50 GB/s]], kv_write = back, graphs = [1, 2, 4] }
+engine off = vllm with { kv_tiers = [[200 GB, 50 GB/s]], kv_write = back, graph_sizes = [1, 2, 4] }
 model adapted = llama_3_1_8b with { compute = bf16, lora { adapters = 4, rank = 20, targets = [w_q] } }
 """
 
@@ -97,12 +97,12 @@ model adapted = llama_3_1_8b with { compute = bf16, lora { adapters = 4, rank = 
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ("model = adapted, engine = off, sharding { tp = 2, dp = 2 }, fuse_norms = false, overlap = full, "
-         "kv_residency = prompts, router = least_loaded, algorithm = ring, "
+        ("model = adapted, engine = off, sharding { tp = 2, dp = 2 }, fuse_norms = false, "
+         "kv_residency = one_batch, router = least_loaded, algorithm = ring, "
          "workload { input = 64, output = 8, concurrency = 4, reuse = 50 %, prefix = own, demand = 9 req/s }",
-         ["fuse_norms = false", "kv_residency = prompts", "router = least_loaded", "algorithm = ring", "compute = bf16",
-          "have adapters (w_q)", "reserves memory for rank 32", "kv_tiers` of 200 GB, `kv_write = back", "`graphs`",
-          "prefix = own", "demand of 9 req/s"]),
+         ["fuse_norms = false", "kv_residency = one_batch", "router = least_loaded", "algorithm = ring",
+          "compute = bf16", "have adapters (w_q)", "reserves memory for rank 32", "of 200 GB, `kv_write = back",
+          "`graph_sizes`", "prefix = own", "demand of 9 req/s"]),
         ("model = llama_3_1_8b, sharding { cp = 2, context_form = gather, tp = 2, place tensor in node }, "
          "workload { input = 64, output = 8, batch = 4 }",
          ["context_form = gather", "place tensor in node"]),
@@ -127,10 +127,10 @@ def test_unlike_gpus_and_transfers_are_told(engine: SchedulerName) -> None:
 @pytest.mark.parametrize(
     ("fields", "engine", "why"),
     [
-        ("model = bge_m3, workload { input = 64, output = 0, batch = 4 }", "vllm", "another program"),
+        ("model = llama_3_1_8b, workload { input = 64, output = 0, batch = 4 }", "vllm", "another program"),
         ("model = adapted, workload { input = 64, output = 8, batch = 4 }", "trtllm", "adapters"),
         ("model = llama_3_3_70b, sharding { tp = 8 }, workload { input = 64, output = 8, batch = 4 }, "
-         "speculate { draft = llama_3_2_1b, tokens = 2, acceptance = 70 %, sharding { tp = 2, dp = 4 } }",
+         "speculate { draft = llama_3_2_1b, tokens = 2, acceptance = 70 %, sharding { tp = 4 } }",
          "sglang", "lays a draft model over"),
     ],
 )  # fmt: skip
@@ -148,10 +148,21 @@ def test_each_limit_of_a_scheduler_is_an_argument(engine: SchedulerName) -> None
     plain = Server("m", weights="bf16", kv_cache="bf16")
     usual = write_settings(engine, plain, plan, CONNECTOR[engine])
     for name, limit in LIMITS[engine].items():
-        value = {"flag": name not in ("ahead",), "word": limit.words[-1:], "whole": 7, "share": 0.1, "number": 0.3}
-        given = value[limit.kind][0] if limit.kind == "word" else value[limit.kind]  # type: ignore[index]
-        server = plain._replace(options=((name, given),))
+        server = plain._replace(options=((name, other(name, limit)),))
         assert write_settings(engine, server, plan, CONNECTOR[engine]) != usual, name
+
+
+def other(name: str, limit: Limit) -> bool | float | str:
+    """A value that differs from the scheduler's own."""
+    match limit.kind:
+        case "flag":
+            return name != "ahead"
+        case "whole":
+            return 7
+        case "share" | "number":
+            return 0.3
+        case "word":
+            return limit.words[-1]
 
 
 def test_tiers_and_drafts_have_no_further_fields() -> None:

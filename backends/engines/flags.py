@@ -22,7 +22,7 @@ Kind: TypeAlias = Literal["switch", "pair", "whole", "number", "word", "json"]
 READ_FROM: dict[SchedulerName, str] = {
     "vllm": "the wheel of vLLM 0.33.0 (vllm/engine/arg_utils.py, vllm/entrypoints/common/cli_args.py), and "
     "snowflakedb/ArcticInference at commit 066f489 (arctic_inference/vllm/args.py)",
-    "sglang": "SGLang 0.5.23 (sglang/srt/arg_groups/fields)",
+    "sglang": "the wheel of SGLang 0.5.23 (sglang/srt/arg_groups/fields)",
     "trtllm": "NVIDIA/TensorRT-LLM at commits 0004396 (tensorrt_llm/llmapi/llm_args.py) and 9e7f85f "
     "(tests/unittest/api_stability/references/trtllm_serve_cli.yaml)",
 }

@@ -23,15 +23,15 @@ from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.spec.scheduler import SchedulerName
 
 IMAGES: dict[SchedulerName, str] = {
-    "vllm": "vllm/vllm-openai:${VLLM_TAG}",
-    "sglang": "lmsysorg/sglang:${SGLANG_TAG}",
-    "trtllm": "nvcr.io/nvidia/tensorrt-llm/release:${TRTLLM_TAG}",
+    "vllm": "vllm/vllm-openai:${TAG}",
+    "sglang": "lmsysorg/sglang:${TAG}",
+    "trtllm": "nvcr.io/nvidia/tensorrt-llm/release:${TAG}",
 }
 """The image of each engine; its tag is a variable, which the user sets."""
 
 DYNAMO: dict[SchedulerName, str] = {
-    "vllm": "nvcr.io/nvidia/ai-dynamo/vllm-runtime:${DYNAMO_TAG}",
-    "sglang": "nvcr.io/nvidia/ai-dynamo/sglang-runtime:${DYNAMO_TAG}",
+    "vllm": "nvcr.io/nvidia/ai-dynamo/vllm-runtime:${TAG}",
+    "sglang": "nvcr.io/nvidia/ai-dynamo/sglang-runtime:${TAG}",
 }
 """The image of Dynamo's workers for each engine that they run."""
 
@@ -106,9 +106,9 @@ def _check_alike(deployment: Deployment) -> None:
 
 def _head(deployment: Deployment, engine: SchedulerName) -> Iterator[str]:
     yield f"# Plan {deployment.name} for {SHOWN[engine]}, written by planc. MODEL is a checkpoint: put yours there."
-    yield "# Put the tag of an image with this release in place of ${..._TAG}: `envsubst < FILE | kubectl apply -f -`."
+    yield "# TAG is that of an image with this release: `TAG=... envsubst '${TAG}' < FILE | kubectl apply -f -`."
     for remark in deployment.remarks:
-        yield f"# left out: {remark.message}"
+        yield f"# {remark.message}"
     port = PORTS[engine]
     words = " ".join(" ".join(one) for one in bench_words(engine, deployment, port))
     yield f"# the plan's load: {words}"
@@ -209,7 +209,7 @@ def _service(name: str, engine: SchedulerName, server: Server) -> dict[str, obje
 
 def _config(name: str, settings: Settings) -> dict[str, object]:
     """The file of TensorRT-LLM's arguments."""
-    about = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"{name}-config"}}
+    about: dict[str, object] = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"{name}-config"}}
     return about | Files({f"{name}.yaml": show_yaml(settings)})._asdict()
 
 

@@ -60,7 +60,7 @@ def _lines(deployment: Deployment, engine: SchedulerName, connector: str) -> Ite
     about = f"# Plan {deployment.name} for {SHOWN[engine]}, written by planc."
     yield f"{about} Run it with one of {', '.join(roles)}."
     for remark in deployment.remarks:
-        yield f"# left out: {remark.message}"
+        yield f"# {remark.message}"
     yield "set -euo pipefail"
     yield f"MODEL=${{MODEL:?a checkpoint of {model}, a folder or a name on the Hub}}"
     if any(server.nodes > 1 for server in servers):

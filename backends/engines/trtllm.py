@@ -56,7 +56,7 @@ def _check(server: Server, plan: PlanSpec) -> None:
         raise refuse(plan, ("tokens",), "TensorRT-LLM has neither Ulysses' sequence parallelism nor a shift",
                      "vLLM with Arctic Inference has both: `--to vllm`")  # fmt: skip
     if d.context > 1:
-        raise refuse(plan, ("context",), "`context_parallel_size` of TensorRT-LLM is not known to split what `cp` splits",
+        raise refuse(plan, ("context",), "TensorRT-LLM's `context_parallel_size` is not known to be `cp`",
                      "`--to vllm`, or `tp` instead of `cp`")  # fmt: skip
     if d.attention > 1 and d.tensor > 1:
         why = "TensorRT-LLM deals requests to all ranks of a stage or to none (`enable_attention_dp`)"

@@ -12,18 +12,18 @@ from plandsl.backends.engines.vllm import lora_rank
 from plandsl.diagnostics import Diagnostic, PlanError, Span
 from plandsl.spec.model import LORA_RANK
 from plandsl.spec.plan import PlanSpec, WorkloadSpec
-from plandsl.spec.scheduler import SchedulerName
+from plandsl.spec.scheduler import SchedulerName, scheduler_name
 from plandsl.spec.traffic import Fixed, Steady, TrafficSpec
 
-LEFT: dict[str, object] = {
-    "overlap": "none",
-    "chunks": 1,
-    "micro_batches": 1,
-    "algorithm": "auto",
-    "kv_residency": "all_batches",
-    "hop_tensors": 1,
-    "fuse_norms": True,
-    "router": "round_robin",
+LEFT: dict[str, tuple[object, ...]] = {
+    "overlap": ("none",),
+    "chunks": (1,),
+    "micro_batches": (1,),
+    "algorithm": ("auto",),
+    "kv_residency": ("all_batches", "prompts"),  # a pool of prefill holds prompts alone in engines too
+    "hop_tensors": (1,),
+    "fuse_norms": (True,),
+    "router": ("round_robin",),
 }
 """Fields of a plan that no engine takes as an argument, and their values that ask for nothing."""
 
@@ -74,7 +74,7 @@ def _show(value: object) -> str:
 def _fields(plan: PlanSpec, sources: Mapping[str, str]) -> Iterator[Diagnostic]:
     for name, plain in LEFT.items():
         value = getattr(plan, name)
-        if value != plain:
+        if value not in plain:
             why = f"no argument of an engine says `{name} = {_show(value)}`: it is left out"
             yield _remark(why, find_field(plan, name, sources))
 
@@ -129,8 +129,8 @@ def _scheduler(plan: PlanSpec, sources: Mapping[str, str]) -> Iterator[Diagnosti
         write = f", `kv_write = {scheduler.write}`" if scheduler.write else ""
         why = f"the plan keeps KV blocks in `kv_tiers` of {sizes}{write}, and the file asks for none"
         yield _remark(why, at, "add the engine's own options of offloading, which depend on its connector")
-    if isinstance(scheduler.graphs, tuple) and scheduler.graphs:
-        yield _remark("the sizes of `graphs` are left out: the engine captures its own", at)
+    if scheduler.graphs and scheduler.graphs != scheduler_name(scheduler.name, plan.engine.kernels):
+        yield _remark("`graph_sizes` are left out: the engine captures its own", at)
 
 
 def _check_draft(plan: PlanSpec, engine: SchedulerName) -> None:
@@ -139,10 +139,9 @@ def _check_draft(plan: PlanSpec, engine: SchedulerName) -> None:
     if speculate is None or draft is None or speculate.own:
         return
     base, own = read_degrees(plan.modes[0]), read_degrees(draft)
-    if own._replace(layers=()) == base._replace(layers=()):
-        return
-    alone = own == Degrees(tensor=own.tensor, replicas=base.replicas)
-    if (alone and engine == "vllm") or (alone and own.tensor == base.tensor and base.pipeline == 1):
+    stage = base._replace(pipeline=1, replicas=1, layers=())  # a draft runs whole on the ranks of a stage
+    alone = own._replace(replicas=1) == Degrees(tensor=own.tensor)
+    if own._replace(replicas=1) == stage or (alone and (engine == "vllm" or own.tensor == base.tensor)):
         return
     what = "over tensor parallel ranks alone" if engine == "vllm" else "over the model's own ranks"
     why = f"{engine} lays a draft model {what}, and the plan lays it otherwise"
