@@ -125,8 +125,8 @@ FIELDS = {
 
 NOT_FIGURES = {
     "gpu.source", "gpu.measured", "gpu.calibration", "node.gpu", "node.gpus", "node.link", "node.network",
-    "node.source", "node.measured", "cluster.node", "cluster.nodes", "cluster.network", "cluster.source", "cluster.measured",
-    "link.topology", "network.topology", "gpu.price_source", "node.price_source",
+    "node.source", "node.measured", "cluster.node", "cluster.nodes", "cluster.network", "cluster.source",
+    "cluster.measured", "link.topology", "network.topology", "gpu.price_source", "node.price_source",
 }  # fmt: skip
 """Fields that hold no number."""
 

@@ -30,7 +30,7 @@ RUN = [
 
 MODEL = """
 model m {
-  layers = 4, hidden = 1024, heads = 16, kv_heads = 8, head_dim = 64, ffn = 2048, vocab = 1000, weights = fp6
+  layers = 4, hidden = 1024, heads = 16, kv_heads = 8, head_dim = 64, ffn = 2048, vocab = 1008, weights = fp6
   embedding w_embed[vocab, hidden]
   block x[tokens, hidden] {
     h = rms_norm(x)
