@@ -6,9 +6,9 @@ from argparse import Namespace
 from typing import TYPE_CHECKING
 
 from plandsl._version import __version__
-from plandsl.commands.console import FAILED, OK, Progress, print_json, print_text
+from plandsl.commands.console import OK, Progress, print_json, print_text
 from plandsl.commands.sources import compile_one, compile_plans
-from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.commands.verify import check_steps, show_verdicts
 from plandsl.units import show_time
 
 if TYPE_CHECKING:
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
 def run_run(arguments: Namespace) -> int:
     """`planc run`."""
-    if arguments.steps < 0 or arguments.steps > 64:
-        raise PlanError([Diagnostic("E400", f"--steps {arguments.steps} is not between 0 and 64")])
+    check_steps(arguments)
     return _compare(arguments) if arguments.shrink else _time(arguments)
 
 
@@ -29,21 +28,7 @@ def _compare(arguments: Namespace) -> int:
         for plan in plans:
             verdicts[plan.name] = plan.run(arguments.steps, arguments.seed)
             tick(len(verdicts), len(plans))
-    if arguments.json:
-        bodies = [
-            {"plan": name, "ok": v.ok, "worst": v.worst, "ranks": v.ranks, "steps": v.steps, "where": v.where,
-             "message": v.message}
-            for name, v in verdicts.items()
-        ]  # fmt: skip
-        print_json({"plandsl": __version__, "plans": bodies})
-        return OK if all(v.ok for v in verdicts.values()) else FAILED
-    for name, v in verdicts.items():
-        on = f"on {v.ranks} host devices, prefill and {v.steps} decode steps"
-        if v.ok:
-            print_text(f"{name}: in JAX equal to the reference {on}; largest difference {v.worst:.1e}\n")
-        else:
-            print_text(f"{name}: in JAX DIFFERS from the reference {on}: {v.message}\n")
-    return OK if all(v.ok for v in verdicts.values()) else FAILED
+    return show_verdicts(verdicts, arguments, "in JAX ", "the reference", "host devices")
 
 
 def _time(arguments: Namespace) -> int:

@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from plandsl._version import __version__
 from plandsl.commands.console import FAILED, OK, Progress, print_json, print_text
 from plandsl.commands.sources import compile_plans
 from plandsl.diagnostics import Diagnostic, PlanError
 
+if TYPE_CHECKING:
+    from plandsl.backends.reference.verify import Verdict
+
 
 def run_verify(arguments: Namespace) -> int:
     """`planc verify`."""
-    if arguments.steps < 0 or arguments.steps > 64:
-        raise PlanError([Diagnostic("E400", f"--steps {arguments.steps} is not between 0 and 64")])
+    check_steps(arguments)
     plans = compile_plans(arguments)
     verdicts = {}
     with Progress("verifying") as tick:
         for plan in plans:
             verdicts[plan.name] = plan.verify(arguments.steps, arguments.seed)
             tick(len(verdicts), len(plans))
+    return show_verdicts(verdicts, arguments, "", "the unsharded model", "ranks")
+
+
+def check_steps(arguments: Namespace) -> None:
+    """Raise `PlanError` (E400) where `--steps` asks for none or too many."""
+    if arguments.steps < 0 or arguments.steps > 64:
+        raise PlanError([Diagnostic("E400", f"--steps {arguments.steps} is not between 0 and 64")])
+
+
+def show_verdicts(verdicts: Mapping[str, Verdict], arguments: Namespace, way: str, other: str, devices: str) -> int:
+    """Print for each plan whether it computes ``way`` what the ``other`` does, and give the exit status."""
     if arguments.json:
         bodies = [
             {"plan": name, "ok": v.ok, "worst": v.worst if v.ok else None, "ranks": v.ranks, "steps": v.steps,
@@ -29,9 +44,9 @@ def run_verify(arguments: Namespace) -> int:
         print_json({"plandsl": __version__, "plans": bodies})
         return OK if all(v.ok for v in verdicts.values()) else FAILED
     for name, v in verdicts.items():
-        run = f"on {v.ranks} ranks, prefill and {v.steps} decode steps"
+        run = f"on {v.ranks} {devices}, prefill and {v.steps} decode steps"
         if v.ok:
-            print_text(f"{name}: equal to the unsharded model {run}; largest difference {v.worst:.1e}\n")
+            print_text(f"{name}: {way}equal to {other} {run}; largest difference {v.worst:.1e}\n")
         else:
-            print_text(f"{name}: DIFFERS from the unsharded model {run}: {v.message}\n")
+            print_text(f"{name}: {way}DIFFERS from {other} {run}: {v.message}\n")
     return OK if all(v.ok for v in verdicts.values()) else FAILED
