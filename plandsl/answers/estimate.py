@@ -27,7 +27,7 @@ Band = tuple[float, float]
 MOST = 3
 """The most ops that are named where a band is missing."""
 
-OF_OUTPUT = ("tpot_s", "kv_capacity_tokens", "kv_bytes_per_token", "decode")
+OUTPUT_FIELDS = ("tpot_s", "kv_capacity_tokens", "kv_bytes_per_token", "decode")
 """Fields of the JSON that a plan without output leaves out."""
 
 BANDED = ("ttft_s", "tpot_s", "latency_s", "throughput_tokens_per_s")
@@ -216,7 +216,7 @@ class Estimate(NamedTuple):
             "assumed": [{"entry": e, "field": f, "value": v} for e, f, v in self.assumed],
         }
         if self.encodes:
-            out = {name: value for name, value in out.items() if name not in OF_OUTPUT}
+            out = {name: value for name, value in out.items() if name not in OUTPUT_FIELDS}
             out |= {"output": 0, "counts": "input tokens", "texts_per_s": self.texts_per_s}
         for metric in self.banded:
             found = self.band(metric)

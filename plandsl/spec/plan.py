@@ -141,7 +141,7 @@ class WorkloadSpec(FrozenValue):
 
     @property
     def counted(self) -> int:
-        """The tokens of a request that throughput, cost and energy count: those that come out, or of a text all."""
+        """Tokens of a request that throughput, cost and energy count: of an encoder the input, else the output."""
         return self.input if self.encodes else self.output
 
     @property
@@ -203,7 +203,7 @@ TIMES = ("ttft", "tpot", "latency")
 
 
 OF_OUTPUT = ("tpot", "kv_capacity", "cost_output")
-"""Metrics that a plan has not from which nothing comes out."""
+"""Metrics that an encoder's plan does not have: no token comes out."""
 
 
 COMPARE: dict[str, Callable[[Any, Any], Any]] = {

@@ -176,17 +176,16 @@ def _bands(
     steps, encodes = max(plan.workload.output - 1, 0), plan.workload.encodes
     first, step = plan.engine_band("ttft") or prefill.band, plan.engine_band("tpot") or decode.band
     ttft = None if first is None else _scale_band(m.ttft, first)
-    tpot = (
-        None if step is None and not encodes else (0.0, 0.0) if encodes or step is None else _scale_band(m.tpot, step)
-    )
-    served, latency, rate = plan.engine_band("throughput"), None, None
+    tpot = None if step is None or encodes else _scale_band(m.tpot, step)
+    served, latency, rate = plan.engine_band("throughput"), ttft if encodes else None, None
     if ttft is not None and tpot is not None:
         latency = ttft[0] + steps * tpot[0], ttft[1] + steps * tpot[1]
+    if latency is not None:
         made = float(m.throughput * m.latency)
         rate = made / latency[1], made / latency[0]
     if served is not None:
         rate = _scale_band(m.throughput, served)
-    found = zip(BANDED, (ttft, None if encodes else tpot, latency, rate), strict=True)
+    found = zip(BANDED, (ttft, tpot, latency, rate), strict=True)
     return tuple((metric, band) for metric, band in found if band is not None)
 
 

@@ -13,6 +13,7 @@ from plandsl.backends.cost.answers.sensitivities import Variations, bottlenecks,
 from plandsl.backends.cost.answers.terms import memory_terms, terms
 from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.diagnostics import Diagnostic
+from plandsl.spec.plan import OF_OUTPUT
 
 T = TypeVar("T")
 
@@ -42,4 +43,4 @@ def explain(model: Deployment, notes: Sequence[Diagnostic] = ()) -> Explanation:
 
 def _of_texts(found: Mapping[str, T]) -> dict[str, T]:
     """Values by metric, of the metrics that a plan without output has."""
-    return {metric: value for metric, value in found.items() if metric not in ("tpot", "kv_capacity", "max_batch")}
+    return {metric: value for metric, value in found.items() if metric not in (*OF_OUTPUT, "max_batch")}

@@ -13,7 +13,7 @@ from plandsl.backends.cost.deployments.ongoing import Served
 from plandsl.backends.cost.num import are_numbers
 from plandsl.backends.cost.time.phase import PhaseTimes
 from plandsl.ir.types import Number
-from plandsl.spec.plan import PlanSpec
+from plandsl.spec.plan import OF_OUTPUT, PlanSpec
 from plandsl.units import show_count, show_time
 
 if TYPE_CHECKING:
@@ -34,9 +34,6 @@ COLUMNS = {
     "fits": "fits",
 }
 """Fields of metrics, and the columns of their table; of requests that are always in flight, ``batch`` run at once."""
-
-NO_OUTPUT = ("tpot", "kv_capacity")
-"""Metrics that a plan without output has not."""
 
 HOT = 24
 """The number of single configurations after which the model is compiled, which takes as long as dozens of answers."""
@@ -98,7 +95,7 @@ class Metrics(NamedTuple):
 
         from plandsl.columns import Table
 
-        left_out = NO_OUTPUT if self.encodes else ()
+        left_out = OF_OUTPUT if self.encodes else ()
         columns = {column: getattr(self, name) for name, column in COLUMNS.items() if name not in left_out}
         if isinstance(self, LoadMetrics):
             columns = {**self.load} | {name: x for name, x in columns.items() if name not in self.load}
