@@ -14,7 +14,6 @@ from plandsl.backends.jax.regions import (
     caches_of,
     layers_of,
     stage_name,
-    stage_parts,
     value_in,
     value_out,
     write_region,
@@ -113,7 +112,7 @@ def _functions(sharding: Sharding, taken: set[str]) -> Iterator[str]:
         yield f"# ---- {sharding.name}: {program.phase}, on a mesh of {program.mesh or 'one device'}"
         for region in program.regions:
             yield write_region(program, region, layouts, sharding.prefix, taken)
-        for index, parts in enumerate(stage_parts(program)):
+        for index, parts in enumerate(program.stage_parts):
             yield write_stage(program, index, parts, sharding.prefix)
 
 
@@ -176,14 +175,14 @@ def _setting(sharding: Sharding, shardings: Sequence[Sharding], room: int) -> st
     }
     lines += [f"    {name}={value!r}," for name, value in facts.items()]
     lines.append("    stages=(")
-    for index in range(len(stage_parts(sharding.prefill))):
+    for index in range(len(sharding.prefill.stage_parts)):
         lines += [f"        {line}" for line in _stage(sharding, index, mesh, room_)]
     return "\n".join([*lines, "    ),", ")"])
 
 
 def _stage(sharding: Sharding, index: int, mesh: Mesh, room: _Room) -> Iterator[str]:
     program = sharding.prefill
-    parts = stage_parts(program)[index]
+    parts = program.stage_parts[index]
     layouts, layers = layouts_of(program), layers_of(parts)
     yield "Stage("
     yield f"    place=({', '.join(_place(program, index, mesh))},),"
@@ -207,7 +206,7 @@ def _stage(sharding: Sharding, index: int, mesh: Mesh, room: _Room) -> Iterator[
     yield "    },"
     yield "    steps={"
     for phase in sharding.programs:
-        own = stage_parts(phase)[index]
+        own = phase.stage_parts[index]
         takes, gives = value_in(phase.region(own[0].region)), value_out(phase.region(own[-1].region)).type
         step = stage_name(sharding.prefix, phase.phase, index)
         yield f'        "{phase.phase}": Step({step}, {spec(takes)}, {spec(gives)}),'

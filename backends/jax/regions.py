@@ -81,12 +81,6 @@ def value_in(region: Region) -> TensorType:
     return region.ops[0].results[0].type
 
 
-def stage_parts(program: Program) -> tuple[tuple[Part, ...], ...]:
-    """The parts of each stage; a program that is not cut has one."""
-    whole = tuple(Part(r.name, r.layers, r.every) for r in program.regions)
-    return program.stages or (whole,)
-
-
 def layers_of(parts: tuple[Part, ...]) -> dict[RegionName, tuple[int | None, ...]]:
     """The layers of each region that a stage runs, in order; (None,) for a region that runs once."""
     found: dict[RegionName, tuple[int | None, ...]] = {}
