@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from math import inf, prod
+from typing import TypedDict
 
 from attrs import evolve
 
@@ -23,6 +24,16 @@ from plandsl.spec.model import GAINS, STATEFUL, Apply, BlockSpec, ModelSpec, Sta
 from plandsl.spec.plan import PlanSpec
 
 TOKENS = ("batch", "position")
+
+
+class Scores(TypedDict):
+    """The fields of `Attention` and `LatentAttention` that say which keys a query sees, and what changes its scores."""
+
+    causal: bool
+    window: int
+    chunk: int | None
+    softcap: float | None
+    alibi: bool
 
 
 def arithmetic(model: ModelSpec, gpu: GpuSpec, stored: str = "") -> str:
@@ -155,11 +166,9 @@ class _Builder:
     def entry(self, term: Term) -> Region:
         """What happens before the first layer, where it is more than picking rows of a table."""
         self.region = EMBEDDING
-        ids = self._ids("token")
-        self.ops.clear()
+        ids = self._out("ids", tensor("int32", TOKENS))
         table = self._table(self.model.embedding)
-        rows = self._embed(ids, table, "x", self.model.embedding)
-        self.rows = rows
+        self.rows = self._embed(ids, table, "x", self.model.embedding)
         out = self._term(term, "x")
         return self._region(EMBEDDING, None, ids, out)
 
@@ -372,46 +381,27 @@ class _Builder:
         )
         self.ops.append(CacheWrite(kept, (k, v), cache, span=term.span))
         out = self._out(name, tensor(q.type.dtype, (*q.type.names[:-1], v.type.names[-1])))
-        causal = bool(term.option("causal", self.model.causal))
-        window = int(term.option("window", 0))
-        sink = sinks[0] if sinks else None
         keys, values = kept
-        self.ops.append(
-            Attention(
-                out,
-                q,
-                keys,
-                values,
-                causal=causal,
-                window=window,
-                sinks=sink,
-                chunk=_chunk(term),
-                softcap=_softcap(term),
-                alibi=bool(term.option("alibi", False)),
-                span=term.span,
-            )
-        )
+        sink = sinks[0] if sinks else None
+        self.ops.append(Attention(out, q, keys, values, sinks=sink, **self._scores(term), span=term.span))
         return out
+
+    def _scores(self, term: Apply) -> Scores:
+        return Scores(
+            causal=bool(term.option("causal", self.model.causal)),
+            window=int(term.option("window", 0)),
+            chunk=int(term.option("chunk", 0)) or None,
+            softcap=float(term.option("softcap", 0.0)) or None,
+            alibi=bool(term.option("alibi", False)),
+        )
 
     def _latent(self, term: Apply, name: str, cache: str) -> Value:
         """`attention(query(qn, qr), latent(c, kr, w_uk, w_uv))`."""
         from plandsl.passes.latent import Latent, latent_attention
 
         (qn, qr), (c, kr, w_uk, w_uv) = (self._group(a, name) for a in term.args)
-        causal = bool(term.option("causal", self.model.causal))
-        window = int(term.option("window", 0))
-        operands = Latent(
-            queries=(qn, qr),
-            cached=(c, kr),
-            weights=(w_uk, w_uv),
-            cache=cache,
-            causal=causal,
-            window=window,
-            chunk=_chunk(term),
-            softcap=_softcap(term),
-            alibi=bool(term.option("alibi", False)),
-            span=term.span,
-        )
+        scores = self._scores(term)
+        operands = Latent((qn, qr), (c, kr), (w_uk, w_uv), cache=cache, scores=scores, span=term.span)
         ops = latent_attention(
             operands, name, self.phase, stored=self.model.kv_cache, compute=self._multiplies, names=self.names
         )
@@ -432,16 +422,6 @@ def _limits(term: Apply) -> str | None:
     """The limits of `clamp(x, low = ..., high = ...)` and `x + 1`; None for other calls."""
     options = {name: float(value) for name, value in term.options}
     return show_limits([Limit(options.get("low", -inf), options.get("high", inf), options.get("by", 0.0))])
-
-
-def _chunk(term: Apply) -> int | None:
-    """The length of an attention chunk, within which queries see keys; None without chunks."""
-    return int(term.option("chunk", 0)) or None
-
-
-def _softcap(term: Apply) -> float | None:
-    """The number that the scores of attention stay below; None without one."""
-    return float(term.option("softcap", 0.0)) or None
 
 
 def _experts(model: ModelSpec) -> Iterator[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from plandsl.diagnostics import Span
 from plandsl.ir.compute import CacheWrite, Gemm
@@ -19,6 +19,9 @@ from plandsl.ir.program import PREFILL
 from plandsl.ir.types import Value, tensor
 from plandsl.passes.rewrite import Names
 
+if TYPE_CHECKING:
+    from plandsl.passes.build import Scores
+
 
 class Latent(NamedTuple):
     """The operands of one attention: queries, this step's values for the cache, and the unpacking weights."""
@@ -27,11 +30,7 @@ class Latent(NamedTuple):
     cached: tuple[Value, Value]
     weights: tuple[Value, Value]
     cache: str
-    causal: bool
-    window: int
-    chunk: int | None
-    softcap: float | None
-    alibi: bool
+    scores: Scores
     span: Span | None
 
 
@@ -55,16 +54,7 @@ def latent_attention(
     def make(wish: str, *dims: str) -> Value:
         return Value(names.fresh(wish), tensor(q.type.dtype, dims))
 
-    attention = partial(
-        LatentAttention,
-        scaled=nope,
-        causal=x.causal,
-        window=x.window,
-        chunk=x.chunk,
-        softcap=x.softcap,
-        alibi=x.alibi,
-        span=x.span,
-    )
+    attention = partial(LatentAttention, scaled=nope, **x.scores, span=x.span)
     ops: list[Op] = [CacheWrite((c, kr), x.cached, x.cache, span=x.span)]
     if phase == PREFILL:
         keys = make("keys", "batch", "context", heads, nope)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from plandsl.backends.reference.shrink import shrink
-from plandsl.backends.reference.verify import compare, verify_long_prefill
+from plandsl.backends.reference.verify import compare
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.ir.compute import Attention, Rope
@@ -17,6 +17,7 @@ from plandsl.ir.text import read, show
 from plandsl.passes import program_after
 from plandsl.passes.rewrite import each_region, replace_fields
 from plandsl.show import show_plan
+from tests.test_sinks import check_decode_goes_on
 
 MODEL = """
 model m {
@@ -73,10 +74,7 @@ def test_scores_are_the_same_on_every_mesh(model: str, sharding: str) -> None:
 
 
 def test_decode_goes_on_where_prefill_would() -> None:
-    plan = shrink(plan_of().spec)
-    phases = program_after(plan, "prefill", "build"), program_after(plan, "decode", "build")
-    verdict = verify_long_prefill(phases, {"batch": plan.workload.batch, "input": plan.workload.input})
-    assert verdict.ok, verdict.message
+    check_decode_goes_on(plan_of())
 
 
 @pytest.mark.parametrize(

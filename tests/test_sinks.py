@@ -85,11 +85,16 @@ def test_sinks_and_clamps_verify(sharding: str, window: str) -> None:
     assert verdict.worst < 1e-9
 
 
-def test_decode_goes_on_where_prefill_would() -> None:
-    plan = shrink(plan_of().spec)
-    phases = program_after(plan, "prefill", "build"), program_after(plan, "decode", "build")
-    verdict = verify_long_prefill(phases, {"batch": plan.workload.batch, "input": plan.workload.input})
+def check_decode_goes_on(plan: CompiledPlan) -> None:
+    """Check that a prefill and decode steps give the logits of one prefill of all their tokens."""
+    small = shrink(plan.spec)
+    phases = program_after(small, "prefill", "build"), program_after(small, "decode", "build")
+    verdict = verify_long_prefill(phases, {"batch": small.workload.batch, "input": small.workload.input})
     assert verdict.ok, verdict.message
+
+
+def test_decode_goes_on_where_prefill_would() -> None:
+    check_decode_goes_on(plan_of())
 
 
 def test_a_sink_is_a_key_without_a_value() -> None:

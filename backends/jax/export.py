@@ -12,9 +12,8 @@ from plandsl.backends.jax.formats import type_name
 from plandsl.backends.jax.layouts import Layouts, multiple, spec
 from plandsl.backends.jax.regions import (
     caches_of,
-    function_name,
     layers_of,
-    stage_parts,
+    stage_name,
     value_in,
     value_out,
     write_region,
@@ -22,8 +21,7 @@ from plandsl.backends.jax.regions import (
 )
 from plandsl.backends.jax.sources import functions_of_one, meanings
 from plandsl.ir.compute import Map
-from plandsl.ir.names import RegionName
-from plandsl.ir.program import Program, Region
+from plandsl.ir.program import Program
 from plandsl.ir.types import Mesh, Value
 from plandsl.spec.plan import PlanSpec
 
@@ -114,7 +112,7 @@ def _functions(sharding: Sharding, taken: set[str]) -> Iterator[str]:
         yield f"# ---- {sharding.name}: {program.phase}, on a mesh of {program.mesh or 'one device'}"
         for region in program.regions:
             yield write_region(program, region, layouts, sharding.prefix, taken)
-        for index, parts in enumerate(stage_parts(program)):
+        for index, parts in enumerate(program.stage_parts):
             yield write_stage(program, index, parts, sharding.prefix)
 
 
@@ -124,12 +122,13 @@ def layouts_of(program: Program) -> Layouts:
 
 
 class _Room(NamedTuple):
-    """How many requests and positions the arrays of a setting have, padding counted."""
+    """The requests and positions of a setting, as `Setting` in the printed program has them."""
 
     batch: int
     pad_batch: int
-    groups: int
     parts: tuple[int, ...]
+    groups: int
+    queries: int
     pad: int
     decoded: int
 
@@ -153,15 +152,14 @@ def prompt_parts(plan: PlanSpec) -> tuple[int, ...]:
 def _room(sharding: Sharding, shardings: Sequence[Sharding], room: int) -> _Room:
     plan = sharding.spec
     same = [p for s in shardings for p in s.programs if s.first == sharding.first]
-    pad = multiple(same, "position") * multiple(same, "context")
-    decoded = max(plan.workload.output, room) * plan.queries
     return _Room(
         batch=plan.workload.batch,
         pad_batch=multiple(same, "batch"),
-        groups=plan.micro_batches,
         parts=prompt_parts(plan),
-        pad=pad,
-        decoded=decoded,
+        groups=plan.micro_batches,
+        queries=plan.queries,
+        pad=multiple(same, "position") * multiple(same, "context"),
+        decoded=max(plan.workload.output, room) * plan.queries,
     )
 
 
@@ -173,24 +171,18 @@ def _setting(sharding: Sharding, shardings: Sequence[Sharding], room: int) -> st
         "first": sharding.first,
         "axes": tuple(n for n, _ in mesh.axes),
         "shape": tuple(s for _, s in mesh.axes),
-        "batch": room_.batch,
-        "pad_batch": room_.pad_batch,
-        "parts": room_.parts,
-        "groups": room_.groups,
-        "queries": sharding.spec.queries,
-        "pad": room_.pad,
-        "decoded": room_.decoded,
+        **room_._asdict(),
     }
     lines += [f"    {name}={value!r}," for name, value in facts.items()]
     lines.append("    stages=(")
-    for index in range(len(stage_parts(sharding.prefill))):
+    for index in range(len(sharding.prefill.stage_parts)):
         lines += [f"        {line}" for line in _stage(sharding, index, mesh, room_)]
     return "\n".join([*lines, "    ),", ")"])
 
 
 def _stage(sharding: Sharding, index: int, mesh: Mesh, room: _Room) -> Iterator[str]:
     program = sharding.prefill
-    parts = stage_parts(program)[index]
+    parts = program.stage_parts[index]
     layouts, layers = layouts_of(program), layers_of(parts)
     yield "Stage("
     yield f"    place=({', '.join(_place(program, index, mesh))},),"
@@ -214,24 +206,18 @@ def _stage(sharding: Sharding, index: int, mesh: Mesh, room: _Room) -> Iterator[
     yield "    },"
     yield "    steps={"
     for phase in sharding.programs:
-        own = stage_parts(phase)[index]
-        takes, gives = value_in(_region(phase, own[0].region)), value_out(_region(phase, own[-1].region)).type
-        step = function_name(sharding.prefix, phase.phase, f"stage_{index}")
+        own = phase.stage_parts[index]
+        takes, gives = value_in(phase.region(own[0].region)), value_out(phase.region(own[-1].region)).type
+        step = stage_name(sharding.prefix, phase.phase, index)
         yield f'        "{phase.phase}": Step({step}, {spec(takes)}, {spec(gives)}),'
     yield "    },"
     yield "),"
 
 
-def _region(program: Program, name: RegionName) -> Region:
-    return program.region(name)
-
-
 def _place(program: Program, index: int, mesh: Mesh) -> Iterator[str]:
     """The index, along each axis, of the devices of a stage."""
-    at: dict[str, int] = {}
-    rest = index
-    for axis in reversed(program.stage_axes if program.stages else ()):
-        rest, at[axis] = divmod(rest, mesh.size(axis))
+    stages = Mesh(tuple((axis, mesh.size(axis)) for axis in program.stage_axes if program.stages))
+    at = stages.coordinates(index)
     for axis, _ in mesh.axes:
         yield f"slice({at[axis]}, {at[axis] + 1})" if axis in at else "slice(None)"
 

@@ -39,7 +39,7 @@ from plandsl.ir.compute import (
     Scale,
 )
 from plandsl.ir.experts import Combine, Dispatch, TopK
-from plandsl.ir.functions import FUNCTIONS, GATES, PLUS
+from plandsl.ir.functions import GATES, LIMITING
 from plandsl.ir.latent import LatentAttention
 from plandsl.ir.limits import NONE, Limit, read_limits
 from plandsl.ir.names import axes_of, stem
@@ -49,7 +49,6 @@ from plandsl.ir.types import Dim, TensorType, Value
 
 SIGNS = {"add": "+", "sub": "-", "mul": "*"}
 GATED = {gate: word for word, gate in GATES.items()}
-LIMITING = {f.word for f in FUNCTIONS if f.limits} | {PLUS}
 
 
 class Writer:

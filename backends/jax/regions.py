@@ -22,6 +22,11 @@ def function_name(prefix: str, phase: str, region: str) -> str:
     return f"{prefix}{phase}_{region.replace('.', '_')}"
 
 
+def stage_name(prefix: str, phase: str, index: int) -> str:
+    """The name of the function of a stage in a phase."""
+    return function_name(prefix, phase, f"stage_{index}")
+
+
 def namer(region: Region, taken: Set[str]) -> Callable[[Value], str]:
     """What gives each value of a region its name in the text. Weights are looked up by their own names."""
     weights = {w.name for w in region.weights}
@@ -76,12 +81,6 @@ def value_in(region: Region) -> TensorType:
     return region.ops[0].results[0].type
 
 
-def stage_parts(program: Program) -> tuple[tuple[Part, ...], ...]:
-    """The parts of each stage; a program that is not cut has one."""
-    whole = tuple(Part(r.name, r.layers, r.every) for r in program.regions)
-    return program.stages or (whole,)
-
-
 def layers_of(parts: tuple[Part, ...]) -> dict[RegionName, tuple[int | None, ...]]:
     """The layers of each region that a stage runs, in order; (None,) for a region that runs once."""
     found: dict[RegionName, tuple[int | None, ...]] = {}
@@ -98,9 +97,11 @@ def caches_of(region: Region) -> Iterator[CacheWrite]:
 def write_stage(program: Program, index: int, parts: tuple[Part, ...], prefix: str) -> str:
     """The function of a stage: its regions one after the other, and layers of one region in one loop."""
     layers = layers_of(parts)
-    lines = [f"def {prefix}{program.phase}_stage_{index}(w, cache, x, ids, past, total):",
-             f'    """Stage {index} in {program.phase}: {", ".join(map(str, parts))}."""',
-             "    cache = dict(cache)"]  # fmt: skip
+    lines = [
+        f"def {stage_name(prefix, program.phase, index)}(w, cache, x, ids, past, total):",
+        f'    """Stage {index} in {program.phase}: {", ".join(map(str, parts))}."""',
+        "    cache = dict(cache)",
+    ]
     seen = dict.fromkeys(layers, 0)
     for region, group in groupby(in_order(parts), key=lambda run: run[0]):
         count = len(list(group))

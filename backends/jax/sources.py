@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+from collections.abc import Callable
 from functools import cache
 
 from plandsl.ir.functions import FUNCTIONS, GATES
@@ -45,41 +46,26 @@ class _Renamer(ast.NodeTransformer):
         return node.body
 
 
+def _infix(sign: str) -> Callable[[object, object], Text]:
+    return lambda left, right: Text(f"({_text(left)} {sign} {_text(right)})")
+
+
+def _reflected(sign: str) -> Callable[[object, object], Text]:
+    """As `_infix`, for Python's reflected operators, which get the right operand first."""
+    return lambda right, left: Text(f"({_text(left)} {sign} {_text(right)})")
+
+
 class Text:
     """Text of an array in a program: what is computed with it is text again."""
 
     def __init__(self, text: str) -> None:
         self.text = text
 
-    def _with(self, sign: str, other: object) -> Text:
-        return Text(f"({self.text} {sign} {_text(other)})")
-
-    def __add__(self, other: object) -> Text:
-        return self._with("+", other)
-
-    def __radd__(self, other: object) -> Text:
-        return Text(f"({_text(other)} + {self.text})")
-
-    def __sub__(self, other: object) -> Text:
-        return self._with("-", other)
-
-    def __rsub__(self, other: object) -> Text:
-        return Text(f"({_text(other)} - {self.text})")
-
-    def __mul__(self, other: object) -> Text:
-        return self._with("*", other)
-
-    def __rmul__(self, other: object) -> Text:
-        return Text(f"({_text(other)} * {self.text})")
-
-    def __truediv__(self, other: object) -> Text:
-        return self._with("/", other)
-
-    def __rtruediv__(self, other: object) -> Text:
-        return Text(f"({_text(other)} / {self.text})")
-
-    def __pow__(self, other: object) -> Text:
-        return self._with("**", other)
+    __add__, __radd__ = _infix("+"), _reflected("+")
+    __sub__, __rsub__ = _infix("-"), _reflected("-")
+    __mul__, __rmul__ = _infix("*"), _reflected("*")
+    __truediv__, __rtruediv__ = _infix("/"), _reflected("/")
+    __pow__ = _infix("**")
 
     def __neg__(self) -> Text:
         return Text(f"(-{self.text})")

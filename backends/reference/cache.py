@@ -35,12 +35,8 @@ class Cache:
     def merge_groups(groups: Sequence[Cache], share: int) -> Cache:
         """Merge the caches of groups of requests; each group has ``share`` of the requests in every rank's block."""
         made = Cache()
-        for slot, (part, first) in groups[0]._kept.items():
-            ((start, stop),), *rest = part
-            rows, *inner = first.shape
-            apart = [group._kept[slot][1].reshape(rows // share, share, *inner) for group in groups]
-            requests = ((start * len(groups), stop * len(groups)),)
-            made._kept[slot] = (requests, *rest), np.stack(apart, axis=1).reshape(rows * len(groups), *inner)
+        for slot, (part, _) in groups[0]._kept.items():
+            made._kept[slot] = merge_requests(part, [group._kept[slot][1] for group in groups], share)
         return made
 
     def append(self, op: CacheWrite, at: tuple[RegionName, int | None], here: Local) -> tuple[Array, ...]:
@@ -93,6 +89,18 @@ class Cache:
         kept = np.concatenate([old.take(range(seen), axis=along), new], axis=along)  # what was rejected goes
         self._kept[slot] = (part, kept)
         return kept
+
+
+def merge_requests(part: Block, groups: Sequence[Array], share: int) -> tuple[Block, Array]:
+    """A rank's part of a tensor, and its array, for the requests of all ``groups``.
+
+    ``part`` is its part for one group; each group has ``share`` of the requests in every rank's block.
+    """
+    ((start, stop),), *rest = part
+    rows, *inner = groups[0].shape
+    apart = [array.reshape(rows // share, share, *inner) for array in groups]
+    requests = ((start * len(groups), stop * len(groups)),)
+    return (requests, *rest), np.stack(apart, axis=1).reshape(rows * len(groups), *inner)
 
 
 def _writes(program: Program) -> Iterator[tuple[Region, CacheWrite]]:

@@ -183,8 +183,7 @@ class _Step:
         return flow
 
     def _stages(self) -> tuple[tuple[Part, ...], ...]:
-        whole = tuple(Part(r.name, r.layers, r.every) for r in self.program.regions)
-        stages = self.program.stages or (whole,)
+        stages = self.program.stage_parts
         ways = self.program.mesh.ways(self.program.stage_axes)
         if self.program.stages and len(stages) != ways:
             raise Mismatch(f"{len(stages)} stages on axes that make {ways}")

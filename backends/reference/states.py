@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
+from plandsl.backends.reference.cache import merge_requests
 from plandsl.backends.reference.compute import Local, function_of
 from plandsl.backends.reference.placement import Array, Block, Mismatch, Placement, index
 from plandsl.ir.names import RegionName
@@ -124,14 +125,9 @@ class Memory:
         """Merge the states of groups of requests; each group has ``share`` of the requests in every rank's block."""
         made = Memory()
         for slot, (part, after) in groups[0].held.items():
-            ((start, stop),), *rest = part
             past = max(after)
-            apart = [group.held[slot].after[past] for group in groups]
-            rows, *inner = apart[0].shape
-            apart = [state.reshape(rows // share, share, *inner) for state in apart]
-            merged = np.stack(apart, axis=1).reshape(rows * len(groups), *inner)
-            requests = ((start * len(groups), stop * len(groups)),)
-            made.held[slot] = Held((requests, *rest), {past: merged})
+            merged, state = merge_requests(part, [group.held[slot].after[past] for group in groups], share)
+            made.held[slot] = Held(merged, {past: state})
         return made
 
 

@@ -126,6 +126,11 @@ class Program(FrozenValue):
         """The region called ``name`` (KeyError where there is none)."""
         return self._by_name[name]
 
+    @property
+    def stage_parts(self) -> tuple[tuple[Part, ...], ...]:
+        """The parts of each stage; before `cut_stages` has run, one stage runs every region."""
+        return self.stages or (tuple(Part(r.name, r.layers, r.every) for r in self.regions),)
+
     def size(self, dim: str) -> int | str:
         """Size or symbol of a dimension."""
         return dict(self.sizes)[dim]

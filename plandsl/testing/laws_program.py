@@ -272,8 +272,7 @@ def passes_keep_their_promises(plan: CompiledPlan) -> None:
 
 def _check_regions_join(program: Program) -> None:
     """Along every stage, the results of a region have the types of the next region's arguments."""
-    whole = tuple(Part(r.name, r.layers, r.every) for r in program.regions)
-    for parts in program.stages or (whole,):
+    for parts in program.stage_parts:
         regions: list[Region] = [program.region(p.region) for p in parts]
         for before, after in pairwise(regions):
             if after.args:

@@ -299,9 +299,9 @@ class ProgramMemory(MemoryModel):
 
     @property
     def states(self) -> Number:
-        """States of a request in each layer that has one: its own, and one for each guess, to go on after any of them.
+        """The number of states that a layer keeps for a request: one, and one more after each guessed token.
 
-        vLLM keeps a second one for its prefix cache (`MambaSpec.max_memory_usage_bytes`, cache mode `align`).
+        vLLM keeps one more state for its prefix cache (`MambaSpec.max_memory_usage_bytes`, cache mode `align`).
         """
         return 1 + self.keeps_prefixes + self.queries - 1
 
