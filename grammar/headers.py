@@ -232,11 +232,11 @@ def _json(data: bytes) -> dict[str, Any]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        again = next(name for n, name in enumerate(names) if name in names[:n])
-        raise Unreadable(f"{json.dumps(clip(again))} is given twice")
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise Unreadable(f"{json.dumps(clip(name))} is given twice")
+        found[name] = value
     return found
 
 
