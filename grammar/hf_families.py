@@ -43,6 +43,11 @@ class Field(NamedTuple):
     source: str
     options: dict[str, str]
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The fields of a config from which it is read: the first that has a value counts."""
+        return tuple(self.source.split("|"))
+
 
 class Finding(NamedTuple):
     """A diagnostic at a field of a config, if a condition holds."""

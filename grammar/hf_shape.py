@@ -27,6 +27,9 @@ ACTIVATIONS = {
 
 CHUNK = "attention_chunk_size"
 _CONSTANTS: dict[str, Any] = {"true": True, "false": False, "null": None}
+_NOTHING: dict[str, Any] = {"each": (), "word": "", "kinds": None, "letters": None, "flags": None, "wholes": None}
+"""Kind of a field -> what stands for its value where there is none. Of other kinds it is 0."""
+
 _MOST = 1e6  # of a number that is no size
 
 
@@ -61,15 +64,14 @@ def shape_of(config: Config, family: Family) -> Shape:
             else:
                 config.fail(finding.code, message, finding.key)
     config.skip(*family.skipped)
-    each = [field.name for field in family.fields if field.kind == "each"]
-    labels = {f.name: _label(f) for f in family.fields if f.kind == "each"}
+    each = [field for field in family.fields if field.kind == "each"]
     count = 0 if config.errors else reader.values["layers"]
-    layers = tuple({name: reader.values[name][layer] for name in each} for layer in range(count))
-    return Shape(reader.values, layers, {name: words for name, words in labels.items() if words != ("", "")})
+    layers = tuple({field.name: reader.values[field.name][layer] for field in each} for layer in range(count))
+    return Shape(reader.values, layers, {field.name: _label(field) for field in each if "as" in field.options})
 
 
 def _label(field: Field) -> tuple[str, str]:
-    yes, _, no = field.options.get("as", " | ").partition(" | ")
+    yes, _, no = field.options["as"].partition(" | ")
     return yes.strip(), no.strip()
 
 
@@ -117,15 +119,7 @@ class _Reader:
             self.wrong.add(field.name)
 
     def _clear(self, field: Field) -> None:
-        nothing: dict[str, Any] = {
-            "each": [],
-            "word": "",
-            "kinds": None,
-            "letters": None,
-            "flags": None,
-            "wholes": None,
-        }
-        self.values[field.name] = nothing.get(field.kind, 0)
+        self.values[field.name] = _NOTHING.get(field.kind, 0)
 
     def _read(self, field: Field) -> Any:
         read: dict[str, Callable[[Field], Any]] = {
@@ -152,7 +146,7 @@ class _Reader:
     # ---- kinds of fields
 
     def _whole(self, field: Field) -> int:
-        config, options, key = self.config, field.options, self.config.first(*field.source.split("|"))
+        config, options, key = self.config, field.options, self.config.first(*field.keys)
         most = MAX_LAYERS if field.name == "layers" or options.get("most") == "layers" else MAX_DIMENSION
         least = int(options.get("least", "1"))
         if config.get(key) is not None:
@@ -171,12 +165,12 @@ class _Reader:
         return 0
 
     def _flag(self, field: Field) -> bool:
-        key = self.config.first(*field.source.split("|"))
+        key = self.config.first(*field.keys)
         return self.config.flag(key, bool(self._default(field)) if "else" in field.options else False)
 
     def _number(self, field: Field) -> float:
         """A number above zero."""
-        key = self.config.first(*field.source.split("|"))
+        key = self.config.first(*field.keys)
         value = self.config.get(key)
         if value is None:
             return float(self._default(field))
@@ -188,7 +182,7 @@ class _Reader:
         return 0.0
 
     def _word(self, field: Field) -> str:
-        key = self.config.first(*field.source.split("|"))
+        key = self.config.first(*field.keys)
         word = self.config.word(key)
         if word is None:
             return str(self._default(field))
@@ -199,7 +193,7 @@ class _Reader:
         return word
 
     def _activation(self, field: Field) -> str:
-        key = self.config.first(*field.source.split("|"))
+        key = self.config.first(*field.keys)
         word = self.config.word(key)
         if word is None:
             return field.options["else"]
@@ -241,7 +235,7 @@ class _Reader:
 
     def _count(self, field: Field) -> int:
         """The length of a list or a string; 0 if there is none."""
-        value = self.config.get(self.config.first(*field.source.split("|")))
+        value = self.config.get(self.config.first(*field.keys))
         return len(value) if isinstance(value, list | str) else 0
 
     def _null(self, field: Field) -> bool:
