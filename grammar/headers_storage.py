@@ -1,4 +1,4 @@
-"""The number formats of a model from the headers of its checkpoint, where they say other than its config."""
+"""The number formats of a model, from the headers of its checkpoint. Where the config differs, the headers count."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from plandsl.spec.formats import BITS, GGUF, base_format, bits_of, is_storage, w
 from plandsl.spec.model import ACTIVATIONS, EMBEDDING, GAINS, HEAD
 
 _PLAIN = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16", "I8": "int8"}
-_EXACT = 1e-4  # a format whose bits differ by less is written without them: what differs are single scales
+_EXACT = 1e-4  # bits that differ by less are not written: only single scales differ
 _FOUND = "N486"
 _SHOWN = 100
 

@@ -41,7 +41,7 @@ class Translated(NamedTuple):
 def translate(data: bytes, file: str, source: str = "", checkpoint: Checkpoint | None = None) -> Translated:
     """The `.plan` text for the bytes of a config.json, called ``file`` in findings and ``source`` in the text.
 
-    With a ``checkpoint`` the formats are those of its tensors.
+    With a ``checkpoint``, the formats come from its tensors.
     """
     config, written, found = read(data, file)
     if config is None:

@@ -28,16 +28,17 @@ ACTIVATIONS = {
 CHUNK = "attention_chunk_size"
 _CONSTANTS: dict[str, Any] = {"true": True, "false": False, "null": None}
 _NOTHING: dict[str, Any] = {"each": (), "word": "", "kinds": None, "letters": None, "flags": None, "wholes": None}
-"""Kind of a field -> what stands for its value where there is none. Of other kinds it is 0."""
+"""Kind of a field -> its value if there is none. For every other kind this value is 0."""
 
-_MOST = 1e6  # of a number that is no size
+_MOST = 1e6  # the largest number that a `number` may be
 
 
 class Shape(NamedTuple):
     """The values of a family's fields.
 
-    ``values`` hold for the model, ``layers`` has those of each layer, and ``labels`` the words for a layer's values by
-    the name of a field, as ``sliding`` or ``full``. ``stored`` are the formats of weights in which layers differ.
+    ``values`` has the values of the whole model, ``layers`` the values of each layer. ``labels`` has, by the name of a
+    field, the words for a true and a false value, such as ``sliding`` and ``full``. ``stored`` has the formats of
+    weights in which layers differ.
     """
 
     values: dict[str, Any]
@@ -47,7 +48,7 @@ class Shape(NamedTuple):
 
     @property
     def of_model(self) -> dict[str, Any]:
-        """The values, and those of the last layer where layers differ: what an `mtp` and the rest of the text see."""
+        """The values for an `mtp` and for the text outside of layers: where layers differ, those of the last layer."""
         return self.values | (self.layers[-1] if self.layers else {})
 
 
@@ -80,9 +81,9 @@ class _DependsOnWrong(Exception):
 
 
 class _Reader:
-    """Reads the fields of a family, each after those that it needs.
+    """Reads the fields of a family. A field is read after the fields that it needs.
 
-    A value that is wrong, or depends on one that is, reads as 0.
+    A wrong value reads as nothing (`_NOTHING`), and so does a value that depends on a wrong one.
     """
 
     def __init__(self, config: Config, family: Family) -> None:
