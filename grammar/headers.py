@@ -6,11 +6,9 @@ Source of the format: huggingface/safetensors, README.md, "Format"; types: safet
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
@@ -18,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, NoReturn, TypeGuard
 
 from plandsl.diagnostics import clip
-from plandsl.files import NOT_ORDINARY, open_at_once
+from plandsl.files import open_ordinary
 from plandsl.limits import MAX_HEADER_BYTES, MAX_SHARDS, MAX_TENSOR_ELEMENTS, MAX_TENSORS
 
 INDEX, SINGLE, SUFFIX = "model.safetensors.index.json", "model.safetensors", ".safetensors"
@@ -93,11 +91,8 @@ def opened(path: Path, root: Path) -> Iterator[tuple[BinaryIO, int]]:
     try:
         if not path.resolve().is_relative_to(root):
             raise Unreadable("it is a link to a file outside the folder")
-        with open(path, "rb", opener=open_at_once) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise OSError(errno.EINVAL, NOT_ORDINARY)
-            yield file, status.st_size
+        with open_ordinary(path) as file:
+            yield file, os.fstat(file.fileno()).st_size
     except (OSError, ValueError, RuntimeError) as error:
         raise Unreadable(getattr(error, "strerror", None) or "its path cannot be read") from None
 
@@ -237,11 +232,11 @@ def _json(data: bytes) -> dict[str, Any]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        again = next(name for n, name in enumerate(names) if name in names[:n])
-        raise Unreadable(f"{json.dumps(clip(again))} is given twice")
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise Unreadable(f"{json.dumps(clip(name))} is given twice")
+        found[name] = value
     return found
 
 

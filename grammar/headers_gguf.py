@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from plandsl.diagnostics import clip
-from plandsl.grammar.headers import Tensor, Unreadable, opened
+from plandsl.grammar.headers import Tensor, Unreadable, about, opened
 from plandsl.limits import MAX_HEADER_BYTES, MAX_SHARDS, MAX_TENSOR_ELEMENTS, MAX_TENSORS
 from plandsl.spec.formats import GGUF
 
@@ -60,18 +60,14 @@ def read_gguf(path: Path, root: Path) -> Gguf:
     metadata: dict[str, Any] = {}
     tensors: dict[str, Tensor] = {}
     for number, name in enumerate(names):
-        try:
+        with about(name):
             with opened(path.with_name(name), root) as (file, size):
                 found = _Reader(file, size).read()
-            split = found.metadata.get("split.count", 1), found.metadata.get("split.no", 0)
-            if (split[0] or 1, split[1]) != (count, number):
-                raise Unreadable(
-                    f"it calls itself file {split[1]} of {split[0]}, and its name file {number} of {count}"
-                )
+            of, no = found.metadata.get("split.count", 1), found.metadata.get("split.no", 0)
+            if (of or 1, no) != (count, number):
+                raise Unreadable(f"it calls itself file {no} of {of}, and its name file {number} of {count}")
             if again := next((t.name for t in found.tensors if t.name in tensors), None):
                 raise Unreadable(f"the tensor {clip(ascii(again))} is given twice")
-        except Unreadable as error:
-            raise Unreadable(f"{clip(name)}: {error}") from None
         metadata = metadata or found.metadata
         tensors |= {t.name: t for t in found.tensors}
     if len(tensors) > MAX_TENSORS:

@@ -161,19 +161,14 @@ def _renamed(tensor: Tensor, feed: str) -> str:
         return f"model.layers.{layer}.self_attn.kv_b_proj.{suffix}"
     if (module := _MODULES.get(name)) is None:
         return tensor.name
-    if module.endswith("_bias"):
-        return f"model.layers.{layer}.{module.replace('mlp', feed, 1)}"
-    if "." in module and feed != "mlp":
-        module = module.replace("mlp", feed, 1)
-    part = "self_attn." if module.endswith("_proj") and "." not in module and module != "eh_proj" else ""
-    part = "self_attn." if name.startswith("attn_") and name not in ("attn_norm",) else part
-    return f"model.layers.{layer}.{part}{module}.{suffix}"
+    part = "self_attn." if name.startswith("attn_") and name != "attn_norm" else ""
+    end = "" if module.endswith("_bias") else f".{suffix}"
+    return f"model.layers.{layer}.{part}{module.replace('mlp', feed, 1)}{end}"
 
 
 def notes_of(made: Gguf, config: Config) -> None:
     """Record what a GGUF file does not say."""
-    quantised = sorted({t.type for t in made.tensors} - {"fp32", "fp16", "bf16"})
-    if quantised:
+    if {t.type for t in made.tensors} - {"fp32", "fp16", "bf16"}:
         told = json.dumps(config.values.get("torch_dtype"))
         why = f"a GGUF file names no type of activations: {told} is assumed, and weights are unpacked to it"
         config.found.append(Diagnostic("N201", why, config.span))

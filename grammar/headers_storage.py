@@ -1,4 +1,4 @@
-"""The number formats of a model from the headers of its checkpoint, where they say other than its config."""
+"""The number formats of a model, from the headers of its checkpoint. Where the config differs, the headers count."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from plandsl.spec.formats import BITS, GGUF, base_format, bits_of, is_storage, w
 from plandsl.spec.model import ACTIVATIONS, EMBEDDING, GAINS, HEAD
 
 _PLAIN = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16", "I8": "int8"}
-_EXACT = 1e-4  # a format whose bits differ by less is written without them: what differs are single scales
+_EXACT = 1e-4  # bits that differ by less are not written: only single scales differ
 _FOUND = "N486"
 _SHOWN = 100
 
@@ -70,8 +70,8 @@ def storage_of_headers(config: Config, made: Made, storage: Storage, checkpoint:
     kept = dict(storage.stored)
     for place, own in claims.items():
         if place == Place(HEAD, (HEAD,)) and HEAD not in ends:
-            name = _quoted(own[0].tensor)
-            config.found.append(_note(f"{name} is stored, but tied to the embedding: it is not counted", config))
+            name = _quoted(own[0].tensor.name)
+            _note(config, f"{name} is stored, but tied to the embedding: it is not counted")
             continue
         rows = ends if isinstance(place.layer, str) else sizes[place.layer]
         expected = sum(rows.get(weight, 0) for weight in place.weights)
@@ -122,12 +122,17 @@ def _is_kept(name: str) -> bool:
     return name.startswith("b_") or name in ("w_router", "w_sinks", GAINS)
 
 
-def _note(text: str, config: Config) -> Diagnostic:
-    return Diagnostic(_FOUND, text, config.span)
+def _note(config: Config, text: str) -> None:
+    config.found.append(Diagnostic(_FOUND, text, config.span))
 
 
-def _quoted(tensor: Tensor) -> str:
-    return json.dumps(clip(tensor.name, _SHOWN))
+def _quoted(name: str) -> str:
+    return json.dumps(clip(name, _SHOWN))
+
+
+def _more(count: int, what: str) -> str:
+    """The words that tell of all but the first of ``count``."""
+    return f" and {count - 1:,} more {what}" if count > 1 else ""
 
 
 # ---- the format of one weight
@@ -141,7 +146,7 @@ def _word(formats: _Formats, place: Place, claims: list[Claim], expected: int, *
     one, size = main[0].tensor, sum(c.tensor.size for c in claims)
     if one.type in BITS or one.type in ("int16", "int32", "int64"):  # a file of GGUF
         return _gguf_word(formats, place, main, expected)
-    types = Counter(c.tensor.type for c in main)
+    types = {c.tensor.type for c in main}
     stored = 8 * sum(c.tensor.size for c in main)
     if expected == 0:
         return _PLAIN.get(one.type, "")
@@ -155,7 +160,7 @@ def _word(formats: _Formats, place: Place, claims: list[Claim], expected: int, *
     word = _derive(formats, place, main[0], scales, bits)
     if not word:
         known = f"the type {one.type} with {bits:g} bits for an element"
-        formats.config.found.append(_note(f"{_quoted(one)} has {known}, which is no format of weights", formats.config))
+        _note(formats.config, f"{_quoted(one.name)} has {known}, which is no format of weights")
         return ""
     formats.note(place, word, main[0])
     exact = 8 * size / expected
@@ -176,8 +181,7 @@ def _derive(formats: _Formats, place: Place, claim: Claim, scales: list[Tensor],
     if int(BITS[own]) == int(bits) and (tensor.type in ("U8", "I64", "U32") or own.endswith(base[-4:]) or own == base):
         return expected
     if tensor.type == "U8" and bits == 4 and scales:
-        base = "nvfp4" if scales[0].type == "F8_E4M3" else "mxfp4"
-        return base
+        return "nvfp4" if scales[0].type == "F8_E4M3" else "mxfp4"
     if base not in BITS:
         return ""
     return next((w for w in (_scaled(base, tensor, s, bits) for s in scales) if is_storage(w)), base)
@@ -221,12 +225,10 @@ def _gguf_word(formats: _Formats, place: Place, main: list[Claim], expected: int
 def _fail_shape(config: Config, place: Place, main: list[Claim], expected: int) -> None:
     shape = " x ".join(f"{n:,}" for n in main[0].tensor.shape) or "1"
     more = f", with {len(main) - 1:,} more" if len(main) > 1 else ""
-    why = f"the tensor {_quoted(main[0].tensor)} is {shape} of type {main[0].tensor.type}{more}"
+    why = f"the tensor {_quoted(main[0].tensor.name)} is {shape} of type {main[0].tensor.type}{more}"
     what = " and ".join(f"`{w}`" for w in place.weights)
     verb = "have" if len(place.weights) > 1 else "has"
-    config.found.append(
-        Diagnostic("E486", f"{why}, but {what} {verb} {expected:,} elements by its config", config.span)
-    )
+    config.fail("E486", f"{why}, but {what} {verb} {expected:,} elements by its config")
 
 
 # ---- what is told
@@ -235,20 +237,18 @@ def _fail_shape(config: Config, place: Place, main: list[Claim], expected: int) 
 def _tell(formats: _Formats, checkpoint: Checkpoint, left: list[Tensor]) -> None:
     config = formats.config
     for (expected, word), count in formats.differ.items():
-        name = json.dumps(clip(formats.first[expected, word], _SHOWN))
-        more = f" and {count - 1:,} more weights" if count > 1 else ""
-        why = f"{name}{more}: stored as {word} by the headers, as {expected} by the config; the headers count"
-        config.found.append(_note(why, config))
+        names = f"{_quoted(formats.first[expected, word])}{_more(count, 'weights')}"
+        _note(config, f"{names}: stored as {word} by the headers, as {expected} by the config; the headers count")
     if left:
         size = sum(tensor.size for tensor in left)
-        more = f" and {len(left) - 1:,} more tensors" if len(left) > 1 else ""
-        config.found.append(_note(f"{_quoted(left[0])}{more} ({size:,} bytes) have no place in the model", config))
+        names = f"{_quoted(left[0].name)}{_more(len(left), 'tensors')}"
+        _note(config, f"{names} ({size:,} bytes) have no place in the model")
     if checkpoint.absent:
-        name, count = json.dumps(clip(checkpoint.absent[0], _SHOWN)), len(checkpoint.absent)
+        name, count = _quoted(checkpoint.absent[0]), len(checkpoint.absent)
         more = f" and of {count - 1:,} more" if count > 1 else ""
         stated = f"; all tensors have {checkpoint.total:,} bytes by the index" if checkpoint.total else ""
         why = f"the file of {name}{more} is not there: formats of these weights follow from config.json{stated}"
-        config.found.append(_note(why, config))
+        _note(config, why)
 
 
 def _tell_missing(
@@ -261,9 +261,8 @@ def _tell_missing(
     if missing:
         layer, weight = missing[0]
         where = f"`{weight}` of layer {layer}" if isinstance(layer, int) else f"the {layer}"
-        more = f" and {len(missing) - 1:,} more weights" if len(missing) > 1 else ""
-        why = f"no tensor of the checkpoint holds {where}{more}: formats of these follow from the config"
-        config.found.append(_note(why, config))
+        more = _more(len(missing), "weights")
+        _note(config, f"no tensor of the checkpoint holds {where}{more}: formats of these follow from the config")
 
 
 def _tell_total(formats: _Formats, checkpoint: Checkpoint, sizes: list[dict[str, int]], ends: dict[str, int]) -> None:
@@ -276,4 +275,4 @@ def _tell_total(formats: _Formats, checkpoint: Checkpoint, sizes: list[dict[str,
     size = sum(n * bits_of(kept if _is_kept(name) else word) / 8 for word, name, n in found)
     if checkpoint.total and abs(size - checkpoint.total) > 0.01 * checkpoint.total:
         why = f"the index states {checkpoint.total:,} bytes, but the formats of config.json give {size:,.0f}"
-        formats.config.found.append(_note(why, formats.config))
+        _note(formats.config, why)

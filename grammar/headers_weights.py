@@ -18,7 +18,7 @@ from plandsl.spec.model import GAINS
 from plandsl.spec.model import HEAD as HEAD_REGION
 
 MATRIX, BIAS, SCALES = "matrix", "bias", "scales"
-"""What a tensor is of its weight. Scales are all that its format needs beside the elements: zero points too."""
+"""The role of a tensor in its weight. Scales are what a format needs beside the elements, zero points too."""
 
 _MATRICES = ("", "weight", "qweight", "weight_packed", "blocks")
 _BIASES = ("bias", "e_score_correction_bias")
@@ -27,14 +27,14 @@ _NO_GAIN = re.compile(r"(^|\.)(rotary_emb|inv_freq|rope_freqs)")
 
 
 class Place(NamedTuple):
-    """Where a weight stands: a layer (the number of layers for that of an `mtp`), or a region without layers."""
+    """Where a weight stands: a layer, or a region without layers. The layer of an `mtp` comes after all others."""
 
     layer: int | str
     weights: tuple[str, ...]
 
 
 class Claim(NamedTuple):
-    """A tensor, and what it is of the weights that it belongs to."""
+    """A tensor, and its role in the weights that it belongs to."""
 
     tensor: Tensor
     role: str

@@ -41,7 +41,7 @@ class Translated(NamedTuple):
 def translate(data: bytes, file: str, source: str = "", checkpoint: Checkpoint | None = None) -> Translated:
     """The `.plan` text for the bytes of a config.json, called ``file`` in findings and ``source`` in the text.
 
-    With a ``checkpoint`` the formats are those of its tensors.
+    With a ``checkpoint``, the formats come from its tensors.
     """
     config, written, found = read(data, file)
     if config is None:
@@ -150,11 +150,12 @@ def import_model(library: Library, call: s.Call, unit: Unit) -> tuple[s.Decl, Un
         assert unit.path is not None, "a located path starts somewhere"
         assert library.folder is not None, "and in a folder"
         source = os.path.relpath(unit.path.parent / written.value, library.folder).replace(os.sep, "/")
+        file = path_beside(unit.file, written.value)
         try:
-            made = translate_file(path, library.folder, path_beside(unit.file, written.value), source)
+            made = translate_file(path, library.folder, file, source)
         except OSError as error:
             raise Wrong("E209", f"cannot read this file: {error.strerror}", written.span) from None
-        library.configs[path] = _enter_model(library, made, path_beside(unit.file, written.value), source, call)
+        library.configs[path] = _enter_model(library, made, file, source, call)
     entered = library.configs[path]
     if entered is None:
         raise Follows

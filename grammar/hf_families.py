@@ -1,18 +1,19 @@
 """The model families that `hf` knows: one file each in `catalog/families`, and the family of a config.json.
 
-A file has entries, ``name: text`` on one line or on the indented lines that follow. ``like`` names other files, whose
-entries a family takes over; an entry of its own replaces theirs, but fields, findings and skipped fields are added.
+A file has entries: ``name: text`` on one line, or ``name:`` and indented lines. ``like`` names other files: the family
+has their entries too, except `architectures` and `types`. An entry in the family's own file replaces the entry of the
+same name. Three entries are merged instead: `fields` (a field replaces the field of the same name), `findings`, `skip`.
 
 | entry | what it says |
 | --- | --- |
 | `architectures`, `types` | the names of the family in a config |
-| `fields` | values that the family takes from a config: `name: kind field, else default` (`_Reader` has the kinds) |
-| `findings` | diagnostics: `CODE field when condition: message` |
-| `skip` | fields of a config that change nothing |
+| `fields` | values that the family takes from a config: `name: kind key, else default` (kinds: `hf_shape._Reader`) |
+| `findings` | diagnostics: `CODE key when condition: message` |
+| `skip` | keys of a config that change nothing |
 | `embedding`, `layer`, `mtp`, `head` | the text of the model; `options` are further lines above it |
 | `kept` | weights that quantised checkpoints keep as they are |
 | `modules`, `mtp_modules` | the modules of a layer with the weights of each, for the lists of quantised checkpoints |
-| any other | a part, for which ``<name>`` stands in other texts (`hf_template`) |
+| any other | a part: other texts include it as ``<name>`` (`hf_template`) |
 """
 
 from __future__ import annotations
@@ -36,16 +37,25 @@ _FINDING = re.compile(r"(E\d{3}|N201) ([\w.]+) when (.+?): (.+)")
 
 
 class Field(NamedTuple):
-    """A value that a family takes from a config: its name, how it is read, from what, and options such as ``else``."""
+    """A value that a family takes from a config.
+
+    ``kind`` says how it is read, ``source`` is a key of the config or an expression, and ``options`` has texts by their
+    words, such as ``else``.
+    """
 
     name: str
     kind: str
     source: str
     options: dict[str, str]
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of a config from which the field is read: the first key that has a value counts."""
+        return tuple(self.source.split("|"))
+
 
 class Finding(NamedTuple):
-    """A diagnostic at a field of a config, if a condition holds."""
+    """A diagnostic that `hf` reports at a key of a config if a condition holds."""
 
     code: str
     key: str
@@ -54,7 +64,7 @@ class Finding(NamedTuple):
 
 
 class Family(NamedTuple):
-    """What the file of a family says. ``parts`` are the texts from which a model is put together."""
+    """What the file of a family says. ``parts`` are the texts of which a model consists."""
 
     name: str
     architectures: tuple[str, ...]
@@ -80,8 +90,8 @@ class Family(NamedTuple):
 
 @cache
 def family(name: str) -> Family:
-    """The family of one file. Raises `ValueError` for a line that is none of an entry."""
-    entries = dict(_entries((FOLDER / f"{name}{SUFFIX}").read_text("utf-8")))
+    """The family of one file. Raises `ValueError` for a line that belongs to no entry."""
+    entries = dict(_entries(_text(name)))
     bases = tuple(map(family, entries.pop("like", "").split()))
     own = tuple(map(_field, entries.pop("fields", "").splitlines()))
     findings = tuple(map(_finding, entries.pop("findings", "").splitlines()))
@@ -101,6 +111,12 @@ def family(name: str) -> Family:
         skipped=tuple(dict.fromkeys((*(key for base in bases for key in base.skipped), *skipped))),
         parts=parts | entries,
     )
+
+
+@cache
+def _text(name: str) -> str:
+    """The text of a file, which a process reads once."""
+    return (FOLDER / f"{name}{SUFFIX}").read_text("utf-8")
 
 
 def _entries(text: str) -> Iterator[tuple[str, str]]:
@@ -137,10 +153,10 @@ def _finding(line: str) -> Finding:
 
 @cache
 def _index() -> dict[str, dict[str, str]]:
-    """The file of each architecture, and of each model type: read from the first lines of the files alone."""
+    """The name of the file for each architecture, and for each model type. No file is parsed for it."""
     found: dict[str, dict[str, str]] = {"architectures": {}, "types": {}}
     for path in sorted(FOLDER.glob(f"*{SUFFIX}")):
-        for key, words in re.findall(r"^(architectures|types): (.+)$", path.read_text("utf-8"), re.MULTILINE):
+        for key, words in re.findall(r"^(architectures|types): (.+)$", _text(path.stem), re.MULTILINE):
             found[key] |= dict.fromkeys(words.split(), path.stem)
     return found
 

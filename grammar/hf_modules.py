@@ -45,7 +45,7 @@ class Layer(NamedTuple):
 
 
 def layers_of(shape: Shape, family: Family) -> tuple[Layer, ...]:
-    """The layers of a model, with that of its `mtp` last. The family names the modules of a layer by its values."""
+    """The layers of a model; the layer of an `mtp` is the last. Layers with equal values have the same modules."""
     made = {tuple(values.items()): values for values in shape.layers}
     kinds = {key: _modules(family, "modules", shape.values | values) for key, values in made.items()}
     found = [Layer(n, kinds[tuple(values.items())]) for n, values in enumerate(shape.layers)]
@@ -120,8 +120,8 @@ def read_pattern(text: str) -> Pattern:
 def matching(pattern: Pattern, layers: tuple[Layer, ...]) -> Iterator[tuple[Layer, Module]]:
     """The modules that a pattern means, layer by layer.
 
-    Most patterns mean the same modules in all layers of one kind, so each is tried once for each kind, and length of a
-    layer's number.
+    Most patterns mean the same modules in all layers of one kind. Such a pattern is tried once for each kind of layer
+    and each number of digits of the layer.
     """
     tried: dict[object, tuple[Module, ...]] = {}
     for layer in layers if pattern.layer is None else layers[pattern.layer : pattern.layer + 1]:

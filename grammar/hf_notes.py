@@ -40,7 +40,7 @@ _IRRELEVANT = frozenset(
 
 def refuse(config: Config, family: Family) -> None:
     """Record an error for each field that asks for a program that `hf` cannot write."""
-    read = {key for field in family.fields for key in field.source.split("|")} | set(family.skipped)
+    read = {key for field in family.fields for key in field.keys} | set(family.skipped)
     for key, what in _REFUSED.items():
         if key not in read and config.get(key):
             config.fail("E232", f'"{key}": `hf` cannot write {what}', key, "write the model as a block")

@@ -27,14 +27,18 @@ ACTIVATIONS = {
 
 CHUNK = "attention_chunk_size"
 _CONSTANTS: dict[str, Any] = {"true": True, "false": False, "null": None}
-_MOST = 1e6  # of a number that is no size
+_NOTHING: dict[str, Any] = {"each": (), "word": "", "kinds": None, "letters": None, "flags": None, "wholes": None}
+"""Kind of a field -> its value if there is none. For every other kind this value is 0."""
+
+_MOST = 1e6  # the largest number that a `number` may be
 
 
 class Shape(NamedTuple):
     """The values of a family's fields.
 
-    ``values`` hold for the model, ``layers`` has those of each layer, and ``labels`` the words for a layer's values by
-    the name of a field, as ``sliding`` or ``full``. ``stored`` are the formats of weights in which layers differ.
+    ``values`` has the values of the whole model, ``layers`` the values of each layer. ``labels`` has, by the name of a
+    field, the words for a true and a false value, such as ``sliding`` and ``full``. ``stored`` has the formats of
+    weights in which layers differ.
     """
 
     values: dict[str, Any]
@@ -44,7 +48,7 @@ class Shape(NamedTuple):
 
     @property
     def of_model(self) -> dict[str, Any]:
-        """The values, and those of the last layer where layers differ: what an `mtp` and the rest of the text see."""
+        """The values for an `mtp` and for the text outside of layers: where layers differ, those of the last layer."""
         return self.values | (self.layers[-1] if self.layers else {})
 
 
@@ -61,15 +65,14 @@ def shape_of(config: Config, family: Family) -> Shape:
             else:
                 config.fail(finding.code, message, finding.key)
     config.skip(*family.skipped)
-    each = [field.name for field in family.fields if field.kind == "each"]
-    labels = {f.name: _label(f) for f in family.fields if f.kind == "each"}
+    each = [field for field in family.fields if field.kind == "each"]
     count = 0 if config.errors else reader.values["layers"]
-    layers = tuple({name: reader.values[name][layer] for name in each} for layer in range(count))
-    return Shape(reader.values, layers, {name: words for name, words in labels.items() if words != ("", "")})
+    layers = tuple({field.name: reader.values[field.name][layer] for field in each} for layer in range(count))
+    return Shape(reader.values, layers, {field.name: _label(field) for field in each if "as" in field.options})
 
 
 def _label(field: Field) -> tuple[str, str]:
-    yes, _, no = field.options.get("as", " | ").partition(" | ")
+    yes, _, no = field.options["as"].partition(" | ")
     return yes.strip(), no.strip()
 
 
@@ -78,9 +81,9 @@ class _DependsOnWrong(Exception):
 
 
 class _Reader:
-    """Reads the fields of a family, each after those that it needs.
+    """Reads the fields of a family. A field is read after the fields that it needs.
 
-    A value that is wrong, or depends on one that is, reads as 0.
+    A wrong value reads as nothing (`_NOTHING`), and so does a value that depends on a wrong one.
     """
 
     def __init__(self, config: Config, family: Family) -> None:
@@ -117,15 +120,7 @@ class _Reader:
             self.wrong.add(field.name)
 
     def _clear(self, field: Field) -> None:
-        nothing: dict[str, Any] = {
-            "each": [],
-            "word": "",
-            "kinds": None,
-            "letters": None,
-            "flags": None,
-            "wholes": None,
-        }
-        self.values[field.name] = nothing.get(field.kind, 0)
+        self.values[field.name] = _NOTHING.get(field.kind, 0)
 
     def _read(self, field: Field) -> Any:
         read: dict[str, Callable[[Field], Any]] = {
@@ -152,7 +147,7 @@ class _Reader:
     # ---- kinds of fields
 
     def _whole(self, field: Field) -> int:
-        config, options, key = self.config, field.options, self.config.first(*field.source.split("|"))
+        config, options, key = self.config, field.options, self.config.first(*field.keys)
         most = MAX_LAYERS if field.name == "layers" or options.get("most") == "layers" else MAX_DIMENSION
         least = int(options.get("least", "1"))
         if config.get(key) is not None:
@@ -171,12 +166,12 @@ class _Reader:
         return 0
 
     def _flag(self, field: Field) -> bool:
-        key = self.config.first(*field.source.split("|"))
+        key = self.config.first(*field.keys)
         return self.config.flag(key, bool(self._default(field)) if "else" in field.options else False)
 
     def _number(self, field: Field) -> float:
         """A number above zero."""
-        key = self.config.first(*field.source.split("|"))
+        key = self.config.first(*field.keys)
         value = self.config.get(key)
         if value is None:
             return float(self._default(field))
@@ -188,7 +183,7 @@ class _Reader:
         return 0.0
 
     def _word(self, field: Field) -> str:
-        key = self.config.first(*field.source.split("|"))
+        key = self.config.first(*field.keys)
         word = self.config.word(key)
         if word is None:
             return str(self._default(field))
@@ -199,7 +194,7 @@ class _Reader:
         return word
 
     def _activation(self, field: Field) -> str:
-        key = self.config.first(*field.source.split("|"))
+        key = self.config.first(*field.keys)
         word = self.config.word(key)
         if word is None:
             return field.options["else"]
@@ -241,7 +236,7 @@ class _Reader:
 
     def _count(self, field: Field) -> int:
         """The length of a list or a string; 0 if there is none."""
-        value = self.config.get(self.config.first(*field.source.split("|")))
+        value = self.config.get(self.config.first(*field.keys))
         return len(value) if isinstance(value, list | str) else 0
 
     def _null(self, field: Field) -> bool:

@@ -1,8 +1,8 @@
 """The templates of families: expressions over the values of a config, and text with ``<name>`` in it.
 
-The files of `catalog/families` are written in these two forms. An expression is written as in Python:
-``layer % 2 == 0 and window > 0``. In a text, ``<name>`` stands for a value or for another part of the family, and
-``<condition? text | other text>`` for one of two texts, without one space at each sign; the second may be left out.
+The files of `catalog/families` use both. An expression is written as in Python: ``layer % 2 == 0 and window > 0``. In a
+text, ``<name>`` is replaced by a value or by another part of the family, and ``<condition? text | other text>`` by one
+of the two texts. The other text may be left out. One space after ``?`` and one on each side of ``|`` belong to neither.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ _FEW_BLOCKS = 8
 _WIDTH = 100
 _LONGEST_LINE = 118
 _WIDTHS = ("ffn", "expert_ffn", "experts", "shared", "vocab", "pair")
-"""Dimensions that have the second line of the text, in this order."""
+"""Dimensions that stand on the second line of sizes, in this order."""
 
 
 class Made(NamedTuple):
@@ -36,7 +36,7 @@ class Made(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """The kind of a layer: what its family says of it, and the formats of weights that other layers store otherwise."""
+    """The kind of a layer: the values of its family's fields, and its own formats of weights."""
 
     words: tuple[tuple[str, Any], ...]
     stored: tuple[tuple[str, str], ...] = ()

@@ -47,8 +47,9 @@ def model_spec(context: Context, record: Record) -> ModelSpec | None:
     mtp = program.mtp()
     head = program.head()
     _warn_unused(reader, program.used)
-    stored = _stored(reader, embedding, [*blocks, *([mtp] if mtp else [])], [t for t in (entry, head) if t])
-    lora = _lora(reader, [*blocks, *([mtp] if mtp else [])], sizes)
+    all_blocks = [*blocks, mtp] if mtp else blocks
+    stored = _stored(reader, embedding, all_blocks, [t for t in (entry, head) if t])
+    lora = _lora(reader, all_blocks, sizes)
     if not reader.ok or layers is None or weights is None or embedding is None or head is None:
         return None
     return ModelSpec(

@@ -11,6 +11,7 @@ from plandsl.grammar.synonyms import FIELDS, FORMATS, METRICS, WORDS, plain, say
 from plandsl.grammar.syntax import Ref
 from plandsl.spec.formats import BITS
 from plandsl.spec.plan import TIMES
+from plandsl.units import UNITS
 
 HARDWARE = ("gpu", "node", "cluster", "calibration")
 
@@ -181,8 +182,8 @@ def _with_memory(word: str) -> str:
     sizes = _TOTAL.search(found[1].text) if found else None
     if not sizes:
         return ""
-    total = int(sizes[1]) * 2**20 / 1e9 if sizes[2] == "MiB" else int(sizes[1]) * 2**30 / 1e9
-    return name if abs(total / int(size) - 1) < 0.1 else ""
+    gigabytes = int(sizes[1]) * UNITS[sizes[2]][0] / UNITS["GB"][0]
+    return name if abs(gigabytes / int(size) - 1) < 0.1 else ""
 
 
 def _words(text: str) -> list[str]:

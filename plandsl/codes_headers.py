@@ -14,7 +14,8 @@ HEADER_CODES: dict[str, tuple[str, str, str, str]] = {
     ),
     "E486": (
         "a tensor has another shape than the config says",
-        "The message names the tensor. Bytes would be wrong with either of the two, so none of them is chosen.",
+        "The message gives the shape of the tensor and the elements of the weight. One of the two is wrong, so no "
+        "bytes are counted.",
         "",
         "take the config.json of this checkpoint.",
     ),
@@ -29,16 +30,16 @@ HEADER_CODES: dict[str, tuple[str, str, str, str]] = {
     "N485": (
         "no kernel of this format is measured",
         "Weights in the quantised types of GGUF files are unpacked before they are multiplied. Bytes of such a type "
-        "are exact, in memory and in what a step reads. The arithmetic runs in `compute`, and a calibration has no "
-        "measurements of such kernels: their times are those of weight-only kernels with about as many bits.",
+        "are exact, in memory and in what a step reads. The arithmetic runs in `compute`. No calibration has measured "
+        "such kernels: they take the times of weight-only kernels with about as many bits.",
         "plan serve {\n  model = llama_3_1_8b with { weights = q4_k, compute = bf16 }\n  node = h100_1\n"
         "  workload { input = 1000, output = 100 }\n}\n",
         "nothing, if the memory is what you ask for; else measure, and calibrate with the results.",
     ),
     "N487": (
         "no kernel of adapters is measured",
-        "Each target of `lora` runs two more products. No calibration has measurements of them: they take what their "
-        "bytes and FLOPs take, and at least what the smallest GEMM takes. Servers with adapters were seen to lose a "
+        "Each target of `lora` runs two more products. No calibration has measured them: their time follows from their "
+        "bytes and FLOPs, and is at least the time of the smallest GEMM. Servers with adapters were seen to lose a "
         "tenth to a half of their speed, so the bands of an engine reach twice as far.",
         "plan serve {\n  model = llama_3_1_8b with { lora { adapters = 2, rank = 16, targets = all } }\n"
         "  node = h100_1\n  workload { input = 1000, output = 100 }\n}\n",
@@ -46,8 +47,9 @@ HEADER_CODES: dict[str, tuple[str, str, str, str]] = {
     ),
     "N486": (
         "what the headers of a checkpoint say other than its config",
-        "The formats are those of the tensors. The note names the first tensor that the config describes otherwise, "
-        "that has no place in the model, or whose file is not there; or a weight that no tensor holds.",
+        "The model has the formats of the tensors. A note names the first tensor to which the config gives "
+        "another format, the first that has no place in the model, the first whose file is missing, or the first "
+        "weight that no tensor holds.",
         "",
         "nothing, if the checkpoint is the one that you serve.",
     ),

@@ -37,9 +37,7 @@ def read_file(path: Place, most: int) -> bytes:
 
     Pipes and devices are refused, because they may never end or may block. `read_input` reads piped input.
     """
-    with open(path, "rb", opener=open_at_once) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, NOT_ORDINARY)
+    with open_ordinary(path) as file:
         return file.read(most + 1)
 
 
@@ -56,9 +54,7 @@ def read_lines(path: Place, most: int, longest: int) -> Iterator[tuple[int, byte
 
     Raises `OSError`; `TooLong` after ``most`` bytes, or at a line of more than ``longest`` bytes.
     """
-    with open(path, "rb", opener=open_at_once) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, NOT_ORDINARY)
+    with open_ordinary(path) as file:
         number = read = 0
         while line := file.readline(longest + 2):
             number += 1
@@ -69,6 +65,15 @@ def read_lines(path: Place, most: int, longest: int) -> Iterator[tuple[int, byte
             if len(text) > longest:
                 raise TooLong(number)
             yield number, text
+
+
+@contextmanager
+def open_ordinary(path: Place) -> Iterator[BinaryIO]:
+    """An ordinary file, open for reading. Raises `OSError` for a pipe or a device, which may never end or may block."""
+    with open(path, "rb", opener=open_at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, NOT_ORDINARY)
+        yield file
 
 
 def open_at_once(path: str, flags: int) -> int:

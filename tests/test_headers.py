@@ -6,6 +6,7 @@ import json
 import os
 import struct
 from contextlib import suppress
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -170,10 +171,8 @@ def refusal(tmp_path: Path, data: bytes, size: int | None = None) -> str:
 
 
 def entry(*shape: int, type_: Any = "BF16", at: int = 0, size: int | None = None) -> dict[str, Any]:
-    count = 1
-    for n in shape:
-        count *= n
-    return {"dtype": type_, "shape": list(shape), "data_offsets": [at, at + (2 * count if size is None else size)]}
+    end = at + (2 * prod(shape) if size is None else size)
+    return {"dtype": type_, "shape": list(shape), "data_offsets": [at, end]}
 
 
 @pytest.mark.parametrize(
