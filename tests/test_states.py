@@ -197,6 +197,18 @@ def test_a_state_has_the_bytes_that_vllm_gives_it() -> None:
         assert [use.request for use in found if use] == [wanted, wanted]
 
 
+def test_a_convolution_in_the_embedding_keeps_a_state() -> None:
+    told = model(LAYERS["lightning"], "state_dim = 48, conv_width = 4").replace(
+        "embedding w_embed[vocab, hidden]", "embedding short_conv(w_embed[vocab, hidden], w_c[conv_width, hidden])"
+    )
+    text = f"{told}\nplan p {{ model = hybrid, node = h100_8, workload {{ input = 100, output = 10, batch = 8 }} }}"
+    (made,) = compile_text(text)
+    layers, embedding = 3 * 16 * 16 * 48 * 4, 3 * 64 * 2
+    assert made.estimate().states.request == layers + embedding
+    verdict = made.verify(steps=1)
+    assert verdict.ok, verdict.message
+
+
 def _estimate(name: str, length: int, more: str = "") -> Estimate:
     load = f"workload {{ input = {length}, output = 100, batch = 4 }}"
     text = f"plan p {{ model = {name}, node = h200_8, sharding {{ tp = 4 }}, {load}\n{more} }}"

@@ -113,8 +113,9 @@ def _events_of(turn: Turn) -> int:
 def _write_pool(events: Events, pool: Pool) -> None:
     """Name the devices of a pool, and write what they do."""
     chosen = set(pool.ranks)
+    tracks = list(_tracks(pool))
     for rank in pool.ranks:
-        _name_device(events, pool, rank)
+        _name_device(events, pool, rank, tracks)
     for phase in pool.phases:
         for turn in phase.turns:
             placement = phase.placements[turn.part]
@@ -126,7 +127,7 @@ def _write_pool(events: Events, pool: Pool) -> None:
         _write_hops(events, pool, phase, chosen)
 
 
-def _name_device(events: Events, pool: Pool, rank: int) -> None:
+def _name_device(events: Events, pool: Pool, rank: int, tracks: Sequence[int]) -> None:
     plan, placement = pool.plan, pool.placement
     node, gpu = divmod(rank, ranks_per_node(plan))
     stage, program = placement.stage(rank), pool.phases[0].main.program
@@ -136,7 +137,7 @@ def _name_device(events: Events, pool: Pool, rank: int) -> None:
         label = f"replica {placement.replica(rank)}, {label}"
     pid, word = pool.first + rank, f"{pool.word} " if pool.word else ""
     events.name_process(pid, f"{word}node{node}/gpu{gpu}", label, pid)
-    for tid in _tracks(pool):
+    for tid in tracks:
         events.name_track(Track(pid, tid), NAMES[tid])
 
 

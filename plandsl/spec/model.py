@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeAlias
 from attrs import evolve, field, frozen
 
 from plandsl.diagnostics import Span
-from plandsl.values import FrozenValue
+from plandsl.values import FrozenValue, once
 
 STEP_DIMENSIONS = ("tokens", "batch", "position", "context", "layers")
 """Dimensions that the compiler knows without a declaration."""
@@ -19,7 +19,6 @@ GAINS = "gains"
 
 STATEFUL = ("short_conv", "recurrence")
 """Functions of the block language whose layers keep a state of fixed size for each request."""
-
 
 ADAPTERS, LORA_RANK = "adapters", "lora_rank"
 """Dimensions of the matrices of adapters."""
@@ -235,17 +234,16 @@ class ModelSpec(FrozenValue):
         yield from (s.term for b in self.blocks for s in b.statements)
         yield self.head
 
-    @property
+    @once
     def longest_position(self) -> tuple[int, str] | None:
         """The fewest positions that a table of the model has, and its weight; None where positions have no table."""
         tables = (t.args[0] for term in self.terms for t in walk(term) if isinstance(t, Apply) and looks_up_position(t))
         return min(((self.size(w.dims[0]), w.name) for w in tables if isinstance(w, Weight)), default=None)
 
-    @property
-    def stateful(self) -> "list[Apply]":
-        """Every `short_conv` and `recurrence` of the blocks and the head."""
-        terms = [self.head, *(s.term for b in self.blocks for s in b.statements)]
-        return [t for term in terms for t in walk(term) if isinstance(t, Apply) and t.fn in STATEFUL]
+    @once
+    def stateful(self) -> tuple[Apply, ...]:
+        """Every `short_conv` and `recurrence` of the embedding, the blocks and the head."""
+        return tuple(t for term in self.terms for t in walk(term) if isinstance(t, Apply) and t.fn in STATEFUL)
 
     @property
     def taps(self) -> list[Weight]:

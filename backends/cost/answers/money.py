@@ -80,7 +80,7 @@ class Economics(NamedTuple):
 
     @property
     def counted(self) -> Number:
-        """The tokens of a request that pay: those that come out, or those of a text that an encoder reads."""
+        """The tokens of a request that pay its cost: its output tokens, or its input tokens in an encoder."""
         return self.input if self.encodes else self.output
 
     @property

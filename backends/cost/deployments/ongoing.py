@@ -171,8 +171,8 @@ def serve(
     that finds no room waits for another to leave, ``(clients - runs) / X``, ``X = runs / (E + (output - 1) TPOT)``
     (Little 1961). The first ``runs`` requests arrive at once and wait for half of their prefills. In ``chunks``, a
     prompt costs running requests the difference between a mixed step and a plain one, and other prompts wait until all
-    its steps are done. Where nothing ``decodes``, texts run for one step, ``joined`` at once, while
-    those that were read before are on their way out.
+    its steps are done. If nothing ``decodes``, each text takes one step, and a step
+    reads ``joined`` texts. During that step the results of the step before are still on their way to the clients.
     """
     added = host_seconds(engine, runs / flights, ways)
     whole, step, host = decode.period + added, decode.period / gain, added / gain

@@ -125,9 +125,8 @@ def _terms(found: Difference) -> Sheet:
     table.starts = (1, 4)
     groups = [{p.group: p for p in split.groups} for split in pair]
     ops = [{(p.group, p.op, p.name): p for p in split.parts} for split in pair]
-    for group in sorted(
-        {name: 0 for own in groups for name in own}, key=lambda g: -_weight(pair, [own.get(g) for own in groups])
-    ):
+    names = dict.fromkeys(name for own in groups for name in own)
+    for group in sorted(names, key=lambda g: -_weight(pair, [own.get(g) for own in groups])):
         table.add_row("  " + group, *_cells([own.get(group) for own in groups]), style="bold")
         named = [key for key in dict.fromkeys(k for own in ops for k in own) if key[0] == group]
         rows = [(key[2], [own.get(key) for own in ops]) for key in named if len(named) > 1]

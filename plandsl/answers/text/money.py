@@ -91,7 +91,7 @@ def money_notes(e: Estimate) -> Iterator[str]:
         yield f"{show_money(m.usd_per_h)} an hour {TARIFF[m.tariff]}{whose}" + ("" if e.encodes else split)
     if (energy := e.energy) is not None:
         low, high = map(show_power, energy.power_w_band)
-        counted = "GPUs and hosts" if energy.whole else "GPUs alone"
+        included = "GPUs and hosts" if energy.whole else "GPUs alone"
         building = f", times a PUE of {energy.pue:.3g}" if energy.pue > 1 else ""
         law = "" if energy.fitted else "; by the law of H100 and B200"
-        yield f"power of {counted}{building}, {low} to {high}{law}"
+        yield f"power of {included}{building}, {low} to {high}{law}"
