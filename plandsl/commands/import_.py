@@ -85,8 +85,8 @@ def _read(words: Sequence[str]) -> _Found:
     if Path(name).suffix in (".yaml", ".yml"):
         from plandsl.backends.engines.manifests_read import read_manifest
 
-        launches, load, found = read_manifest(text, file)
-        sources = {file: text}
+        launches, found = read_manifest(text, file)
+        load, sources = {}, {file: text}
     else:
         launches, load, found, sources = _read_commands(text, file)
     if not launches:
