@@ -21,6 +21,7 @@ from plandsl.backends.engines.flags import MODEL_FLAG, SHOWN, Settings
 from plandsl.backends.engines.server import Deployment, Server
 from plandsl.backends.engines.yamls import show_yaml
 from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.spec.origins import vendor_of
 from plandsl.spec.scheduler import SchedulerName
 
 IMAGES: dict[SchedulerName, str] = {
@@ -36,9 +37,8 @@ DYNAMO: dict[SchedulerName, str] = {
 }
 """The image of Dynamo's workers for each engine that they run."""
 
-GPU = {"amd": "amd.com/gpu", "": "nvidia.com/gpu"}
-"""What Kubernetes calls a GPU: of AMD, and of NVIDIA."""
-
+GPU = {"AMD": "amd.com/gpu"}
+"""What Kubernetes calls a GPU, by its vendor; `nvidia.com/gpu` for any other."""
 
 SHM: list[dict[str, object]] = [{"name": "shm", "emptyDir": {"medium": "Memory"}}]
 """Shared memory of a pod: the default, 64 MB, is too little for the ranks of a node."""
@@ -146,8 +146,9 @@ def _container(engine: SchedulerName, server: Server, settings: Settings, deploy
         out |= {"command": ["sh", "-c"], "args": ["\n".join(script) + "\n"]}
     else:
         out |= {"command": list(LAUNCH[engine]), "args": _arguments(engine, server, settings, name)}
-    gpu = GPU["amd" if deployment.plan.node.gpu.name.startswith("mi") else ""]
-    out["resources"] = {"limits": {gpu: str(own)}}
+    gpu = deployment.plan.node.gpu
+    resource = GPU.get(vendor_of((gpu.name, *gpu.bases)), "nvidia.com/gpu")
+    out["resources"] = {"limits": {resource: str(own)}}
     out["ports"] = [{"containerPort": PORTS[engine]}]
     out["readinessProbe"] = {"httpGet": {"path": "/health", "port": PORTS[engine]}, "periodSeconds": 10}
     mounts = [{"name": "shm", "mountPath": "/dev/shm"}]  # ranks of a node exchange through it
