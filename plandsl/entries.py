@@ -22,8 +22,8 @@ def catalog_has(kind: str, name: str) -> bool:
     """Whether the catalog has an entry of that kind and name; a "dimension" is one of a model, as in `model.ffn`."""
     if kind == "dimension":
         model, _, dim = name.partition(".")
-        spec = _entry("model", model)
-        return isinstance(spec, ModelSpec) and dim in dict(spec.sizes)
+        spec = catalog_model(model)
+        return spec is not None and dim in dict(spec.sizes)
     return catalog_find(kind, name) is not None
 
 
@@ -31,6 +31,18 @@ def catalog_gpu(name: str) -> GpuSpec | None:
     """A GPU of the catalog, None where it has no such entry."""
     spec = _entry("gpu", name)
     return spec if isinstance(spec, GpuSpec) else None
+
+
+def catalog_model(name: str) -> ModelSpec | None:
+    """A model of the catalog, None where it has no such entry."""
+    spec = _entry("model", name)
+    return spec if isinstance(spec, ModelSpec) else None
+
+
+def catalog_node(name: str) -> NodeSpec | None:
+    """A node of the catalog, None where it has no such entry."""
+    spec = _entry("node", name)
+    return spec if isinstance(spec, NodeSpec) else None
 
 
 def catalog_calibration(name: str) -> CalibrationSpec:
@@ -42,8 +54,8 @@ def catalog_calibration(name: str) -> CalibrationSpec:
 
 def catalog_link(gpu: str) -> LinkSpec | None:
     """The links of the catalog's node of eight such GPUs."""
-    spec = _entry("node", f"{gpu}_8")
-    return spec.link if isinstance(spec, NodeSpec) else None
+    node = catalog_node(f"{gpu}_8")
+    return node.link if node is not None else None
 
 
 def catalog_line(kind: str, name: str) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 
-from plandsl.backends.engines.flags import Settings
+from plandsl.backends.engines.flags import MODEL_FLAG, Settings
 from plandsl.backends.engines.server import Deployment, Server
 from plandsl.backends.engines.sglang import write_sglang
 from plandsl.backends.engines.trtllm import write_trtllm
@@ -39,6 +38,12 @@ def write_settings(engine: SchedulerName, server: Server, plan: PlanSpec, connec
             return write_sglang(server, pool, connector)
         case "trtllm":
             return write_trtllm(server, pool, connector)
+
+
+def launch_line(engine: SchedulerName) -> str:
+    """The words that start an engine on the checkpoint in the variable MODEL of a shell."""
+    model = '"$MODEL"' if engine != "sglang" else f'--{MODEL_FLAG[engine]} "$MODEL"'
+    return f"{' '.join(LAUNCH[engine])} {model}"
 
 
 def show_value(value: object) -> str:
@@ -150,8 +155,3 @@ def _arrivals(deployment: Deployment) -> list[tuple[str, ...]]:
     together *= copies
     count = load.requests or (together if load.concurrency is None else 10 * together)
     return [("--num-prompts", str(count)), ("--max-concurrency", str(together))]
-
-
-def variable(name: str) -> str:
-    """A name for a variable of a shell, and for a resource of Kubernetes with dashes."""
-    return re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_") or "plan"

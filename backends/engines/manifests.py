@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -11,15 +12,16 @@ from plandsl.backends.engines.commands import (
     bench_words,
     environment,
     flag_words,
+    launch_line,
     node_words,
     show_value,
-    variable,
     write_settings,
 )
 from plandsl.backends.engines.flags import MODEL_FLAG, SHOWN, Settings
 from plandsl.backends.engines.server import Deployment, Server
 from plandsl.backends.engines.yamls import show_yaml
 from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.spec.origins import vendor_of
 from plandsl.spec.scheduler import SchedulerName
 
 IMAGES: dict[SchedulerName, str] = {
@@ -35,9 +37,8 @@ DYNAMO: dict[SchedulerName, str] = {
 }
 """The image of Dynamo's workers for each engine that they run."""
 
-GPU = {"amd": "amd.com/gpu", "": "nvidia.com/gpu"}
-"""What Kubernetes calls a GPU: of AMD, and of NVIDIA."""
-
+GPU = {"AMD": "amd.com/gpu"}
+"""What Kubernetes calls a GPU, by its vendor; `nvidia.com/gpu` for any other."""
 
 SHM: list[dict[str, object]] = [{"name": "shm", "emptyDir": {"medium": "Memory"}}]
 """Shared memory of a pod: the default, 64 MB, is too little for the ranks of a node."""
@@ -90,7 +91,7 @@ def write_dynamo(deployment: Deployment, engine: SchedulerName, connector: str) 
     for server in deployment.servers:
         settings = _settings(deployment, engine, server, connector)
         services[f"{kind}{server.role.capitalize()}Worker"] = _worker(engine, server, settings)
-    name = variable(deployment.name).replace("_", "-").lower()
+    name = _plan_name(deployment)
     body = {"apiVersion": "nvidia.com/v1alpha1", "kind": "DynamoGraphDeployment", "metadata": {"name": name},
             "spec": {"services": services}}  # fmt: skip
     return "\n".join([*_head(deployment, engine), show_yaml(body)])
@@ -114,9 +115,13 @@ def _head(deployment: Deployment, engine: SchedulerName) -> Iterator[str]:
     yield f"# the plan's load: {words}"
 
 
+def _plan_name(deployment: Deployment) -> str:
+    """The plan's name as Kubernetes takes names: lower case, with dashes."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", deployment.name).strip("-").lower() or "plan"
+
+
 def _resource(deployment: Deployment, server: Server) -> str:
-    plain = variable(deployment.name).replace("_", "-").lower()
-    return f"{plain}-{server.role}" if server.role else plain
+    return f"{_plan_name(deployment)}-{server.role}" if server.role else _plan_name(deployment)
 
 
 def _settings(deployment: Deployment, engine: SchedulerName, server: Server, connector: str) -> Settings:
@@ -137,13 +142,13 @@ def _container(engine: SchedulerName, server: Server, settings: Settings, deploy
     if server.nodes > 1:
         flags = [*flag_words(settings), *node_words(engine, server), ("--port", str(PORTS[engine]))]
         where = 'NODE_RANK="$LWS_WORKER_INDEX"; HEAD="$LWS_LEADER_ADDRESS"'
-        model = '"$MODEL"' if engine == "vllm" else '--model-path "$MODEL"'
-        script = [where, " \\\n  ".join([f"{' '.join(LAUNCH[engine])} {model}", *map(" ".join, flags)])]
+        script = [where, " \\\n  ".join([launch_line(engine), *map(" ".join, flags)])]
         out |= {"command": ["sh", "-c"], "args": ["\n".join(script) + "\n"]}
     else:
         out |= {"command": list(LAUNCH[engine]), "args": _arguments(engine, server, settings, name)}
-    gpu = GPU["amd" if deployment.plan.node.gpu.name.startswith("mi") else ""]
-    out["resources"] = {"limits": {gpu: str(own)}}
+    gpu = deployment.plan.node.gpu
+    resource = GPU.get(vendor_of((gpu.name, *gpu.bases)), "nvidia.com/gpu")
+    out["resources"] = {"limits": {resource: str(own)}}
     out["ports"] = [{"containerPort": PORTS[engine]}]
     out["readinessProbe"] = {"httpGet": {"path": "/health", "port": PORTS[engine]}, "periodSeconds": 10}
     mounts = [{"name": "shm", "mountPath": "/dev/shm"}]  # ranks of a node exchange through it

@@ -6,7 +6,7 @@ else. Keys are looked for by name, so an alias costs nothing however often it is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from plandsl.backends.engines.arguments import Launch, find_launch, take_config
@@ -101,8 +101,8 @@ def read_config(text: str, file: str, skipped: int) -> list[tuple[Word, object]]
 # ---- manifests
 
 
-def read_manifest(text: str, file: str) -> tuple[list[Launch], dict[str, str], list[Diagnostic]]:
-    """The servers that the containers of a manifest start, its load (none), and what is wrong."""
+def read_manifest(text: str, file: str) -> tuple[list[Launch], list[Diagnostic]]:
+    """The servers that the containers of a manifest start, and what is wrong."""
     found: list[Diagnostic] = []
     launches: list[Launch] = []
     documents = _compose(text, file, 0)
@@ -116,7 +116,7 @@ def read_manifest(text: str, file: str) -> tuple[list[Launch], dict[str, str], l
                     launch = _with_config(launch, configs, file, found)
                     launches.append(_copied(launch, replicas)._replace(hint=role))
                     break
-    return launches, {}, found
+    return launches, found
 
 
 def _with_config(launch: Launch, configs: dict[str, Any], file: str, found: list[Diagnostic]) -> Launch:
@@ -128,9 +128,9 @@ def _with_config(launch: Launch, configs: dict[str, Any], file: str, found: list
         why = f"no ConfigMap of the manifest has `{launch.config.text}`"
         found.append(Diagnostic("E505", why, launch.config.span, hint="add the ConfigMap to the file"))
         return launch
-    at = _word(node, file, 0).span
-    items = read_config(node.value, file, 0)
-    return take_config(launch, [(word._replace(span=_placed(word.span, at, node)), one) for word, one in items], found)
+    place = _placer(node, file)
+    items = [(place(word), given) for word, given in read_config(node.value, file, 0)]
+    return take_config(launch, items, found)
 
 
 def _copied(launch: Launch, replicas: int) -> Launch:
@@ -177,25 +177,31 @@ def _launch(container: Any, file: str, found: list[Diagnostic]) -> Launch | None
     words = tuple(_word(part, file, 0) for part in parts)
     for part, word in zip(parts, words, strict=True):
         if "\n" in word.text or (" " in word.text and word.text.lstrip()[:1] not in "{["):
-            span = word.span
+            place = _placer(part, file)
             for command in split_commands(word.text, file):
-                placed = tuple(w._replace(span=_placed(w.span, span, part)) for w in command.words)
+                placed = tuple(map(place, command.words))
                 if launch := find_launch(Command({**environment, **command.environment}, placed), found):
                     return launch
     return find_launch(Command(environment, words), found) if words else None
 
 
-def _placed(inner: Span, outer: Span, node: Any) -> Span:
-    """The place in the file of a word in a block of text (``|``): its own line below the mark."""
-    if node.style != "|":
-        return outer
-    lines = node.start_mark.buffer.split("\n")
-    first = lines[outer.line]  # its own line is the one below the mark
+def _placer(node: Any, file: str) -> Callable[[Word], Word]:
+    """What gives a word in the text of a node its place in the file: its own line in a block (``|``), else the node."""
+    outer = _word(node, file, 0).span
+    if node.style != "|" or not node.value:
+        return lambda word: word._replace(span=outer)
+    first = node.start_mark.buffer.split("\n")[outer.line]  # the line below the mark
     indent = len(first) - len(first.lstrip(" "))
-    return Span(
-        inner.file,
-        line=outer.line + inner.line,
-        column=inner.column + indent,
-        end_line=outer.line + inner.end_line,
-        end_column=inner.end_column + indent,
-    )
+
+    def place(word: Word) -> Word:
+        inner = word.span
+        span = Span(
+            inner.file,
+            line=outer.line + inner.line,
+            column=inner.column + indent,
+            end_line=outer.line + inner.end_line,
+            end_column=inner.end_column + indent,
+        )
+        return word._replace(span=span)
+
+    return place

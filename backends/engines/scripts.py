@@ -6,11 +6,11 @@ import shlex
 from collections.abc import Iterator
 
 from plandsl.backends.engines.commands import (
-    LAUNCH,
     PORTS,
     bench_words,
     environment,
     flag_words,
+    launch_line,
     node_words,
     write_settings,
 )
@@ -98,7 +98,7 @@ def _server(deployment: Deployment, engine: SchedulerName, server: Server, conne
         yield f"  # {server.draft.model} is the plan's name of the draft: put a checkpoint of it in its place"
     port = PORTS[engine] + (server.role == "decode") * 100
     if engine == "trtllm":
-        yield f"  cat > \"${{TMPDIR:-/tmp}}/{deployment.name}_{server.role or 'serve'}.yaml\" <<'EOF'"
+        yield f"  cat > {_config(deployment, server)} <<'EOF'"
         yield from show_yaml({k: v for k, v in settings.items() if k != "served_model_name"}).rstrip().split("\n")
         yield "EOF"
     words = _words(deployment, engine, server, settings, str(port))
@@ -125,14 +125,22 @@ def _copies(engine: SchedulerName, server: Server) -> int:
 
 
 def _words(deployment: Deployment, engine: SchedulerName, server: Server, settings: Settings, port: str) -> list[str]:
-    start = " ".join(LAUNCH[engine])
+    start = launch_line(engine)
     nodes = [" ".join(words) for words in node_words(engine, server)]
     if engine == "trtllm":
         mpi = f"mpirun -n {server.degrees.ranks} trtllm-llmapi-launch " if server.nodes > 1 else ""
-        config = f'"${{TMPDIR:-/tmp}}/{deployment.name}_{server.role or "serve"}.yaml"'
-        return [f'{mpi}{start} "$MODEL"', f"--served_model_name {server.model}", f"--config {config}", f"--port {port}"]
-    model = '"$MODEL"' if engine == "vllm" else '--model-path "$MODEL"'
-    return [f"{start} {model}", *(" ".join(words) for words in flag_words(settings)), *nodes, f"--port {port}"]
+        return [
+            f"{mpi}{start}",
+            f"--served_model_name {server.model}",
+            f"--config {_config(deployment, server)}",
+            f"--port {port}",
+        ]
+    return [start, *(" ".join(words) for words in flag_words(settings)), *nodes, f"--port {port}"]
+
+
+def _config(deployment: Deployment, server: Server) -> str:
+    """The file of TensorRT-LLM's arguments, as a word of a shell."""
+    return f'"${{TMPDIR:-/tmp}}/{deployment.name}_{server.role or "serve"}.yaml"'
 
 
 def _router(engine: SchedulerName, servers: tuple[Server, ...]) -> Iterator[str]:

@@ -28,9 +28,8 @@ from plandsl.commands.findings import print_diagnostics
 from plandsl.commands.sources import read_source
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import compile_text, open_text
-from plandsl.entries import catalog_has
+from plandsl.entries import catalog_has, catalog_model, catalog_node
 from plandsl.files import write_file
-from plandsl.grammar.resolve import load
 from plandsl.spec.hardware import NodeSpec
 from plandsl.spec.model import ModelSpec
 from plandsl.spec.scheduler import SchedulerName
@@ -86,8 +85,8 @@ def _read(words: Sequence[str]) -> _Found:
     if Path(name).suffix in (".yaml", ".yml"):
         from plandsl.backends.engines.manifests_read import read_manifest
 
-        launches, load, found = read_manifest(text, file)
-        sources = {file: text}
+        launches, found = read_manifest(text, file)
+        load, sources = {}, {file: text}
     else:
         launches, load, found, sources = _read_commands(text, file)
     if not launches:
@@ -258,8 +257,8 @@ def _model(launch: Launch, arguments: Namespace, sources: dict[str, str]) -> _Kn
         if config is not None:
             return _from_config(config)
         if word and (name := find_model(word, catalog_has)):
-            spec = load("", "<catalog>").spec("model", name)
-            assert isinstance(spec, ModelSpec), "the catalog has it"
+            spec = catalog_model(name)
+            assert spec is not None, "the catalog has it"
             return _Known(spec, name)
     shown = arguments.model or given or served or "none"
     hint = "name one with --model: of the catalog (`planc catalog model`), or a config.json"
@@ -270,16 +269,13 @@ def _model(launch: Launch, arguments: Namespace, sources: dict[str, str]) -> _Kn
 
 def _from_config(path: Path) -> _Known:
     """The model of a config.json, written out: a plan reads files of its own folder alone."""
-    from plandsl.grammar.hf import translate
-    from plandsl.grammar.modules import read_bytes
+    from plandsl.grammar.catalog import from_config
 
-    made = translate(read_bytes(path), str(path))
-    if not made.text:
-        raise PlanError(made.found, {str(path): made.source})
-    name = re.findall(r"^model (\w+) ", made.text, re.MULTILINE)[0]
-    spec = open_text(made.text, "imported.plan").spec("model", name)
+    text = from_config(str(path))
+    name = re.findall(r"^model (\w+) ", text, re.MULTILINE)[0]
+    spec = open_text(text, "imported.plan").spec("model", name)
     assert isinstance(spec, ModelSpec), "the text of a model is a model"
-    return _Known(spec, name, made.text)
+    return _Known(spec, name, text)
 
 
 def _draft(name: str) -> str:
@@ -292,9 +288,7 @@ def _draft(name: str) -> str:
 
 def _node(name: str | None) -> NodeSpec:
     """A node of the catalog. Raises `PlanError` (E406) for another name."""
-    named = name or DEFAULT_NODE
-    spec = load("", "<catalog>").spec("node", named) if catalog_has("node", named) else None
-    if isinstance(spec, NodeSpec):
+    if (spec := catalog_node(name or DEFAULT_NODE)) is not None:
         return spec
     raise PlanError([Diagnostic("E406", f"the catalog has no node `{name}`", hint="planc catalog node")])
 
