@@ -101,7 +101,7 @@ class _KindMixer:
 
     def _region(self, name: RunKey, mix: Mix, sizes: Sizes) -> list[Number]:
         """Seconds of the ops of a region."""
-        prefill, decode = self.prefill, self.decode
+        prefill = self.prefill
         shared, alone, beside = self.places[name]
         found: list[Number] = []
         for i, work in enumerate(prefill.work[name]):
@@ -114,18 +114,17 @@ class _KindMixer:
             lone = work.rows and all(d.name == "batch" for d in work.rows)
             where = sizes.logits if lone else sizes.tokens if i in shared else sizes.chunk
             found.append(prefill.op_seconds(name, i, where))
-        if sizes.decodes is not None and mix.decodes is not None:
+        if sizes.decodes is not None:
             for i in alone:
-                found[beside] = found[beside] + decode.op_seconds(name, i, sizes.decodes) * minimum(mix.decodes, 1)
+                found[beside] = found[beside] + self._decode_seconds(name, i, mix, sizes.decodes)
         return found
 
     def _apart(self, name: RunKey, i: int, mix: Mix, sizes: Sizes) -> Number:
         """Seconds of a layer with a state: prompts are scanned, and the decodes step, in kernels of their own."""
         found = self.prefill.op_seconds(name, i, sizes.chunk)
-        if mix.decodes is None or sizes.decodes is None:
+        if sizes.decodes is None:
             return found
-        other = self.places[name].shared[i]
-        return found + self.decode.op_seconds(name, other, sizes.decodes) * (mix.decodes > 0)
+        return found + self._decode_seconds(name, self.places[name].shared[i], mix, sizes.decodes)
 
     def _attention(self, name: RunKey, i: int, mix: Mix, sizes: Sizes) -> Number:
         """Seconds of attention of one prompt with the decodes, and of the other prompts."""
@@ -137,8 +136,12 @@ class _KindMixer:
         call = Mixed(mix.chunk / mix.prompts, mix.before, mix.decodes * mix.queries, mix.context)
         if (one := work.mixed(self.prefill.machine, call)) is not None:
             return one + first * (1 - 1 / mix.prompts)
-        other = self.places[name].shared[i]
-        return first + self.decode.op_seconds(name, other, sizes.decodes) * minimum(mix.decodes, 1)
+        return first + self._decode_seconds(name, self.places[name].shared[i], mix, sizes.decodes)
+
+    def _decode_seconds(self, name: RunKey, i: int, mix: Mix, at: Binding) -> Number:
+        """Seconds of op ``i`` of decode, in the share of the steps that have a request that decodes."""
+        assert mix.decodes is not None, "sizes of decodes come with their number"
+        return self.decode.op_seconds(name, i, at) * minimum(mix.decodes, 1)
 
 
 class Places(NamedTuple):
