@@ -85,8 +85,9 @@ def _read(words: Sequence[str]) -> _Found:
     if Path(name).suffix in (".yaml", ".yml"):
         from plandsl.backends.engines.manifests_read import read_manifest
 
+        load: dict[str, str] = {}
+        sources = {file: text}
         launches, found = read_manifest(text, file)
-        load, sources = {}, {file: text}
     else:
         launches, load, found, sources = _read_commands(text, file)
     if not launches:
