@@ -25,7 +25,7 @@ from plandsl.ir.names import ENDS, HEAD, group_of, has_places, stem
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region
 from plandsl.ir.rule import Regular, Rule
-from plandsl.ir.states import Recurrence, ShortConv
+from plandsl.ir.states import Recurrence, ShortConv, States
 from plandsl.ir.types import Dim, Mesh, TensorType, Value, routed
 from plandsl.passes.layout import Layout
 from plandsl.passes.rewrite import Names, count_uses, each_region, replace_fields, substitute
@@ -76,7 +76,7 @@ class Sharder:
         return Latents(self)
 
     def _state_weights(self) -> set[str]:
-        found = [op for op in self.region.ops if isinstance(op, ShortConv | Recurrence)]
+        found = [op for op in self.region.ops if isinstance(op, States)]
         if not found:
             return set()
         from plandsl.passes.shard_states import state_weights

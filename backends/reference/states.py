@@ -114,7 +114,7 @@ class Memory:
     def fill(self, region: Region, layer: int | None, ranks: Iterable[int], place: Placement, whole: Whole) -> None:
         """Give each of ``ranks`` its part of the states of ``region``, which have seen the context of ``place``."""
         past = place.sizes["context"]
-        for kept in (kept for op in region.ops if isinstance(op, ShortConv | Recurrence) for kept in op.kept):
+        for kept in (kept for op in region.ops if isinstance(op, States) for kept in op.kept):
             for rank in ranks:
                 part = place.block(kept.type, rank)
                 full = whole[region.name, layer, kept.name]
@@ -188,5 +188,5 @@ def _groups(op: Recurrence, here: Local) -> Array:
 def _states(program: Program) -> Iterator[tuple[Region, Value]]:
     for region in program.regions:
         for op in region.ops:
-            if isinstance(op, ShortConv | Recurrence):
+            if isinstance(op, States):
                 yield from ((region, kept) for kept in op.kept)

@@ -174,7 +174,7 @@ def state_bytes(ops: Iterable[BaseOp], extents: Extents, guesses: int = 0) -> Nu
     """
     total: Number = 0.0
     for op in ops:
-        if isinstance(op, ShortConv | Recurrence):
+        if isinstance(op, States):
             for kept in op.kept:
                 size = extents.product(d for d in kept.type.dims if d.name != "batch") * item_bytes(kept.type.dtype)
                 if isinstance(op, ShortConv):

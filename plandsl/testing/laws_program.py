@@ -17,7 +17,7 @@ from plandsl.ir.names import Places, stem
 from plandsl.ir.ops import KEEPS, cache_name
 from plandsl.ir.program import PHASES, Part, Program, Region, verify
 from plandsl.ir.skew import Skew, Zipf, chances, factor
-from plandsl.ir.states import Recurrence, ShortConv
+from plandsl.ir.states import States
 from plandsl.ir.text import read, show
 from plandsl.ir.types import (
     PADDED,
@@ -239,7 +239,7 @@ def _caches(program: Program, parts: tuple[Part, ...]) -> Iterator[tuple[Value, 
 def _states(program: Program, parts: tuple[Part, ...]) -> Iterator[tuple[Value, int]]:
     for part in parts:
         for op in program.region(part.region).ops:
-            if isinstance(op, ShortConv | Recurrence):
+            if isinstance(op, States):
                 yield from ((v, part.repeats) for v in op.kept)
 
 

@@ -14,7 +14,7 @@ from plandsl.ir.extents import Extents
 from plandsl.ir.latent import LatentAttention
 from plandsl.ir.ops import KEEPS
 from plandsl.ir.program import Program, Region
-from plandsl.ir.states import Recurrence, ShortConv, state_bytes
+from plandsl.ir.states import States, state_bytes
 from plandsl.ir.types import PADDED, Dim, Number, TensorType, Value
 from plandsl.spec.formats import item_bytes
 
@@ -106,7 +106,7 @@ class Contents:
                     batch = op.outs[0].type.dim("batch")
                     window = max(windows.get(out.name, 0) for out in op.outs)
                     found.append(Cache(size, batch, window, repeats, op.outs[0].type.dim("context")))
-            states = [op for op in region.ops if isinstance(op, ShortConv | Recurrence)]
+            states = [op for op in region.ops if isinstance(op, States)]
             if states:
                 batch = states[0].kept[0].type.dim("batch")
                 found.append(Cache(state_bytes(region.ops, self.extents), batch, 0, repeats, state=True))

@@ -11,7 +11,7 @@ from plandsl.ir.compute import Attention, CacheWrite
 from plandsl.ir.latent import LatentAttention
 from plandsl.ir.ops import KEEPS, cache_name
 from plandsl.ir.program import Region
-from plandsl.ir.states import Recurrence, ShortConv
+from plandsl.ir.states import States
 from plandsl.ir.types import Number
 from plandsl.spec.formats import item_bytes
 from plandsl.spec.plan import SplitSpec
@@ -80,9 +80,7 @@ def _kept_by_draft(memory: MemoryModel, ranks: int) -> list[dict[Key, Kept]]:
     return [{key: k._replace(ports=stages * k.ports, copies=stages * k.copies) for key, k in all_.items()}] * stages
 
 
-def _kept_cache(
-    memory: MemoryModel, region: Region, op: CacheWrite | ShortConv | Recurrence, i: int, layers: int, ranks: int
-) -> Kept:
+def _kept_cache(memory: MemoryModel, region: Region, op: CacheWrite | States, i: int, layers: int, ranks: int) -> Kept:
     batch, *rest = op.kept[i].type.dims
     caches = isinstance(op, CacheWrite)
     shared: tuple[str, ...] = rest.pop(0).axes if caches else ()

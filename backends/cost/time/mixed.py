@@ -14,7 +14,7 @@ from plandsl.backends.cost.work.work import Binding, Work
 from plandsl.ir.compute import Gemm
 from plandsl.ir.names import RunKey
 from plandsl.ir.ops import Op
-from plandsl.ir.states import Recurrence, ShortConv
+from plandsl.ir.states import States
 from plandsl.ir.types import Number
 
 
@@ -108,7 +108,7 @@ class _KindMixer:
             if isinstance(work, Softmax):
                 found.append(self._attention(name, i, mix, sizes))
                 continue
-            if isinstance(work.op, ShortConv | Recurrence):
+            if isinstance(work.op, States):
                 found.append(self._apart(name, i, mix, sizes))
                 continue
             lone = work.rows and all(d.name == "batch" for d in work.rows)
