@@ -39,10 +39,10 @@ demo: $(RUNTIME)  ## compile an example, print its estimates and draw its device
 	  $(BIN)/planc render $(EXAMPLE) --plan $$plan --view devices -o build/$$plan.svg || exit 1; \
 	done
 
-test: lint  ## everything that must hold: lint, types, tests
+test: lint  ## everything that must hold: lint, types, tests; SEED=n draws as another run with n did
 	@mkdir -p build
 	@$(BIN)/mypy -p plandsl > build/types.txt 2>&1 & types=$$!; \
-	$(BIN)/pytest -n auto --dist loadgroup; tests=$$?; \
+	$(BIN)/pytest -n auto --dist loadgroup $(if $(SEED),--hypothesis-seed=$(SEED)); tests=$$?; \
 	wait $$types; wrong=$$?; cat build/types.txt; exit $$((tests + wrong > 0))
 
 test-all: $(ALL) test  ## all of `make test`, and what needs further libraries: notebooks, pandas, polars, duckdb
