@@ -1,4 +1,4 @@
-"""Manifests of Kubernetes: files that ask for too much or hold the wrong thing."""
+"""Manifests of Kubernetes: what a pod asks for, and files that ask for too much or hold the wrong thing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from plandsl.backends.engines.manifests import write_k8s
+from plandsl.backends.engines.plans import deploy
 from plandsl.cli import main
+from plandsl.driver import compile_text
 
 CONFIGURED = """kind: Deployment
 spec: { template: { spec: { containers: [{ command: [trtllm-serve, m], args: [--config, /etc/x.yaml] }] } } }
@@ -17,6 +20,20 @@ data:
 
 DOUBLED = "a0: &a0 x\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 32))
 """Each line stands for twice as much as the line before it."""
+
+
+def test_each_pool_asks_for_the_gpus_of_its_own_vendor() -> None:
+    text = """plan p {
+      model = llama_3_1_8b
+      workload { input = 64, output = 8, batch = 8 }
+      prefill { node = h100_8, sharding { tp = 4 } }
+      decode { node = mi300x_8, sharding { tp = 2 } }
+      transfer { bandwidth = 50 GB/s, latency = 10 us }
+    }"""
+    plan = compile_text(text)[0]
+    written = write_k8s(deploy(plan.spec, "vllm", plan.closed_form(), plan.sources), "vllm", "nixl")
+    assert 'nvidia.com/gpu: "4"' in written
+    assert 'amd.com/gpu: "2"' in written
 
 
 @pytest.mark.extras
