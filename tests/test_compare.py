@@ -22,7 +22,7 @@ from plandsl.backends.compare.documents import parse_documents
 from plandsl.backends.compare.formats import AT_ONCE
 from plandsl.backends.compare.loads import count_of
 from plandsl.backends.compare.predict import Predictor, measures_of, value_of
-from plandsl.backends.compare.suspects import KINDS, moved
+from plandsl.backends.compare.suspects import KINDS, MOST_RUNS, cases_of, moved, pick
 from plandsl.cli import main
 from plandsl.codes import CODES
 from plandsl.codes_compare import COMPARE_CODES
@@ -147,6 +147,23 @@ def test_a_cache_that_is_smaller_than_predicted_is_named_as_the_cause() -> None:
     assert found.verdict is not None
     assert found.verdict.suspects[0].name == "memory"
     assert found.verdict.suspects[0].change == "50% of the predicted room"
+
+
+def test_the_run_with_the_largest_gap_is_among_those_that_judge() -> None:
+    loads = [float(n) for n in range(1, 40)]
+    for keep in (0, 7, 38):
+        chosen = pick(loads, keep)
+        assert keep in chosen
+        assert {0, 38} <= set(chosen)
+        assert len(chosen) <= MOST_RUNS + 1
+
+
+def test_a_change_after_which_nothing_is_served_explains_nothing() -> None:
+    runs = measured_with(lambda engine: evolve(engine, step=3e-3), (4,))
+    told, _ = compare_each(predictor(), runs, catalog_has)
+    cases = cases_of(runs, told)
+    assert cases.loss(np.full_like(cases.predicted, np.inf)) > cases.loss(cases.predicted)
+    assert cases.loss(np.full_like(cases.predicted, np.nan)) > cases.loss(cases.predicted)
 
 
 def test_a_plan_without_an_engine_is_told_to_name_one() -> None:

@@ -27,6 +27,9 @@ from plandsl.units import show_time
 JUDGED = ("ttft", "tpot")
 """Metrics whose errors judge suspects. Throughput follows from them."""
 
+UNSERVED = 5.0
+"""The logarithm of the error where a server that was changed serves no request: more than any that is measured."""
+
 NUDGE = 0.2
 """How far a metric is moved, as a share, to see how it answers to a suspect."""
 
@@ -82,10 +85,10 @@ class Cases(NamedTuple):
     predicted: Floats
 
     def errors(self, predicted: Floats) -> Floats:
-        """Logarithms of measured over ``predicted``; 0 where nothing was measured."""
+        """Logarithms of measured over ``predicted``; 0 where nothing was measured, `UNSERVED` without prediction."""
         with np.errstate(all="ignore"):
             logs: Floats = np.log(self.measured / predicted)
-        return np.where(np.isfinite(logs), logs, 0.0)
+        return np.where(np.isfinite(logs), logs, np.where(np.isfinite(self.measured), UNSERVED, 0.0))
 
     def loss(self, predicted: Floats) -> float:
         """Robust squares of errors."""
@@ -106,7 +109,8 @@ class Cases(NamedTuple):
 
 def cases_of(benches: Sequence[Bench], runs: Sequence[ComparedRun]) -> Cases:
     """The runs that judge, with what is predicted of them."""
-    chosen = pick([bench.clients or bench.rate for bench in benches])
+    gap = largest_gap(runs)
+    chosen = pick([bench.clients or bench.rate for bench in benches], keep=0 if gap is None else gap[0])
     statistics = [{m.metric: m.statistic for m in map(run.find, JUDGED) if m} for run in (runs[i] for i in chosen)]
     measured, predicted = np.full((2, len(chosen), len(JUDGED)), np.nan)
     for row, at in enumerate(chosen):
@@ -116,11 +120,11 @@ def cases_of(benches: Sequence[Bench], runs: Sequence[ComparedRun]) -> Cases:
     return Cases([benches[i] for i in chosen], statistics, measured, predicted)
 
 
-def pick(loads: Sequence[float]) -> list[int]:
-    """At most `MOST_RUNS` runs, evenly over their loads, in their order."""
+def pick(loads: Sequence[float], keep: int) -> list[int]:
+    """At most `MOST_RUNS` runs evenly over their loads, and the one to ``keep``, in their order."""
     order = np.argsort(loads, kind="stable")
     places = np.unique(np.rint(np.linspace(0, len(order) - 1, min(len(order), MOST_RUNS))).astype(int))
-    return sorted(int(order[at]) for at in places)
+    return sorted({keep, *(int(order[at]) for at in places)})
 
 
 def predict(predictor: Predictor, cases: Cases, change: Change) -> Floats:
