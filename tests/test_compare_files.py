@@ -90,6 +90,29 @@ def test_throughput_of_a_gpu_counts_for_all_gpus() -> None:
     assert found.measured["throughput", "mean"] == 4 * 1950
 
 
+def test_both_pools_of_a_server_count_and_without_a_number_of_gpus_there_is_no_throughput() -> None:
+    for changes, gpus in (
+        ({"num_prefill_gpu": 4, "num_decode_gpu": 8, "disagg": True}, 12),
+        ({"num_prefill_gpu": 4, "num_decode_gpu": 4, "disagg": False}, 4),
+        ({}, 0),
+    ):
+        (document,) = parse_documents(raw("inferencex.json", tp=..., **changes), "x.json")
+        found, _ = read_bench(document)
+        assert found is not None
+        assert found.gpus == gpus
+        assert found.measured.get(("throughput", "mean"), 0.0) == gpus * 1950
+
+
+def test_lengths_are_drawn_evenly_only_where_the_benchmark_drew_them() -> None:
+    line = json.loads((BENCH / "sglang.jsonl").read_text().splitlines()[0])
+    line |= {"random_range_ratio": 0.0, "total_input_tokens": 40 * 500, "total_output_tokens": 40 * 130}
+    for name, even in (("random", True), ("sharegpt", False)):
+        (document,) = parse_documents(json.dumps(line | {"dataset_name": name}).encode(), "x.json")
+        found, _ = read_bench(document)
+        assert found is not None
+        assert (found.input.even, found.spread_known) == (even, even)
+
+
 @pytest.mark.parametrize(
     ("changes", "kind"),
     [

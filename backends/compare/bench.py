@@ -288,7 +288,9 @@ class _Fields:
         return self.drawn(which, mean)
 
     def drawn(self, which: int, mean: float) -> Lengths:
-        """The lengths with this mean; SGLang says between which ends it draws them, evenly."""
+        """The lengths with this mean; SGLang says between which ends it draws random ones, evenly."""
+        if not self.word((("dataset_name",),)).startswith("random"):
+            return Lengths(mean)
         most = _number(self.get((("random_input_len", "random_output_len")[which],)))
         ratio = _number(self.get(("random_range_ratio",)))
         if 0 <= ratio < 1 and 1 <= most <= MAX_DIMENSION and ratio * most <= mean <= most:
@@ -310,14 +312,15 @@ class _Fields:
         return None
 
     def gpus(self) -> int:
-        """The GPUs of the server, 0 where the file does not say: the first place, or the product of all."""
-        if self.format.name == "vllm":
-            found = (self.first(paths)[1] for paths in self.format.gpus)
-            return next((int(n) for value in found if 1 <= (n := _number(value)) <= MAX_COUNT), 0)
-        numbers = [_number(self.first(paths)[1]) for paths in self.format.gpus]
-        if not numbers or not 1 <= numbers[0] <= MAX_COUNT:
-            return 0
-        return int(math.prod(n for n in numbers if 1 <= n <= MAX_COUNT))
+        """The GPUs of the server, 0 where the file does not say. Of two pools both count (InferenceX)."""
+        for parts in self.format.gpus:
+            numbers = [_number(self.get(path)) for path in parts]
+            if all(1 <= n <= MAX_COUNT for n in numbers):
+                return int(math.prod(numbers))
+        pools = [_number(self.get((name,))) for name in ("num_prefill_gpu", "num_decode_gpu")]
+        if self.format.per_gpu and all(1 <= n <= MAX_COUNT for n in pools):
+            return int(sum(pools)) if str(self.get(("disagg",))).lower() == "true" else int(pools[0])
+        return 0
 
     def settings(self) -> Iterator[tuple[str, float]]:
         """What the file says of the server, by the fields of an engine."""
@@ -332,10 +335,10 @@ class _Fields:
             for place in places:
                 yield from self.times(metric, place)
         gpus = self.gpus() if self.format.per_gpu else 1
-        for metric in RATES:
+        for metric in RATES if gpus else ():
             path, value = self.first(self.format.rates.get(metric, ()))
             if value is not None and _number(value) != 0:
-                yield (metric, "mean"), self.checked(path, value, RATE) * max(gpus, 1)
+                yield (metric, "mean"), self.checked(path, value, RATE) * gpus
 
     def times(self, metric: str, place: Place) -> Iterator[tuple[tuple[str, str], float]]:
         """The statistics of a latency."""

@@ -57,7 +57,7 @@ class Format(NamedTuple):
     pattern: tuple[Path, ...] = ()
     shape: tuple[Path, ...] = ()
     label: tuple[Path, ...] = ()
-    gpus: tuple[tuple[Path, ...], ...] = ()
+    gpus: tuple[tuple[Path, ...], ...] = ()  # for each way to state them, the paths of the numbers to multiply
     settings: tuple[tuple[str, tuple[Path, ...]], ...] = ()
     duration: tuple[Path, ...] = ()
     rescaled: bool = False
@@ -97,7 +97,7 @@ VLLM = Format(
     shape=_keys("burstiness"),
     label=_keys("label"),
     # `--metadata KEY=VALUE` adds keys of the user's own
-    gpus=(_keys("num_gpus", "gpus", "n_gpu"), _keys("tensor_parallel_size", "tp")),
+    gpus=tuple(_keys(name) for name in ("num_gpus", "gpus", "n_gpu", "tensor_parallel_size", "tp")),
     duration=_keys("duration"),
     rescaled=True,
 )
@@ -120,7 +120,7 @@ SGLANG = Format(
     concurrency=_keys("max_concurrency"),
     rate=_keys("request_rate"),
     label=_keys("tag"),
-    gpus=((("server_info", "tp_size"),), (("server_info", "pp_size"),)),
+    gpus=((("server_info", "tp_size"), ("server_info", "pp_size")), (("server_info", "tp_size"),)),
     settings=(
         ("max_requests", (("server_info", "max_running_requests"),)),
         ("step_tokens", (("server_info", "chunked_prefill_size"),)),
