@@ -166,6 +166,15 @@ def _diff(made: _Parser) -> None:
     _add_selection(made)
 
 
+def _compare(made: _Parser) -> None:
+    made.add_argument("file", metavar="FILE", help="a .plan file")
+    made.add_argument("benches", metavar="BENCH", nargs="+",
+                      help="results of a benchmark: vLLM's, SGLang's, AIPerf's, GuideLLM's, InferenceX's")  # fmt: skip
+    _add_selection(made)
+    made.add_argument("--rows", metavar="OUT", help="write each statistic of each run, a .csv or .parquet file")
+    made.add_argument("--fit", metavar="OUT", help="write an engine fitted to the runs, a .plan file")
+
+
 def _compare_comm(made: _Parser) -> None:
     made.add_argument("files", metavar="FILE[:PLAN]", nargs="+", help="all plans of a file, or one")
     made.add_argument("-o", "--output", metavar="OUT", help="also draw the comparison, a .svg, .png, .pdf or .dot file")
@@ -258,6 +267,10 @@ VERBS: dict[str, tuple[str, Takes]] = {
     "passes": ("list the passes of the compiler, in order", _passes),
     "explain": ("show where a plan's time goes and what would change it, or explain a diagnostic or a word", _explain),
     "diff": ("compare two plans term by term", _diff),
+    "compare": (
+        "lay results of benchmarks beside the predictions of a plan, and name the cause of the largest gap",
+        _compare,
+    ),
     "compare-comm": ("compare what several plans send: by phase and mesh axis", _compare_comm),
     "calibrate": ("fit the constants of calibrations to measurements", _calibrate),
     "accuracy": ("compare predictions with measurements", _accuracy),

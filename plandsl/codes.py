@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from plandsl.codes_compare import COMPARE_CODES
 from plandsl.codes_export import EXPORT_CODES
 from plandsl.codes_headers import HEADER_CODES
 from plandsl.codes_hf import HF_CODES
@@ -541,7 +542,16 @@ CODES: dict[str, Code] = {
     name: Code(*parts)
     for table in (
         *(SYNTAX_CODES, NAME_CODES, HF_CODES, HEADER_CODES, MODEL_CODES, SHARDING_CODES),
-        *(COMMAND_CODES, RENDER_CODES, MONEY_CODES, PYTHON_CODES, EXPORT_CODES, STATE_CODES, TRACE_CODES),
+        *(
+            COMMAND_CODES,
+            RENDER_CODES,
+            MONEY_CODES,
+            PYTHON_CODES,
+            EXPORT_CODES,
+            STATE_CODES,
+            TRACE_CODES,
+            COMPARE_CODES,
+        ),
     )
     for name, parts in table.items()
 }

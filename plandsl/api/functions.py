@@ -10,12 +10,13 @@ from plandsl.api.searching import SearchAnswer, run_search
 from plandsl.api.sources import Plans, Source, compile_each, compile_source, each_source, open_source
 from plandsl.arguments import Arguments, Overrides, guarded
 from plandsl.diagnostics import Diagnostic
-from plandsl.driver import CompiledPlan, check_module
+from plandsl.driver import BenchFiles, CompiledPlan, check_module
 from plandsl.driver import simulate as simulate_each
 from plandsl.ir.types import Number
 from plandsl.progress import Tick, silent
 
 if TYPE_CHECKING:
+    from plandsl.answers.comparison import Comparison
     from plandsl.answers.difference import Difference
     from plandsl.answers.estimate import Estimate
     from plandsl.answers.explanation import Explanation
@@ -78,6 +79,19 @@ def evaluate(
 def explain(source: Source, plan: str | None = None, overrides: Overrides | None = None) -> Explanation:
     """Where the time and memory of a plan go, and what would change that."""
     return compile_source("explain", source, plan, overrides).explain()
+
+
+@guarded
+def compare(
+    source: Source, benches: BenchFiles, plan: str | None = None, overrides: Overrides | None = None, *,
+    fit: str | None = None, tick: Tick | None = None,
+) -> Comparison:  # fmt: skip
+    """Results of benchmarks beside the predictions of a plan, and the cause of the largest gap.
+
+    ``benches`` are result files of vLLM's, SGLang's, AIPerf's, GuideLLM's or InferenceX's benchmark. With ``fit``, an
+    engine of that name is fitted to the runs. ``tick`` hears how much is done.
+    """
+    return compile_source("compare", source, plan, overrides).compare(benches, fit=fit, tick=tick)
 
 
 @guarded

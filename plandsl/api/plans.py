@@ -26,6 +26,7 @@ from plandsl.arguments import Arguments, guarded
 from plandsl.grammar import plans, searches
 
 if TYPE_CHECKING:
+    from plandsl.answers.comparison import Comparison
     from plandsl.answers.difference import Difference
     from plandsl.answers.estimate import Estimate
     from plandsl.answers.explanation import Explanation
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from plandsl.backends.graphviz.picture import Picture
     from plandsl.backends.reference import Verdict
     from plandsl.diagnostics import Diagnostic
-    from plandsl.driver import CompiledPlan
+    from plandsl.driver import BenchFiles, CompiledPlan
     from plandsl.ir.types import Number
     from plandsl.progress import Tick
     from plandsl.spec.plan import PlanSpec
@@ -165,6 +166,11 @@ class Plan(Whole):
         from plandsl.api.functions import diff
 
         return diff(self.compile(), other)
+
+    @guarded
+    def compare(self, benches: BenchFiles, *, fit: str | None = None, tick: Tick | None = None) -> Comparison:
+        """As `CompiledPlan.compare`."""
+        return self.compile().compare(benches, fit=fit, tick=tick)
 
     @guarded
     def simulate(self, requests: int | None = None, tick: Tick | None = None) -> Run:
