@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         estimate,
         evaluate,
         explain,
+        run,
         search,
         simulate,
         verify,
@@ -56,8 +57,8 @@ if TYPE_CHECKING:
     from plandsl.ir.schedule import Schedule
 
 _FUNCTIONS = (
-    "check", "compile", "compile_all", "diff", "draw", "estimate", "evaluate", "explain", "search", "simulate",
-    "verify",
+    "check", "compile", "compile_all", "diff", "draw", "estimate", "evaluate", "explain", "run", "search",
+    "simulate", "verify",
 )  # fmt: skip
 _PARTS = (
     "Calibration", "Cluster", "Engine", "Gpu", "Link", "Model", "Network", "Node", "Pool", "RequestClass",
@@ -118,6 +119,7 @@ __all__ = [
     "estimate",
     "evaluate",
     "explain",
+    "run",
     "search",
     "simulate",
     "verify",

@@ -21,6 +21,7 @@ RUN = [
     ("experts", ("cut", "dealt", "stay")),
     ("llama3_70b", ("tensor_parallel", "hybrid")),
     ("llama_4_scout", ("heads", "experts", "context")),
+    ("long_context", ("states", "keys")),
     ("own_model", ("own", "ulysses", "megatron")),
     ("shift_llama_3_3_70b", ("shift",)),
     ("speculate", ("guessed", "own")),
@@ -64,6 +65,36 @@ def test_examples_compute_what_the_reference_does(file: str, names: tuple[str, .
             verdict = plan.run(steps=2)
             assert verdict.ok, verdict.message
             assert verdict.worst <= 1e-9
+
+
+STATES = {
+    "pools": (
+        "qwen3_next_80b_a3b",
+        "prefill { node = h100_4, sharding { tp = 4 } }\n decode { node = h100_2, sharding { tp = 2 } }\n"
+        " transfer { bandwidth = 50 GB/s, latency = 10 us }",
+    ),
+    "groups of requests in stages": (
+        "nemotron_3_nano_30b_a3b",
+        "node = h100_8, sharding { dp = 2, pp = 2, tp = 2 }, micro_batches = 2",
+    ),
+    "prompts in parts": ("minimax_m1", "node = h100_8, sharding { sp = 4, tp = 2 }, chunked_prefill = 100"),
+    "a state of single values": ("jamba_v0_1", "node = h100_2, sharding { tp = 2 }"),
+    "guesses": (
+        "qwen3_next_80b_a3b",
+        "node = h100_4, sharding { tp = 4 }\n speculate { draft = qwen3_0_6b, tokens = 2, acceptance = 80 % }",
+    ),
+}
+"""Models with gated delta nets, Mamba-2, lightning attention and Mamba; three requests, which ranks do not divide."""
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_layers_with_a_state_compute_what_the_reference_does(name: str) -> None:
+    model, rest = STATES[name]
+    load = "workload { input = 400, output = 64, batch = 3 }"
+    (plan,) = compile_text(f"plan p {{\n model = {model}\n {load}\n {rest}\n}}")
+    verdict = plan.run(steps=2)
+    assert verdict.ok, verdict.message
+    assert verdict.worst <= 1e-9
 
 
 @pytest.mark.parametrize("name", PLANS)
