@@ -17,6 +17,7 @@ from plandsl.ir.states import Recurrence, ShortConv, state_bytes
 from plandsl.ir.text import read, show
 from plandsl.ir.types import Value, tensor
 from plandsl.show import show_plan
+from plandsl.testing.laws import check
 
 SIZES = "state_heads = 16, state_groups = 8, state_width = 32, state_dim = 48, conv_width = 4"
 CONV = """
@@ -83,6 +84,8 @@ def plan(layer: str, sharding: str = "", more: str = "", node: str = "h100_8") -
     body = f"node = {node}, sharding {{ {sharding} }}, workload {{ input = 1000, output = 100, batch = 8 }}"
     return compile_text(f"{model(LAYERS[layer])}\nplan p {{ model = hybrid, {body}\n{more} }}")[0]
 
+
+LOAD = "workload { input = 1000, output = 100, batch = 8 }"
 
 CASES = (
     ("gated delta net", "tp = 4", ""),
@@ -170,6 +173,20 @@ def test_one_kernel_convolves_queries_keys_and_values_and_applies_what_follows()
     (conv,) = (op for op in ops if isinstance(op, ShortConv))
     assert (len(conv.xs), conv.fn) == (3, "silu")
     assert not any(getattr(op, "fn", "") == "silu" for op in ops if not isinstance(op, ShortConv))
+
+
+def test_convolutions_of_two_kinds_wait_for_others_of_their_kind() -> None:
+    """Convolutions of keys have a bias, those of queries and values have none: queries and values share a kernel."""
+    layer = LAYERS["Mamba-2"].replace(
+        "w_ck[conv_width, state_groups, state_width]",
+        "w_ck[conv_width, state_groups, state_width], b_ck[state_groups, state_width]",
+    )
+    text = f"{model(layer)}\nplan p {{ model = hybrid, node = h100_4, sharding {{ sp = 2, cp = 2 }}, {LOAD} }}"
+    (made,) = compile_text(text)
+    for phase in ("prefill", "decode"):
+        ops = made.program(phase).region("block.mixer").ops
+        assert sorted(len(op.xs) for op in ops if isinstance(op, ShortConv)) == [1, 2]
+    check(made, ["fusing-twice-is-fusing-once", "caches-stay-where-they-are"])
 
 
 def test_heads_that_are_split_need_one_sum_after_the_layer() -> None:
