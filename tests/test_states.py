@@ -142,6 +142,31 @@ def test_a_pool_decodes_on_the_states_of_another() -> None:
     assert verdict.ok, verdict.message
 
 
+ATTENDS = """  block full [layers = 3..4] x[tokens, hidden] {
+    h = rms_norm(x)
+    k = rope(h @ w_k[hidden, kv_heads, head_dim])
+    a = attention(rope(h @ w_q[hidden, heads, head_dim]), k, h @ w_v[hidden, kv_heads, head_dim])
+    x = x + a @ w_o[heads, head_dim, hidden]
+  }
+"""
+
+
+def test_pools_of_a_model_without_keys_send_its_states() -> None:
+    text = model(LAYERS["Mamba-2"])
+    assert ATTENDS in text
+    (made,) = compile_text(text.replace(ATTENDS, "") + POOLS)
+    states = made.estimate().states.request
+    assert made.estimate().pools.sent.request == states > 0
+    check(made, "states-keep-their-size")
+
+
+def test_pools_keep_states_in_one_format() -> None:
+    other = POOLS.replace("decode {", "decode { model = hybrid with { state_cache = bf16 },")
+    with pytest.raises(PlanError) as error:
+        compile_text(model(LAYERS["Mamba-2"]) + other)
+    assert "different formats of states" in error.value.diagnostics[-1].message
+
+
 def test_two_shardings_take_turns_on_one_state() -> None:
     verdict = compile_text(model(LAYERS["gated delta net"]) + SHIFT)[0].verify(steps=1)
     assert verdict.ok, verdict.message
