@@ -32,9 +32,9 @@ model bert {
 """.replace("types = 2\n", "types = 2, pooled = 768\n")
 
 
-def plan_of(load: str, rest: str = "", sharding: str = "tp = 2") -> CompiledPlan:
+def plan_of(load: str, rest: str = "", sharding: str = "tp = 2", model: str = BERT) -> CompiledPlan:
     text = (
-        f"{BERT}\nplan p {{ model = bert, node = h100_8, sharding {{ {sharding} }}, workload {{ {load} }} \n {rest} }}"
+        f"{model}\nplan p {{ model = bert, node = h100_8, sharding {{ {sharding} }}, workload {{ {load} }} \n {rest} }}"
     )
     (plan,) = compile_text(text)
     return plan
@@ -122,6 +122,20 @@ def test_a_load_served_over_time_counts_texts() -> None:
 def test_the_closed_form_is_near_the_simulation() -> None:
     e = plan_of(f"{TEXT}, concurrency = 64", "engine = vllm", "tp = 1").estimate()
     assert 0.7 < e.simulated.output_rate / e.throughput_tokens_per_s < 1.25
+
+
+def test_texts_in_chunks_share_steps_with_texts_alone() -> None:
+    """A budget of 4096 tokens reads 8 texts at once: none of them decodes, so that no token is held back for one."""
+    model = BERT.replace("causal = false", "causal = true")
+    whole, chunked = plan_of(BATCH, model=model), plan_of(BATCH, "chunked_prefill = 4096", model=model)
+    one, two = (float(chunked.evaluate(batch=n).ttft) for n in (8, 16))
+    assert isclose(
+        one, float(whole.evaluate(batch=8).ttft), rel_tol=0.05
+    )  # a kernel of attention to chunks is another one
+    assert isclose(two, 2 * one, rel_tol=0.05)
+    for load in (f"{TEXT}, concurrency = 16", f"{TEXT}, concurrency = 256"):
+        e = plan_of(load, "engine = vllm\n chunked_prefill = 4096", "tp = 1", model).estimate()
+        assert 0.7 < e.simulated.output_rate / e.throughput_tokens_per_s < 1.25
 
 
 def test_the_difference_of_two_encoders_has_no_tpot() -> None:
