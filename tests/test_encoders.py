@@ -8,6 +8,7 @@ from math import isclose
 import pytest
 
 import plandsl
+from plandsl.backends.cost.answers.shares import shares
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.ir.compute import CacheWrite
@@ -136,6 +137,20 @@ def test_texts_in_chunks_share_steps_with_texts_alone() -> None:
     for load in (f"{TEXT}, concurrency = 16", f"{TEXT}, concurrency = 256"):
         e = plan_of(load, "engine = vllm\n chunked_prefill = 4096", "tp = 1", model).estimate()
         assert 0.7 < e.simulated.output_rate / e.throughput_tokens_per_s < 1.25
+
+
+def test_shares_are_those_of_prefill_and_no_more_than_all() -> None:
+    """A GELU behind a GEMM finds what the GEMM wrote in the cache of the chip, faster than memory would bring it."""
+    asked = "workload { input = 512, output = 0, batch = 1 }, require mbu >= 1 % and mfu >= 1 %"
+    (plan,) = compile_text(f"plan texts {{ model = arctic_embed_m, node = l4_1, engine = vllm, {asked} }}")
+    estimate = plan.estimate()
+    rates = [op.count * op.bytes / op.time_s for op in estimate.prefill.ops]
+    assert max(rates) > plan.spec.node.gpu.bandwidth
+    assert 0 < estimate.prefill.mbu <= 1
+    assert [r.value for r in estimate.requires] == [estimate.prefill.mbu, estimate.prefill.mfu]
+    found = shares(plan.cost, plan.cost.evaluate())
+    assert isclose(found.mbu, estimate.prefill.mbu, rel_tol=1e-9)
+    assert isclose(found.mfu, estimate.prefill.mfu, rel_tol=1e-9)
 
 
 def test_the_difference_of_two_encoders_has_no_tpot() -> None:
