@@ -13,6 +13,7 @@ from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.ir.compute import CacheWrite
 from plandsl.show import show_plan
+from plandsl.testing.laws import check
 
 BERT = """
 model bert {
@@ -151,6 +152,23 @@ def test_shares_are_those_of_prefill_and_no_more_than_all() -> None:
     found = shares(plan.cost, plan.cost.evaluate())
     assert isclose(found.mbu, estimate.prefill.mbu, rel_tol=1e-9)
     assert isclose(found.mfu, estimate.prefill.mfu, rel_tol=1e-9)
+
+
+def test_nobody_sends_anything_in_a_decode_step() -> None:
+    plan = plan_of(BATCH)
+    assert [flows.phase for flows in plan.flows()] == ["prefill"]
+    assert str(plan.draw("communication")).startswith("digraph")
+    with pytest.raises(PlanError) as found:
+        plan.draw("timeline", "decode")
+    assert [d.code for d in found.value.diagnostics] == ["E481"]
+
+
+@pytest.mark.parametrize("rest", ["", "engine = vllm"])
+def test_no_line_of_a_report_and_no_table_is_about_decode(rest: str) -> None:
+    plan = plan_of(BATCH, rest, model=BERT.replace("causal = false", "causal = true"))
+    check(plan, "encoders-do-not-decode")
+    assert "decode" not in plan.estimate().tables
+    assert "decode" not in plan.explain()._repr_html_()
 
 
 def test_the_difference_of_two_encoders_has_no_tpot() -> None:
