@@ -163,9 +163,10 @@ def test_nobody_sends_anything_in_a_decode_step() -> None:
     assert [d.code for d in found.value.diagnostics] == ["E481"]
 
 
-@pytest.mark.parametrize("rest", ["", "engine = vllm"])
+@pytest.mark.parametrize("rest", ["", "engine = vllm", "shift { tensor = wide, threshold = 600 }"])
 def test_no_line_of_a_report_and_no_table_is_about_decode(rest: str) -> None:
-    plan = plan_of(BATCH, rest, model=BERT.replace("causal = false", "causal = true"))
+    wide = "sharding wide { mesh tensor = 2\n heads, ffn -> tensor }\n"
+    plan = plan_of(BATCH, rest, model=wide + BERT.replace("causal = false", "causal = true"))
     check(plan, "encoders-do-not-decode")
     assert "decode" not in plan.estimate().tables
     assert "decode" not in plan.explain()._repr_html_()
