@@ -275,8 +275,8 @@ SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
     "E322": (
         "prefill and decode pools must serve the same model",
         "The prefill pool computes prompts, and the decode pool continues with their KV cache. Both pools must have "
-        "the same model, the same `kv_cache` format, the same requests, and the same draft model, whose KV cache is "
-        "sent along. The `weights` and `compute` formats may differ.",
+        "the same model, the same formats of the KV cache and of states, the same requests, and the same draft model, "
+        "whose KV cache is sent along. The `weights` and `compute` formats may differ.",
         _POOLS.replace("POOLS", _PAIR + "  decode { node = h200_8, model = llama_3_1_70b }"),
         "give the field once, outside the pools, for both.",
     ),
