@@ -90,6 +90,9 @@ def read_number(column: str, cell: str) -> float:
 
 # ---- files
 
+FILE = "file"
+"""The column of a file that holds rows of several tables: the name of the table that a row belongs to."""
+
 HINT = "a table has a line of column names, then rows: docs/calibration.md lists the columns of each kind"
 
 
