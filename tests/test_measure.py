@@ -171,9 +171,15 @@ def test_calibrate_declares_the_measured_gpu_and_a_plan_runs_on_it(tmp_path, ask
     pytest.importorskip("scipy")
     path, out = tmp_path / "mine.csv", tmp_path / "mine.plan"
     gemms = [case for case in asked.cases if case.file == "gemm.csv"]
+    gemms = [case for case in gemms if case.whole("n") in (1024, 2816) and case.whole("m") in (4, 64, 256, 512)]
     run(path, Made(), [*device_cases(["bf16"], 64e9), *gemms, *cases_of_links()])
-    assert main(["calibrate", str(path), "-o", str(out)]) == 0
-    assert "gemm.bf16" in capsys.readouterr().out
+    other = tmp_path / "gemm.csv"
+    other.write_text("gpu,dtype,m,n,k,time_s\nnobodys_gpu,bf16,8,64,64,1e-5\n")
+    assert main(["calibrate", str(path), str(other), "-o", str(out)]) == 0
+    said = capsys.readouterr()
+    assert "gemm.bf16" in said.out
+    assert "N533" in said.err
+    assert "rows of nobodys_gpu are left out" in said.err
     assert main(["check", str(out)]) == 0
     text = 'use "mine.plan"' + PLAN.replace("h100_4", "my_gpu_2")
     (plan,) = compile_text(text, str(tmp_path / "p.plan"))
@@ -207,6 +213,21 @@ def test_rows_of_an_unknown_gpu_are_named(tmp_path, capsys):
     assert "E554" in error
     assert "nobodys_gpu" in error
     assert not (tmp_path / "out.plan").exists()
+
+
+@pytest.mark.parametrize("cell", ["time_s", "value", "p90_s", "m"])
+def test_a_file_with_a_wrong_number_is_not_kept(tmp_path, cell):
+    path = tmp_path / "mine.csv"
+    run(path, Made(), [cases.peak(cases.COPY, 2**20), cases.gemm("bf16", 8, 64, 64)])
+    rows = as_rows(path)
+    next(row for row in reversed(rows) if row[cell])[cell] = "much"
+    with path.open("w", newline="") as file:
+        out = csv.DictWriter(file, HEADER)
+        out.writeheader()
+        out.writerows(rows)
+    with pytest.raises(PlanError, match=f"{cell}` is `much`") as error:
+        Rows(path, "my_gpu", "made up")
+    assert [d.code for d in error.value.diagnostics] == ["E552"]
 
 
 @pytest.mark.parametrize(
@@ -298,3 +319,27 @@ def test_a_machine_without_jax_is_told_which_extra_it_needs(tmp_path, monkeypatc
     assert "E550" in error
     assert "pip install 'plandsl[run]'" in error
     assert not os.listdir(tmp_path)
+
+
+def test_a_library_without_a_device_is_told_with_its_reason(tmp_path, monkeypatch, capsys):
+    def no_device(devices):
+        raise RuntimeError("Unable to initialize backend 'cuda'")
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr("plandsl.backends.measure.find.JaxDevice", no_device)
+    assert main(["measure", "-o", str(tmp_path / "mine.csv")]) == 2
+    error = capsys.readouterr().err
+    assert "E551" in error
+    assert "backend 'cuda'" in error
+
+
+def test_repetitions_that_differ_are_a_note(tmp_path, made, capsys):
+    turns = iter(range(10**6))
+    made.prepare = lambda case, copies: lambda: 0.1 * (1 + next(turns) % 4)
+    made.clock = None
+    assert main(["measure", "-o", str(tmp_path / "mine.csv"), "--seconds", "1e-9", "--json"]) == 0
+    rows = Rows(tmp_path / "mine.csv", "measured_made_up", "made up")
+    measure(made, [cases.gemm("bf16", m, 64, 64) for m in (1, 2, 3)], rows, 1e6)
+    capsys.readouterr()
+    assert main(["measure", "-o", str(tmp_path / "mine.csv"), "--seconds", "1e-9"]) == 0
+    assert "N534" in capsys.readouterr().err

@@ -120,14 +120,7 @@ def _rounded(value: float) -> float:
 
 
 def _value(row: Row) -> float:
-    try:
-        value = float(row["value"])
-    except (KeyError, ValueError):
-        value = 0.0
-    if not 0 < value < 1e30:
-        what = f"the value of `{row.get('metric', '')}` of {row['gpu']} is `{row.get('value', '')}`"
-        raise PlanError([Diagnostic("E450", what, hint="`value` is a number above 0")])
-    return value
+    return _number(row, "value")
 
 
 def _number(row: Row, column: str) -> float:

@@ -144,11 +144,15 @@ def peak(metric: str, size: int, dtype: str = "") -> Case:
 # ---- which
 
 
+LEAST_MEMORY = 2.0**32
+"""Bytes that a device of unknown memory is taken to have."""
+
+
 def device_cases(dtypes: Iterable[str], memory: float) -> Iterator[Case]:
-    """The rates of a device with ``memory`` bytes; ``dtypes`` are formats that it may multiply in."""
+    """The rates of a device with ``memory`` bytes (0: unknown); ``dtypes`` are formats that it may multiply in."""
     yield peak(LAUNCH, 1)
     size = 2**30
-    while size > memory / 16:
+    while size > (memory or LEAST_MEMORY) / 16:
         size //= 2
     yield peak(COPY, size)
     yield peak(READ, size)

@@ -13,8 +13,8 @@ class Refused(Exception):
 
 
 class About(NamedTuple):
-    """A device: its name, the library, ``units`` (multiprocessors, or cores of a CPU; None: unknown), bytes of memory,
-    how many such devices there are, and whether they are the processor of the host.
+    """A device: its name, the library, ``units`` (multiprocessors, or cores of a CPU; None: unknown), bytes of memory
+    (0: unknown), how many such devices there are, and whether they are the processor of the host.
     """
 
     name: str

@@ -67,7 +67,7 @@ class JaxDevice:
         self.about = About(
             name=first.device_kind,
             library=f"jax {jax.__version__}",
-            units=len(os.sched_getaffinity(0)) if host else getattr(first, "core_count", None),
+            units=_cores() if host else getattr(first, "core_count", None),
             memory=_host_memory() if host else _device_memory(first),
             devices=len(jax.devices()),
             host=host,
@@ -303,11 +303,20 @@ def _helpers() -> Any:
     return made
 
 
+def _cores() -> int | None:
+    """Cores that this process may use; where the system does not say, all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def _host_memory() -> float:
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    """Bytes of the host; 0 where the system does not say."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, OSError, ValueError):
+        return 0.0
 
 
 def _device_memory(device: Any) -> float:
-    """Bytes of a GPU: those that jax may take are a share of them."""
+    """Bytes of a GPU, of which jax may take a share; 0 where jax does not say."""
     share = float(next(os.environ[name] for name in SHARES if name in os.environ))
     return float((device.memory_stats() or {}).get("bytes_limit", 0.0)) / share

@@ -11,6 +11,7 @@ from plandsl.backends.measure.cases import (
     COLLECTIVE,
     COPY,
     LAUNCH,
+    LEAST_MEMORY,
     MATRIX,
     MEMORY,
     PEAKS,
@@ -122,7 +123,7 @@ def measure(
             refused.setdefault(f"one call takes more than {LONG:.0f} s", []).append(case.words)
             continue
         try:
-            copies = copies_of(case, expected, device.about.memory)
+            copies = copies_of(case, expected, device.about.memory or LEAST_MEMORY)
             times = _repeat(device.prepare(case, copies), copies, clock)
         except Refused as error:
             refused.setdefault(str(error), []).append(case.words)

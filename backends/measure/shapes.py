@@ -116,7 +116,7 @@ def _listen(run: ProgramRun, heard: _Heard) -> Iterator[str]:
 
 
 def _around(points: list[tuple[Shape, Point]]) -> Iterator[tuple[Shape, Point]]:
-    """Powers of 4 up to the largest size of each shape; of attention, of the context, for batches up to 4 times as large."""
+    """Powers of 4 up to the largest size of a shape; of attention, such contexts, for batches up to 4 times larger."""
     by_shape: dict[Shape, list[Point]] = {}
     for shape, point in points:
         by_shape.setdefault(shape, []).append(point)

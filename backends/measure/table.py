@@ -10,7 +10,7 @@ from pathlib import Path
 from plandsl.backends.measure.cases import Case
 from plandsl.diagnostics import Diagnostic, PlanError, clip
 from plandsl.files import write_file
-from plandsl.measurements import FILE, Unfit, read_rows
+from plandsl.measurements import FILE, NUMBERS, Unfit, read_number, read_rows
 
 POINT = (
     "metric", "config", "op", "dtype", "kv_dtype", "m", "n", "k", "batch", "seq_q", "seq_kv", "kv_len", "n_heads",
@@ -95,4 +95,12 @@ def _read(path: Path) -> list[Cells]:
     if tuple(rows[0]) != HEADER:
         why = f"{path} is no file of `planc measure`: it has other columns"
         raise PlanError([Diagnostic("E552", why, hint=hint)])
-    return [dict(zip(HEADER, row, strict=True)) for row in rows[1:]]
+    found = [dict(zip(HEADER, row, strict=True)) for row in rows[1:]]
+    for at, row in enumerate(found, 2):
+        try:
+            for name in NUMBERS.keys() & {name for name, cell in row.items() if cell}:
+                read_number(name, row[name])
+        except Unfit as unfit:
+            why = f"row {at} of {path} cannot be kept: {unfit}"
+            raise PlanError([Diagnostic("E552", why, hint=f"{unfit.hint}; {hint}")]) from unfit
+    return found

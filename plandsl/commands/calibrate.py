@@ -67,7 +67,7 @@ def run_calibrate(arguments: Namespace) -> int:
         for name, text in texts.items():
             write_file(target / f"{name}.plan", text)
     if arguments.json:
-        print_json({"plandsl": __version__, "output": str(target), "sets": lines})
+        print_json({"plandsl": __version__, "output": str(target), "sets": lines, "left_out": unknown})
     elif unknown:
         hint = "rows need a GPU of the catalog, or one that `planc measure` measured"
         print_diagnostics([Diagnostic("N533", f"rows of {', '.join(unknown)} are left out", hint=hint)], {})
