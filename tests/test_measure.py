@@ -204,6 +204,23 @@ def test_a_gpu_is_declared_only_of_whole_facts(tmp_path):
     assert declared([path]) == {}
 
 
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("file,gpu\npeaks.csv,here\n", "E450"),
+        ("file,gpu,metric,value\npeaks.csv,here,memory,much\n", "E450"),
+        ("file,gpu,metric,value\npeaks.csv,here,memory,64e9\n", "E450"),
+        ("file\ngemm.csv\n", "E450"),
+        ("file,gpu,dtype,m,n,k,time_s\ngemm.csv,here,bf16,1,1,1,1e-5\n", "E554"),
+    ],
+)
+def test_files_of_several_tables_that_lack_something_are_diagnostics(tmp_path, capsys, text, code):
+    path = tmp_path / "mine.csv"
+    path.write_text(text)
+    assert main(["calibrate", str(path), "-o", str(tmp_path / "out.plan")]) == 2
+    assert code in capsys.readouterr().err
+
+
 def test_rows_of_an_unknown_gpu_are_named(tmp_path, capsys):
     path = tmp_path / "gemm.csv"
     lines = [f"nobodys_gpu,bf16,{m},64,64,1e-5" for m in range(1, 40)]

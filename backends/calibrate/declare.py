@@ -19,6 +19,11 @@ from plandsl.spec.hardware import GpuSpec, LinkSpec, NodeSpec
 PEAKS = "peaks.csv"
 """The table of rates of devices."""
 
+COLUMNS = (
+    "gpu", "metric", "dtype", "value", "device", "framework", "m", "n", "k", "time_s", "op", "n_ranks", "bytes",
+)  # fmt: skip
+"""Columns that are read here; a file may lack them."""
+
 Row = dict[str, str]
 
 NO_LINK = LinkSpec("switch", 1e9, 1e-6)
@@ -63,8 +68,8 @@ def declared(data: Sequence[Path]) -> dict[str, Declared]:
             lines = _rows(path)
             header = next(lines)
             for cells in lines:
-                row = dict(zip(header, cells, strict=True))
-                rows.setdefault(row.get("gpu", ""), []).append(row)
+                row = dict.fromkeys(COLUMNS, "") | dict(zip(header, cells, strict=True))
+                rows.setdefault(row["gpu"], []).append(row)
     return {name: found for name, some in rows.items() if (found := _declare(name, some)) is not None}
 
 
@@ -101,7 +106,7 @@ def _declare(name: str, rows: Sequence[Row]) -> Declared | None:
         calibration=name,
     )
     ranks = [round(_number(row, "n_ranks")) for row in rows if row[FILE] == "collectives.csv"]
-    by = f"{facts[0].get('device', '')} by `planc measure` with {facts[0].get('framework', '')}"
+    by = f"{facts[0]['device']} by `planc measure` with {facts[0]['framework']}"
     return Declared(made, _link(rows), max(ranks, default=1), f"Measured on {by}.")
 
 
@@ -125,7 +130,7 @@ def _value(row: Row) -> float:
 
 def _number(row: Row, column: str) -> float:
     try:
-        return read_number(column, row.get(column, ""))
+        return read_number(column, row[column])
     except Unfit as unfit:
         raise PlanError(
             [Diagnostic("E450", f"a row of {row['gpu']} cannot be used: {unfit}", hint=unfit.hint)]
