@@ -153,9 +153,10 @@ def test_repetitions_are_bounded_and_operands_exceed_caches(tmp_path):
     assert all(FEWEST <= count <= MOST for count in counts)
     assert counts[0] == MOST or counts[0] >= LEAST
     weights = cases.gemm("bf16", 4, 1024, 1024)
-    assert copies_of(weights, 1e-4, 64e9) * weights.moved >= 2**29
-    assert copies_of(weights, 1e-4, 1e9) * weights.moved <= 1e9 / 8
-    assert copies_of(long, 1.5, 64e9) == 1
+    assert copies_of(weights, 1e-5, 1e-4, 64e9) * weights.moved >= 2**29
+    assert copies_of(weights, 1e-5, 1e-4, 1e9) * weights.moved <= 1e9 / 8
+    assert copies_of(long, 1.4, 0.1, 64e9) == copies_of(long, 0.1, 1.4, 64e9) == 1
+    assert copies_of(short, 1e-3, 1e-6, 64e9) == 10  # arithmetic: any weights will do
 
 
 def test_default_cases_are_different_and_have_columns_of_the_file():

@@ -27,7 +27,7 @@ from plandsl.backends.measure.table import Rows
 FEWEST, LEAST, MOST = 3, 5, 40
 """Repetitions of a case after one that warms up: at least for calls that take long, at least for others, at most."""
 
-SPAN = 0.3
+SPAN = 0.5
 """Seconds of repetitions after which a case is done, if it has `LEAST` of them."""
 
 TURN = 0.01
@@ -75,19 +75,24 @@ class Rates:
         elif metric in (COPY, READ):
             self.bandwidth = max(value, self.bandwidth)
 
-    def seconds(self, case: Case) -> float:
-        """About how long one call takes; 0 where nothing is known."""
+    def seconds(self, case: Case) -> tuple[float, float]:
+        """About how long arithmetic and memory traffic of one call take; 0 where nothing is known."""
         dtype = dict(case.cells).get("dtype") or dict(case.cells).get("kv_dtype", "")
         peak = self.peaks.get(multiplies(dtype), max(self.peaks.values(), default=0.0))
-        return (case.flops / peak if peak else 0.0) + (case.moved / self.bandwidth if self.bandwidth else 0.0)
+        return case.flops / peak if peak else 0.0, case.moved / self.bandwidth if self.bandwidth else 0.0
 
 
-def copies_of(case: Case, seconds: float, memory: float) -> int:
-    """How many times a repetition runs the kernel, which takes about ``seconds`` (0: unknown)."""
+def copies_of(case: Case, arithmetic: float, traffic: float, memory: float) -> int:
+    """How many times a repetition runs the kernel, whose parts take about so many seconds (0: unknown).
+
+    Where memory traffic takes longer than arithmetic, operands must not be in a cache. Otherwise caches make no
+    difference, and short repetitions find a moment in which nothing else runs.
+    """
+    seconds = arithmetic + traffic
     if case.file == PEAKS and case.text("metric") != MATRIX:
         return 2
     turns = math.ceil(TURN / max(seconds, 1e-5)) if seconds else 4
-    if case.file not in STACKED:
+    if case.file not in STACKED or arithmetic > traffic:
         return min(turns, 1024)
     held = max(min(math.ceil(WORKING_SET / case.moved), int(memory / 8 / case.moved)), 1)
     return min(max(held, 2), max(math.ceil(LONGEST / max(seconds, 1e-9)), 1), 4096)
@@ -118,12 +123,12 @@ def measure(
         if clock() >= end:
             left += 1
             continue
-        expected = rates.seconds(case)
-        if expected > LONG:
+        arithmetic, traffic = rates.seconds(case)
+        if arithmetic + traffic > LONG:
             refused.setdefault(f"one call takes more than {LONG:.0f} s", []).append(case.words)
             continue
         try:
-            copies = copies_of(case, expected, device.about.memory or LEAST_MEMORY)
+            copies = copies_of(case, arithmetic, traffic, device.about.memory or LEAST_MEMORY)
             times = _repeat(device.prepare(case, copies), copies, clock)
         except Refused as error:
             refused.setdefault(str(error), []).append(case.words)
