@@ -27,7 +27,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all extras test-extras lint types fmt tables completions bench accuracy traffic calibrate memory study field \
+.PHONY: help demo test test-all extras test-extras lint types fmt tables completions bench accuracy traffic calibrate memory loop study field \
   figures partitioner seeds fuzz golden clean
 
 help:  ## list the targets
@@ -84,6 +84,9 @@ calibrate: $(DEV)  ## DATA=FOLDER: fit the catalog's calibrations again
 
 memory: $(DEV)  ## DATA=FOLDER: fit what engines take of a GPU, with errors on models left out
 	$(BIN)/python -m benchmarks.engine_memory '$(DATA)'
+
+loop: $(ALL)  ## [FOLDER=build/loop]: measure this CPU, calibrate, predict small models, run them, print the errors
+	$(BIN)/python -m benchmarks.loop $(if $(FOLDER),--folder '$(FOLDER)')
 
 study: $(RUNTIME)  ## the study's claims beside what plandsl says
 	$(BIN)/python -m benchmarks.study

@@ -12,6 +12,7 @@ from plandsl.codes_compare import COMPARE_CODES
 from plandsl.codes_export import EXPORT_CODES
 from plandsl.codes_headers import HEADER_CODES
 from plandsl.codes_hf import HF_CODES
+from plandsl.codes_measure import MEASURE_CODES
 from plandsl.codes_models import MODEL_CODES
 from plandsl.codes_money import MONEY_CODES
 from plandsl.codes_names import NAME_CODES
@@ -542,16 +543,8 @@ CODES: dict[str, Code] = {
     name: Code(*parts)
     for table in (
         *(SYNTAX_CODES, NAME_CODES, HF_CODES, HEADER_CODES, MODEL_CODES, SHARDING_CODES),
-        *(
-            COMMAND_CODES,
-            RENDER_CODES,
-            MONEY_CODES,
-            PYTHON_CODES,
-            EXPORT_CODES,
-            STATE_CODES,
-            TRACE_CODES,
-            COMPARE_CODES,
-        ),
+        *(COMMAND_CODES, RENDER_CODES, MONEY_CODES, PYTHON_CODES, EXPORT_CODES),
+        *(STATE_CODES, TRACE_CODES, COMPARE_CODES, MEASURE_CODES),
     )
     for name, parts in table.items()
 }
