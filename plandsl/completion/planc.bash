@@ -5,7 +5,7 @@
 #    source ~/.local/share/bash_completion/planc
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_planc_subparsers=(init compile check render verify laws search fmt catalog passes explain diff compare compare-comm calibrate accuracy simulate autoscale completion export import run)
+_shtab_planc_subparsers=(init compile check render verify laws search fmt catalog passes explain diff compare compare-comm measure calibrate accuracy simulate autoscale completion export import run)
 
 _shtab_planc_init_option_strings=(-h --help --json --model --node)
 _shtab_planc_compile_option_strings=(-h --help --json --plan --set --dump --phase)
@@ -84,7 +84,7 @@ _shtab_planc_catalog_pos_0_choices=(model gpu node cluster calibration engine)
 _shtab_planc_simulate___view_choices=(latency occupancy steps rates)
 _shtab_planc_completion_pos_0_choices=(bash zsh fish)
 _shtab_planc_export___connector_choices=(nixl mooncake)
-_shtab_planc_pos_0_choices=(init compile check render verify laws search fmt catalog passes explain diff compare compare-comm calibrate accuracy simulate autoscale completion export import run)
+_shtab_planc_pos_0_choices=(init compile check render verify laws search fmt catalog passes explain diff compare compare-comm measure calibrate accuracy simulate autoscale completion export import run)
 
 _shtab_planc_init__h_nargs=0
 _shtab_planc_init___help_nargs=0

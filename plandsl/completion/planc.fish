@@ -50,8 +50,8 @@ function _shtab_planc_using
   test "$_shtab_planc_cmdpath" = "$argv"
 end
 
-set -g _shtab_planc_commands init compile check render verify laws search fmt catalog passes explain diff compare compare-comm calibrate accuracy simulate autoscale completion export import run
-set -g _shtab_planc_opts_with_value --against --connector --draws --dump --every --fit --format --law --least --model --node --output --phase --plan --plot --ranks --requests --rows --scheduler --search --seed --seeds --set --simulate --steps --to --top --view -o
+set -g _shtab_planc_commands init compile check render verify laws search fmt catalog passes explain diff compare compare-comm measure calibrate accuracy simulate autoscale completion export import run
+set -g _shtab_planc_opts_with_value --against --connector --devices --draws --dtype --dump --every --fit --for --format --gpu --law --least --model --node --output --phase --plan --plot --ranks --requests --rows --scheduler --search --seconds --seed --seeds --set --simulate --steps --to --top --view -o
 
 complete -c planc -e
 complete -c planc -f
