@@ -69,22 +69,20 @@ def _fuse_gemms(ops: tuple[Op, ...]) -> tuple[Op, ...]:
 
 
 def _fuse_ropes(ops: tuple[Op, ...]) -> tuple[Op, ...]:
-    """Merge a rotary embedding into the next one, unless an op between them reads it."""
+    """Merge a rotary embedding into the next one of its kind, unless an op between them reads it."""
     out: list[Op] = []
-    waiting: Rope | None = None
+    waiting: dict[tuple[str, int | None], Rope] = {}
     for op in ops:
+        read = {x.name for x in op.operands}
+        for kind in [kind for kind, rope in waiting.items() if not read.isdisjoint(v.name for v in rope.outs)]:
+            out.append(waiting.pop(kind))
         if isinstance(op, Rope):
-            if waiting is not None and _turned(waiting) == _turned(op):
-                op = evolve(op, outs=waiting.outs + op.outs, xs=waiting.xs + op.xs)
-            elif waiting is not None:
-                out.append(waiting)
-            waiting = op
-            continue
-        if waiting is not None and {x.name for x in op.operands} & {v.name for v in waiting.outs}:
-            out.append(waiting)
-            waiting = None
-        out.append(op)
-    return (*out, waiting) if waiting is not None else tuple(out)
+            kind = _turned(op)
+            before = waiting.get(kind)
+            waiting[kind] = op if before is None else evolve(op, outs=before.outs + op.outs, xs=before.xs + op.xs)
+        else:
+            out.append(op)
+    return (*out, *waiting.values())
 
 
 def _turned(op: Rope) -> tuple[str, int | None]:
