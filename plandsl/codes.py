@@ -11,6 +11,7 @@ from typing import NamedTuple
 from plandsl.codes_export import EXPORT_CODES
 from plandsl.codes_headers import HEADER_CODES
 from plandsl.codes_hf import HF_CODES
+from plandsl.codes_index import INDEX_CODES
 from plandsl.codes_models import MODEL_CODES
 from plandsl.codes_money import MONEY_CODES
 from plandsl.codes_names import NAME_CODES
@@ -541,7 +542,8 @@ CODES: dict[str, Code] = {
     name: Code(*parts)
     for table in (
         *(SYNTAX_CODES, NAME_CODES, HF_CODES, HEADER_CODES, MODEL_CODES, SHARDING_CODES),
-        *(COMMAND_CODES, RENDER_CODES, MONEY_CODES, PYTHON_CODES, EXPORT_CODES, STATE_CODES, TRACE_CODES),
+        *(COMMAND_CODES, RENDER_CODES, MONEY_CODES, PYTHON_CODES, EXPORT_CODES, STATE_CODES, INDEX_CODES),
+        TRACE_CODES,
     )
     for name, parts in table.items()
 }
