@@ -238,3 +238,14 @@ def test_ranks_that_share_a_context_share_the_keys_that_were_picked() -> None:
     keys = "mesh tensor = 2, keys = 4\n heads, kv_heads -> tensor\n context -> keys"
     assert _seconds("latent", "index", 100_000, sharding=keys) == _seconds("latent", "index", 100_000)
     assert _seconds("latent", "attention", 10**6, 10**5, keys) < _seconds("latent", "attention", 10**6, 10**5)
+
+
+@pytest.mark.parametrize(("batch", "context", "measured"), [(16, 65536, 25.2), (32, 65536, 45.3), (32, 32768, 24.9)])
+def test_a_decode_step_on_b200_scores_keys_as_fast_as_measured(batch: int, context: int, measured: float) -> None:
+    """NVIDIA/TensorRT-LLM, pull request 13219: microseconds of the scores, which the choice of the best follows."""
+    text = model(LAYERS["latent"]).replace("index_heads = 8, index_dim = 32", "index_heads = 64, index_dim = 128")
+    load = f"input = {context}, output = 2, batch = {batch}"
+    body = f"plan p {{ model = sparse, node = b200_8, sharding {{ tp = 1 }}, workload {{ {load} }} }}"
+    ops = compile_text(f"{text}\n{body}")[0].estimate().decode.ops
+    (index,) = (op.time_s / op.count for op in ops if op.op == "index")
+    assert measured < index * 1e6 < measured / 0.7
