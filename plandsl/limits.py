@@ -51,6 +51,9 @@ MAX_RANKS = 65_536
 MAX_LAYERS = 10_000
 """Most layers of a model (E214)."""
 
+MAX_EXPERTS = 4_096
+"""Most experts of a layer; popularities have an entry for each (E214)."""
+
 MAX_BALANCED = 512
 """Most layers of a model with `cut = balanced` (E214)."""
 
@@ -116,6 +119,12 @@ MAX_REQUESTS = 100_000_000
 
 MAX_SEEDS = 10_000
 """Most seeds from which Python serves one load (E445)."""
+
+MAX_YAML_NODES = 262_144
+"""Most nodes of a YAML file, an alias counted as all that it stands for (E509). Without aliases a text has fewer."""
+
+MAX_YAML_LEVELS = 32
+"""Most levels of a YAML file (E509)."""
 
 MAX_TRACE_EVENTS = 1_000_000
 """Most events of a trace that is exported, or nodes of all its files (E511)."""

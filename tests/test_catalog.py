@@ -101,6 +101,13 @@ PARAMETERS = {  # as published with each checkpoint
     "gpt_oss_120b": 116_829_156_672,
     "kimi_k2": 1_026_408_232_448,
     "kimi_k2_5": 1_026_408_232_448,  # without the vision encoder
+    "kimi_k2_6": 1_026_408_232_448,  # without the vision encoder
+    "devstral_small": 23_572_403_200,
+    "command_a": 111_057_580_032,  # 111B are published
+    # As MTEB lists them (embeddings-benchmark/mteb, models of Qwen3-Embedding).
+    "qwen3_embedding_0_6b": 595_776_512,
+    "qwen3_embedding_4b": 4_021_774_336,
+    "qwen3_embedding_8b": 7_567_295_488,
     # As llama.cpp counts the tensors: 228.69 B, of which 62 x 6912 are gains of norms over all heads;
     "minimax_m2": 228_689_764_864 - 62 * (6144 + 1024 - 2 * 128),
     "minimax_m2_5": 228_689_764_864 - 62 * (6144 + 1024 - 2 * 128),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 from math import isclose
 
 import pytest
+from rich.console import Console
 
 import plandsl
+from plandsl.answers.text.estimate import print_comparison
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.ir.compute import CacheWrite
@@ -143,3 +146,28 @@ search s {{
     (first, *_) = found.as_json()["top"]
     assert "tpot_s" not in first
     assert first["throughput_tokens_per_s"] > 0
+
+
+@pytest.mark.parametrize(
+    ("loads", "wanted"),
+    [
+        ((BATCH, BATCH), {"per M input": True}),
+        (
+            (BATCH, "input = 512, output = 8, batch = 4"),
+            {"per M tokens": True, "USD, input": True, "USD, output": True},
+        ),
+        (("input = 512, output = 8, batch = 4",) * 2, {"per M output": True, "per M input": False}),
+    ],
+)
+def test_the_table_of_money_names_the_tokens_that_each_plan_is_paid_by(
+    loads: tuple[str, str], wanted: dict[str, bool]
+) -> None:
+    plans = [
+        f"plan p{at} {{ model = {'bert' if load == BATCH else 'llama_3_1_8b'}, node = h100_8, workload {{ {load} }} }}"
+        for at, load in enumerate(loads)
+    ]
+    out = StringIO()
+    print_comparison([plan.estimate() for plan in compile_text(BERT + "\n".join(plans))], Console(file=out, width=120))
+    text = out.getvalue()
+    assert {word: word in text for word in wanted} == wanted
+    assert " 0.00 USD" not in text

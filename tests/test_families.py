@@ -182,6 +182,22 @@ def test_the_sharded_program_of_each_family_is_the_unsharded_one(name: str) -> N
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_layers_that_a_config_lists_with_a_window_have_one_or_are_refused(name: str) -> None:
+    config = short(config_of(name))
+    inner = config.get("text_config", config)
+    count = next(inner[key] for key in ("num_hidden_layers", "n_layers", "n_layer") if key in inner)
+    inner |= {"layer_types": ["sliding_attention"] * count, "sliding_window": 77}
+    text, found = made(config)
+    if not text:
+        assert any("sliding_attention" in one.message for one in found)
+        return
+    spec_of(text)
+    used = re.findall(r"attention\(.*", text.split("  mtp")[0])
+    assert used
+    assert all("window = 77" in one for one in used)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_the_modules_of_a_family_hold_the_weights_of_its_layers(name: str) -> None:
     """A quantised checkpoint names modules: each weight of a GEMM, the router apart, is in one, and no other weight."""
     config = config_of(name) | {"quantization_config": {"quant_method": "fp8"}}
