@@ -102,8 +102,10 @@ def caches_stay_where_they_are(plan: CompiledPlan) -> None:
 
 
 def _cache_types(program: Program) -> list[tuple[str, str, TensorType]]:
+    """The types of caches by region and name: a layer may write several in another order in each phase."""
     ops = [(r.name, op) for r in program.regions for op in r.ops]
-    return [(name, cache_name(op), v.type) for name, op in ops if isinstance(op, KEEPS) for v in op.kept]
+    found = [(name, cache_name(op), v.type) for name, op in ops if isinstance(op, KEEPS) for v in op.kept]
+    return sorted(found, key=lambda cache: cache[:2])
 
 
 # ---- who computes what
