@@ -20,6 +20,7 @@ from plandsl.ir.base import Relay
 from plandsl.ir.collectives import Reshard, Ring
 from plandsl.ir.compute import Attention, CacheWrite, Ids, Map
 from plandsl.ir.experts import Combine, Dispatch, GroupedGemm
+from plandsl.ir.index import PickKeys
 from plandsl.ir.latent import LatentAttention
 from plandsl.ir.names import ENDS, HEAD, group_of, has_places, stem
 from plandsl.ir.ops import Op
@@ -64,6 +65,7 @@ class Sharder:
         self.placed = {op.sinks.name for op in region.ops if isinstance(op, Attention) and op.sinks is not None}
         self.placed |= self._state_weights()
         self.latents = self._latents()
+        self.indexed = {op.k.name for op in region.ops if isinstance(op, PickKeys)}
         self.inside = {x.name for op in region.ops if isinstance(op, GroupedGemm | Map) for x in _expert_operands(op)}
         matrices = (w for op in region.ops if isinstance(op, GroupedGemm) for w in op.weights)
         self.busy = frozenset(a for w in matrices for a in self._inner_axes(w.type))
@@ -161,6 +163,14 @@ class Sharder:
                 return self._dispatch(op)
             case Combine():
                 return self._combine(op)
+            case CacheWrite() if op.outs[0].name in self.indexed:
+                from plandsl.passes.shard_index import write_keys
+
+                return write_keys(op, self)
+            case PickKeys():
+                from plandsl.passes.shard_index import lay_out_picks
+
+                return lay_out_picks(op, self)
             case CacheWrite():
                 cached = self._cache_dims(self.reader[op.outs[0].name])
                 written = Dim("position", self.layout.written_axes(cached[1].axes))
@@ -173,7 +183,8 @@ class Sharder:
                 staying = tuple(a for a in self.now[op.k.name].type.on("context") if a not in position)
                 k, v = self.bring_keys((op.k, op.v), staying, position, op.span)
                 sinks = None if op.sinks is None else self.lay(op.sinks, q.type.dims[2:3])
-                return evolve(op, q=q, k=k, v=v, sinks=sinks)
+                among = None if op.among is None else self.lay(op.among, (*q.type.dims[:2], op.among.type.dims[2]))
+                return evolve(op, q=q, k=k, v=v, sinks=sinks, among=among)
             case LatentAttention():
                 raise AssertionError("Latents lays it out")
             case ShortConv() | Recurrence():

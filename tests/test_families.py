@@ -46,14 +46,14 @@ COUNTS: dict[str, tuple[int, int]] = {
     "command_r7b": (8_028_033_024, 8_028_033_024),
     "dbrx_132b": (131_596_523_520, 36_469_708_800),
     "deepseek_v2": (235_741_434_880, 21_375_800_320),
-    "deepseek_v3_2": (671_026_419_200, 37_552_297_472),  # without the indexer, which has 851,524,864 more
+    "deepseek_v3_2": (671_026_419_200 + 851_524_864, 37_552_297_472 + 851_524_864),  # the second is the indexer
     "ernie_4_5_0_3b": (360_748_032, 360_748_032),
     "ernie_4_5_21b_a3b": (21_825_437_888, 3_352_150_208),
     "falcon_7b": (6_921_720_704, 6_921_720_704),
     "gemma_7b": (8_537_680_896, 8_537_680_896),
     "glm_4_7": (352_797_814_784 + 89 * 160, 33_632_266_144),
     "glm_4_9b_0414": (9_400_279_040, 9_400_279_040),
-    "glm_5": (743_180_209_920, 41_053_720_320),  # without the indexer, which has 731,008,512 more
+    "glm_5": (743_180_209_920 + 731_008_512, 41_053_720_320 + 731_008_512),  # the second is the indexer
     "gpt_neox_20b": (20_554_567_680, 20_554_567_680),
     "granite_3_1_2b": (2_533_531_648, 2_533_531_648),
     "hunyuan_7b": (7_504_568_320, 7_504_568_320),
@@ -134,6 +134,21 @@ def test_a_model_has_as_many_parameters_as_published(name: str) -> None:
     assert not any("does not read" in d.message for d in found)
     program = build_model(spec_of(text), "decode", "bf16")
     assert (parameters(program), active_parameters(program)) == COUNTS[name]
+
+
+def test_layers_that_take_the_keys_of_an_earlier_layer_are_told() -> None:
+    config = published("glm_5")
+    for more in ({"index_topk_freq": 4}, {"indexer_types": ["full", *["shared"] * 77]}):
+        _, found = made(config | more)
+        assert [d.code for d in found if "an earlier layer picked" in d.message] == ["N201"]
+    _, found = made(config | {"indexer_types": ["full"] * 78})
+    assert not found
+
+
+def test_keys_of_an_indexer_have_the_elements_that_are_turned() -> None:
+    text, found = made(published("deepseek_v3_2") | {"index_head_dim": 32})
+    assert not text
+    assert [d.code for d in found if d.severity == "error"] == ["E214"]
 
 
 def test_a_head_that_a_config_of_starcoder2_does_not_speak_of_is_assumed_and_told() -> None:

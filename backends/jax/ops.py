@@ -40,6 +40,7 @@ from plandsl.ir.compute import (
 )
 from plandsl.ir.experts import Combine, Dispatch, TopK
 from plandsl.ir.functions import GATES, LIMITING
+from plandsl.ir.index import PickKeys
 from plandsl.ir.latent import LatentAttention
 from plandsl.ir.limits import NONE, Limit, read_limits
 from plandsl.ir.names import axes_of, stem
@@ -124,6 +125,11 @@ class Writer:
                 return [self._attention(op)]
             case LatentAttention():
                 return [self._latent_attention(op)]
+            case PickKeys():
+                w = "None" if op.w is None else f"wide({self.names(op.w)})"
+                mask = self._mask(op, op.k)
+                text = f"pick_keys(wide({self.names(op.q)}), wide({self.names(op.k)}), {w}, {mask}, {op.top_k})"
+                return [cast(text, op.out)]
             case LastToken():
                 at = self._at(op.x, "position")
                 x = self.names(op.x)
@@ -286,10 +292,12 @@ class Writer:
         index = f"lax.axis_index({show_axes(axes)})" if axes else "0"
         return f"slots({self.prefix.upper()}SETTING, {ways}, {parts})[{index}]"
 
-    def _mask(self, op: Attention | LatentAttention, keys: Value) -> str:
+    def _mask(self, op: Attention | LatentAttention | PickKeys, keys: Value) -> str:
         options = f"causal={op.causal}"
         options += f", window={op.window}" if op.window else ""
         options += f", chunk={op.chunk}" if op.chunk else ""
+        if not isinstance(op, PickKeys) and op.among is not None:
+            options += f", among={self.names(op.among)}"
         return f"Mask({self._positions(op.q)}, known({self._slots(keys)}, total), {options})"
 
     def _change(self, op: Attention | LatentAttention) -> str:
@@ -326,7 +334,7 @@ class Writer:
         return text if mine == have else f"jnp.repeat({text}, {mine // have}, axis=2)"
 
     def _latent_attention(self, op: LatentAttention) -> str:
-        q, q_rope, k, k_rope, v = (f"wide({self.names(x)})" for x in op.operands)
+        q, q_rope, k, k_rope, v = (f"wide({self.names(x)})" for x in op.operands[:5])
         rope_dim = self.layouts.sizes[op.k_rope.type.names[-1]]
         scale = (self.layouts.sizes[op.scaled] + rope_dim) ** -0.5
         partial = ", partial=True" if op.out.type.softmax else ""

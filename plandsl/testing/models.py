@@ -8,7 +8,20 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, composite
 
 from plandsl.ir.functions import FUNCTIONS
-from plandsl.spec.model import EVERY, Apply, BlockSpec, Every, ModelSpec, Statement, Term, Var, Weight, walk
+from plandsl.spec.model import (
+    AMONG,
+    EVERY,
+    INDEX,
+    Apply,
+    BlockSpec,
+    Every,
+    ModelSpec,
+    Statement,
+    Term,
+    Var,
+    Weight,
+    walk,
+)
 from plandsl.testing.mixers import MIXERS, STORED, mixer_sizes, mixers
 
 X, H = Var("x"), Var("h")
@@ -93,6 +106,19 @@ def _latents(draw: DrawFn, options: tuple[tuple[str, int | float | bool], ...]) 
 
 
 @composite
+def _choices(draw: DrawFn) -> Apply:
+    """An index of keys, with a weight for each head of a query or without."""
+    q, k = _matmul(H, "w_iq", "hidden", "index_heads", "index_dim"), _matmul(H, "w_ik", "hidden", "index_dim")
+    w = (_matmul(H, "w_iw", "hidden", "index_heads"),) if draw(st.booleans()) else ()
+    return Apply(INDEX, (Apply("rope", (q,)), Apply("rope", (k,)), *w), (("top_k", draw(st.sampled_from((2, 5, 64)))),))
+
+
+def _among(attention: Apply) -> Apply:
+    """The attention, over the keys that its queries picked."""
+    return attention._replace(args=(*attention.args, Var("picked")), options=(*attention.options, (AMONG, True)))
+
+
+@composite
 def _mlps(draw: DrawFn) -> tuple[tuple[Statement, ...], Apply]:
     """Statements of the inner part of a feed-forward layer, and the term that it adds to the residual stream."""
     fn = draw(st.sampled_from(ACTIVATIONS))
@@ -150,6 +176,7 @@ def _blocks(
     causal: bool = False,
     mixer: str = "",
     table: bool = False,
+    sparse: bool = False,
 ) -> BlockSpec:
     """Attention and a feed-forward layer, one after the other or side by side.
 
@@ -168,6 +195,8 @@ def _blocks(
     before = draw(_queries_keys_values()) if not latent else ()
     if latent:
         before, attention = draw(_latents(options))
+    if sparse:
+        before, attention = (*before, Statement("picked", draw(_choices()))), _among(attention)
     projected = _matmul(Var("a"), "w_o", "heads", "v_dim" if latent else "head_dim", "hidden")
     middle = [*before, Statement("a", attention)]
     if mixer:
@@ -273,6 +302,12 @@ def models(draw: DrawFn, windows: tuple[int, ...] = (3, 7), causal: bool = False
     entry = draw(_entries()) if draw(st.integers(0, 4)) == 0 else None
     if entry is not None:
         sizes |= {name: size for name, size in TABLES.items() if f"'{name}'" in str(entry)}
+    sparse = draw(st.integers(0, 4)) == 0
+    if sparse:
+        sizes |= {
+            "index_heads": draw(st.sampled_from((1, 2, 4))),
+            "index_dim": scale * draw(st.sampled_from((2, 4, 8))),
+        }
     layers = draw(st.integers(1, 7))
     ranges = draw(_layer_ranges(layers))
     weights = draw(st.sampled_from(("bf16", "bf16", "fp16", "fp8", "fp4", "mxfp4", "int8", "int4_32", "fp8_channel")))
@@ -292,6 +327,7 @@ def models(draw: DrawFn, windows: tuple[int, ...] = (3, 7), causal: bool = False
                 causal=causal,
                 mixer=mixer if name in stateful else "",
                 table=table and name != "other",
+                sparse=sparse and name != "other",
             )
         )._replace(every=every)
         for name, span, every in ranges
@@ -318,4 +354,5 @@ def models(draw: DrawFn, windows: tuple[int, ...] = (3, 7), causal: bool = False
         max_context=draw(st.none() | st.just(4096)),
         causal=causal or draw(st.integers(0, 7)) > 0,
         stored=draw(exceptions(paths)),
+        index_cache=draw(st.sampled_from(("", "fp8_128"))) if sparse else "",
     )

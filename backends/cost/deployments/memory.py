@@ -298,13 +298,19 @@ class ProgramMemory(MemoryModel):
         return self.profile.activations(stage)
 
     def layers(self, stage: int) -> list[Layers]:
-        """The caches of a stage, layers with the same window together, and those with a state."""
+        """The caches of a stage, layers with the same window together, and those with a state.
+
+        A token is one of those that ranks share out. Of a cache that every rank has whole, beside caches that ``ways``
+        ranks share, the rank holds ``ways`` tokens for each of these.
+        """
         found: dict[tuple[int, bool], Layers] = {}
+        shared = largest([1, *(self.extents.ways(cache.context.axes) for cache in self.caches[stage])])
         for cache in self.caches[stage]:
-            key, ways = (cache.window, cache.state), self.extents.ways(cache.context.axes)
+            key, ways = (cache.window, cache.state), 1 if cache.state else shared
             states = self.states if cache.state else 0
             before = found.get(key, Layers(cache.window, 0, 0.0, ways, states))
-            bytes_ = before.bytes + cache.layers * cache.per_token / (self.block if cache.state else 1)
+            copies = shared / self.extents.ways(cache.context.axes)
+            bytes_ = before.bytes + cache.layers * cache.per_token * (1 / self.block if cache.state else copies)
             found[key] = Layers(cache.window, before.number + cache.layers, bytes_, ways, states)
         return list(found.values())
 
