@@ -15,7 +15,7 @@ class Mode(NamedTuple):
 
     def as_json(self) -> dict[str, Any]:
         """The ``base`` or ``tensor`` object."""
-        out = {"sharding": self.sharding, "mesh": dict(self.mesh), "ttft_s": self.ttft_s}
+        out: dict[str, Any] = {"sharding": self.sharding, "mesh": dict(self.mesh), "ttft_s": self.ttft_s}
         return out if self.tpot_s is None else out | {"tpot_s": self.tpot_s}
 
 

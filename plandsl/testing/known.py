@@ -90,6 +90,7 @@ OF_WHOLE_PROMPTS = frozenset(
         laws_cost.tpot_is_the_mean_step,
         laws_cost.degrees_of_one_are_free,
         laws_cost.shares_follow_their_figures,
+        laws_models.states_keep_their_size,
         laws_schedule.pipeline_settles_at_its_period,
     )
 )
@@ -101,7 +102,7 @@ OF_BATCHES = OF_WHOLE_PROMPTS - {laws_cost.more_load_is_never_faster}
 """Laws of a batch that starts together: no request waits for another one that came earlier."""
 
 
-OF_KERNELS = OF_BATCHES - {laws_cost.shares_follow_their_figures}
+OF_KERNELS = OF_BATCHES - {laws_cost.shares_follow_their_figures, laws_models.states_keep_their_size}
 """Laws of steps without the time that an engine adds to them."""
 
 
