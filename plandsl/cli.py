@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import codecs
 import gc
 import importlib
+import io
 import keyword
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from plandsl._version import __version__
 
@@ -275,7 +277,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     gc.set_threshold(100_000, 50, 50)
     # at exit Python would search once more, though the system takes the memory back anyway: it skips what is frozen
     atexit.register(gc.freeze)
-    given = sys.argv[1:] if argv is None else argv
+    codecs.register_error("planc", _in_ascii)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="planc")
+    try:
+        return _main(sys.argv[1:] if argv is None else argv)
+    except OSError:  # standard error cannot be written either
+        _discard(sys.stderr)
+        return WRONG
+
+
+def _main(given: Sequence[str]) -> int:
+    """As `main`. Raises `OSError` where standard error cannot be written."""
     if not given and sys.stdout is not None:
         _print_landing_page()
         return OK
@@ -297,7 +311,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return OK
     except OSError as error:
         sys.stderr.write(f"error[E405]: cannot write the output: {error.strerror}\nhelp: planc explain E405\n")
-        _discard_output()
+        _discard(sys.stdout)
         return WRONG
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
@@ -333,11 +347,19 @@ def _print_landing_page() -> None:
     print_list({name: text for name, (text, _) in VERBS.items()})
 
 
-def _discard_output() -> None:
-    """Send the rest of standard output to the null device, so that Python does not try to write it again at exit."""
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    """What to print for signs that an output cannot encode: bars as `#`, `.` and `|`, all others as `?`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    found = error.object[error.start : error.end]
+    return "".join({"\u2588": "#", "\u2591": ".", "\u258f": "|"}.get(sign, "?") for sign in found), error.end
+
+
+def _discard(stream: TextIO) -> None:
+    """Send the rest of a stream to the null device, so that Python does not try to write it again at exit."""
     import os
 
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -51,6 +51,9 @@ MAX_RANKS = 65_536
 MAX_LAYERS = 10_000
 """Most layers of a model (E214)."""
 
+MAX_EXPERTS = 4_096
+"""Most experts of a layer; popularities have an entry for each (E214)."""
+
 MAX_BALANCED = 512
 """Most layers of a model with `cut = balanced` (E214)."""
 

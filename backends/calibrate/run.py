@@ -51,7 +51,7 @@ def files(data: Sequence[Path]) -> Iterator[tuple[AnyKind, Table]]:
                 table = read_table(path, kind.columns, kind.blank)
                 yield kind, table.where(kind.where(table))
     if not found:
-        names = ", ".join(k.file for k in KINDS)
+        names = ", ".join(dict.fromkeys(k.file for k in KINDS))
         where = ", ".join(map(str, data))
         raise PlanError([Diagnostic("E450", f"no measurements in {where}", hint=f"files are known by name: {names}")])
 

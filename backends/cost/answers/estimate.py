@@ -44,7 +44,7 @@ def estimate_servers(model: Replicas, metrics: Metrics, notes: Sequence[Diagnost
     length, resident = resident_tokens(one, load.input, load.output, ongoing=served is not None)
     lines = PhaseLines.of_main(metrics.prefill), PhaseLines.of_main(metrics.decode)
     prefill, decode = phase_estimates(one, metrics, *lines)
-    held = [memory.held(s, batch, length, load.input, resident) for s in range(len(memory.weights))]
+    held = memory.held_by_stage(batch, length, load.input, resident)
     stages = tuple(_memory(h, capacity) for h, capacity in zip(held, memory.capacities, strict=True))
     program = one.main.prefill.schedule.program
     spent = spend(model, metrics, prefill, decode)

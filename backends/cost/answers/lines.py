@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 
 from attrs import evolve
 
@@ -152,8 +153,19 @@ class PhaseLines:
         Where a hop is slower than all stages, its time for the second and later parts counts as a wait.
         """
         times = self.times
-        slowest = stage == times.slowest and float(times.stages[stage].span) >= float(times.hop)
+        slowest = stage == self.slowest and float(times.stages[stage].span) >= float(times.hop)
         return 1.0 if slowest and op.op not in HOP_WORDS else 1 / float(times.parts)
+
+    @cached_property
+    def alike(self) -> list[tuple[int, int]]:
+        """One stage of each group of stages that run the same, with their number; the slowest stage stands alone."""
+        groups = [[n for n in numbers if n != self.slowest] for numbers in self.model.alike.values()]
+        return sorted([(self.slowest, 1), *((numbers[0], len(numbers)) for numbers in groups if numbers)])
+
+    @cached_property
+    def slowest(self) -> int:
+        """The number of the busiest stage: it is asked for every op of every stage."""
+        return self.times.slowest
 
     def lines(self, run: RunKey, count: int, stream: str = "") -> list[OpTime]:
         """Every op of a run, or of one ``stream``, with ``count`` runs in a pass; equal stages share the lines."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import cached_property
 from math import inf
 from typing import NamedTuple
@@ -67,7 +67,7 @@ class MemoryModel(ABC):
         """The memory of the model's own programs; with two shardings, of the programs for large steps."""
 
     @abstractmethod
-    def of_stage(self, stage: int) -> tuple[object, ...]:
+    def of_stage(self, stage: int) -> Hashable:
         """What a stage holds, whatever the load: stages with equal values hold equal bytes under every load."""
 
     @abstractmethod
@@ -139,13 +139,24 @@ class MemoryModel(ABC):
         return self.main.contents.ways(stage)
 
     @cached_property
-    def distinct(self) -> list[int]:
-        """One stage of each group of stages that hold the same: its answers are those of the whole group."""
-        found: dict[object, int] = {}
+    def first_alike(self) -> list[int]:
+        """For each stage the first stage that holds the same: what it is asked has the same answer."""
+        found: dict[Hashable, int] = {}
+        first = []
         for stage, capacity in enumerate(self.capacities):
             engine = self.taken[stage] if self.plan.engine else None
-            found.setdefault((capacity, engine, self.of_stage(stage)), stage)
-        return list(found.values())
+            first.append(found.setdefault((capacity, engine, self.of_stage(stage)), stage))
+        return first
+
+    @cached_property
+    def distinct(self) -> list[int]:
+        """One stage of each group of stages that hold the same."""
+        return list(dict.fromkeys(self.first_alike))
+
+    def held_by_stage(self, batch: Number, length: Number, input_: Number, rounds: Number) -> list[Held]:
+        """What a GPU of each stage holds, as `held`."""
+        found = {stage: self.held(stage, batch, length, input_, rounds) for stage in self.distinct}
+        return [found[stage] for stage in self.first_alike]
 
     def held(self, stage: int, batch: Number, length: Number, input_: Number, rounds: Number) -> Held:
         """What a GPU of ``stage`` holds with ``rounds`` resident batches of ``batch`` requests of ``length`` tokens.
@@ -317,7 +328,7 @@ class ProgramMemory(MemoryModel):
             return cache.per_token
         return maximum(cache.per_token, largest(tokens) * self.block)
 
-    def of_stage(self, stage: int) -> tuple[object, ...]:
+    def of_stage(self, stage: int) -> Hashable:
         """Everything that a stage holds."""
         return self.contents.of_stage(stage)
 

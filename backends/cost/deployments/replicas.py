@@ -84,7 +84,7 @@ class Replicas(Deployment):
         """What the GPUs hold with batches of ``b`` requests."""
         memory = self.memory
         kept, resident = resident_tokens(self.one, i, o, ongoing)
-        held = [memory.held(s, b, kept, i, resident).total for s in range(len(memory.weights))]
+        held = [h.total for h in memory.held_by_stage(b, kept, i, resident)]
         tokens = memory.kv_capacity(b, kept, i, resident) if self.plan.engine is None else memory.kv_tokens(i + o)
         return Occupancy(
             largest(held),
