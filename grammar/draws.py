@@ -12,7 +12,7 @@ from plandsl.grammar.files import locate
 from plandsl.grammar.modules import Wrong
 from plandsl.grammar.records import Layer
 from plandsl.grammar.schema import Reader
-from plandsl.grammar.values import expect, span_of, whole
+from plandsl.grammar.values import expect, flag, span_of, whole
 from plandsl.limits import MAX_DIMENSION, MAX_TURNS, MAX_ZIPF
 from plandsl.spec.traffic import (
     LOGNORMAL,
@@ -69,10 +69,7 @@ class Arguments(NamedTuple):
 
     def flag(self, name: str) -> bool:
         """``true`` or ``false``; false if it is missing."""
-        value = self.reader.value(self._layer(name)) if name in self.given else False
-        if isinstance(value, bool):
-            return value
-        raise Wrong("E210", f"`{name}` must be true or false, found {describe(value)}", self.given[name].span)
+        return name in self.given and flag(self.reader.value(self._layer(name)), self._layer(name))
 
     def text(self, name: str) -> str:
         """A string."""

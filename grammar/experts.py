@@ -11,7 +11,7 @@ from plandsl.grammar.functions import Dims, Scope, Typed, dims_text
 from plandsl.grammar.modules import Follows, Wrong
 from plandsl.grammar.records import Layer
 from plandsl.grammar.terms import Seen, Terms
-from plandsl.grammar.values import expect, whole
+from plandsl.grammar.values import expect, flag, whole
 from plandsl.ir.functions import MAPS
 from plandsl.ir.skew import WIDEST, Skew, Varying, Zipf
 from plandsl.limits import MAX_EXPERTS
@@ -106,9 +106,7 @@ def _option(option: s.Field, scope: Scope) -> int | float | bool | str:
     if name == "top_k":
         return whole(value, layer, 1, MAX_EXPERTS)
     if name == "normalize":
-        if not isinstance(value, bool):
-            raise Wrong("E210", "`normalize` must be true or false", option.value.span)
-        return value
+        return flag(value, layer)
     number = expect(value, NUMBER, layer).value
     least = 1.0 if name == "imbalance" else 0.0
     if not least <= number <= MOST or number == 0:

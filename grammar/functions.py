@@ -9,7 +9,7 @@ from plandsl.grammar.context import Context
 from plandsl.grammar.evaluate import Value
 from plandsl.grammar.modules import Unit, Wrong
 from plandsl.grammar.records import Layer, Record
-from plandsl.grammar.values import expect, whole
+from plandsl.grammar.values import expect, flag, whole
 from plandsl.ir.functions import MAPS
 from plandsl.limits import MAX_DIMENSION
 from plandsl.spec.model import AMONG, INDEX, STATEFUL, Apply, Term, Weight
@@ -269,10 +269,7 @@ def _attention_option(option: s.Field, scope: Scope) -> tuple[str, int | float |
         return option.name.text, whole(value, layer, 1, MAX_DIMENSION)
     if option.name.text == "softcap":
         return "softcap", _cap(value, layer)
-    if isinstance(value, bool):
-        return option.name.text, value
-    expect(value, NUMBER, layer)
-    raise Wrong("E210", f"`{option.name.text}` must be true or false", option.value.span)
+    return option.name.text, flag(value, layer)
 
 
 def _cap(value: Value, layer: Layer) -> float:

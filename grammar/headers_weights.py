@@ -112,11 +112,10 @@ def _begins(rest: str, module: str) -> bool:
 def elements_of(family: Family, shape: Shape) -> Iterator[dict[str, int]]:
     """The elements of each weight by name: layer by layer, then those of the `mtp` if there is one."""
     made: dict[tuple[Any, ...], dict[str, int]] = {}
-    for values in shape.layers:
-        key = tuple(values.items())
-        if key not in made:
-            made[key] = _elements(family, "layer", shape.values | values | {"expert_format": ""})
-        yield made[key]
+    for kind in shape.kinds:
+        if kind not in made:
+            made[kind] = _elements(family, "layer", shape.values | dict(kind) | {"expert_format": ""})
+        yield made[kind]
     if shape.of_model.get("predicts"):
         yield _elements(family, "mtp", shape.of_model | {"expert_format": ""})
 

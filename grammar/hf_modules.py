@@ -46,12 +46,11 @@ class Layer(NamedTuple):
 
 def layers_of(shape: Shape, family: Family) -> tuple[Layer, ...]:
     """The layers of a model; the layer of an `mtp` is the last. Layers with equal values have the same modules."""
-    made = {tuple(values.items()): values for values in shape.layers}
-    kinds = {key: _modules(family, "modules", shape.values | values) for key, values in made.items()}
-    found = [Layer(n, kinds[tuple(values.items())]) for n, values in enumerate(shape.layers)]
+    kinds = {kind: _modules(family, "modules", shape.values | dict(kind)) for kind in dict.fromkeys(shape.kinds)}
+    found = [Layer(n, kinds[kind]) for n, kind in enumerate(shape.kinds)]
     if shape.of_model.get("predicts"):
         joined = _modules(family, "mtp_modules", shape.of_model)
-        found.append(Layer(len(found), (*kinds[tuple(shape.layers[-1].items())], *joined)))
+        found.append(Layer(len(found), (*kinds[shape.kinds[-1]], *joined)))
     return tuple(found)
 
 

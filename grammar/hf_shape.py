@@ -47,6 +47,11 @@ class Shape(NamedTuple):
     stored: tuple[tuple[tuple[str, str], ...], ...] = ()
 
     @property
+    def kinds(self) -> tuple[tuple[tuple[str, Any], ...], ...]:
+        """The kind of each layer: its values, as a key; layers of one kind are alike."""
+        return tuple(tuple(values.items()) for values in self.layers)
+
+    @property
     def of_model(self) -> dict[str, Any]:
         """The values for an `mtp` and for the text outside of layers: where layers differ, those of the last layer."""
         return self.values | (self.layers[-1] if self.layers else {})

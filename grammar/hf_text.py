@@ -46,7 +46,7 @@ def model_text(name: str, made: Made, storage: Storage, source: str, remarks: Se
     """The model in canonical form; empty if its layers need more than `MAX_BLOCKS` blocks."""
     shape = made.shape
     stored = shape.stored or ((),) * len(shape.layers)
-    kinds = [Kind(tuple(values.items()), own) for values, own in zip(shape.layers, stored, strict=True)]
+    kinds = [Kind(words, own) for words, own in zip(shape.kinds, stored, strict=True)]
     ranges = cover(kinds)
     if len(ranges) > MAX_BLOCKS:
         return ""

@@ -11,7 +11,7 @@ from plandsl.grammar.context import Context
 from plandsl.grammar.evaluate import Value, describe
 from plandsl.grammar.modules import KINDS, Library, Unit, Wrong
 from plandsl.grammar.records import Layer, Record, merge
-from plandsl.grammar.values import expect, span_of, whole
+from plandsl.grammar.values import expect, flag, span_of, whole
 from plandsl.limits import MAX_DIMENSION
 from plandsl.spec.formats import BITS, FORMS, SCALED, is_storage
 from plandsl.units import NUMBER, Dimension, Quantity
@@ -236,15 +236,8 @@ class Reader:
 
     def flag(self, name: str, default: bool) -> bool:
         """``true`` or ``false``."""
-        value = self.read(name, self._flag)
+        value = self.read(name, lambda layer: flag(self.value(layer), layer))
         return default if value is None else value
-
-    def _flag(self, layer: Layer) -> bool:
-        value = self.value(layer)
-        if isinstance(value, bool):
-            return value
-        message = f"`{layer.name.text}` must be true or false, found {describe(value)}"
-        raise Wrong("E210", message, span_of(layer))
 
     # ---- sections and declarations
 

@@ -11,11 +11,10 @@ from plandsl.grammar.functions import Typed, dims_text
 from plandsl.grammar.modules import Follows, Wrong
 from plandsl.grammar.records import Layer
 from plandsl.grammar.terms import Terms
-from plandsl.grammar.values import expect, whole
+from plandsl.grammar.values import flag, whole
 from plandsl.ir.states import ROLES
 from plandsl.limits import MAX_DIMENSION
 from plandsl.spec.model import Apply, Weight
-from plandsl.units import NUMBER
 
 CONV = "`short_conv(x, w_conv[conv_width, channels])`, and a bias `b_conv[channels]` where there is one"
 FORM = "`recurrence(q, k, v, step = dt, rate = a_log[state_heads], write = beta, delta = true)`"
@@ -133,10 +132,7 @@ def _option(option: s.Field, terms: Terms) -> tuple[str, int | float | bool | st
     layer = Layer(option.name, option.value, scope.unit)
     if option.name.text == "chunk":
         return "chunk", whole(value, layer, 1, MAX_DIMENSION)
-    if isinstance(value, bool):
-        return option.name.text, value
-    expect(value, NUMBER, layer)
-    raise Wrong("E210", f"`{option.name.text}` must be true or false", option.value.span)
+    return option.name.text, flag(value, layer)
 
 
 def _labels(names: tuple[str, ...], exprs: tuple[s.Expr, ...], found: list[Typed]) -> tuple[Label, ...]:

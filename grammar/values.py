@@ -56,3 +56,10 @@ def whole(value: Value, layer: Layer, least: int, most: int) -> int:
     if number.value > most:
         raise Wrong("E214", f"`{name}` must be at most {most:,}, found {number.value:,g}", span)
     return int(number.value)
+
+
+def flag(value: Value, layer: Layer) -> bool:
+    """``value`` as true or false. Raises `Wrong` (E210)."""
+    if isinstance(value, bool):
+        return value
+    raise Wrong("E210", f"`{layer.name.text}` must be true or false, found {describe(value)}", span_of(layer))

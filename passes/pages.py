@@ -16,9 +16,7 @@ from attrs import evolve
 from plandsl.ir.compute import CacheWrite
 from plandsl.ir.extents import Extents
 from plandsl.ir.program import Program
-from plandsl.ir.states import state_bytes
-from plandsl.ir.types import Number, Value
-from plandsl.spec.formats import item_bytes
+from plandsl.ir.states import state_bytes, token_bytes
 from plandsl.spec.plan import PlanSpec
 
 
@@ -34,12 +32,3 @@ def raise_block(plan: PlanSpec, program: Program) -> PlanSpec:
         return plan
     least = engine.kv_block * -(-max(states) // (engine.kv_block * min(tokens)))
     return evolve(plan, engine=evolve(engine, kv_block=int(least))) if least > engine.kv_block else plan
-
-
-def token_bytes(kept: tuple[Value, ...], extents: Extents) -> Number:
-    """Bytes that one token takes in a cache on a rank."""
-    total: Number = 0.0
-    for out in kept:
-        rest = extents.product(d for d in out.type.dims if d.name not in ("batch", "context"))
-        total = total + rest * item_bytes(out.type.dtype)
-    return total

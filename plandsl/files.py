@@ -94,6 +94,15 @@ ErrorContext = Callable[[], AbstractContextManager[None]]
 """Makes a context that turns an error in writing the file into a diagnostic that names it."""
 
 
+def make_folder(path: Place) -> None:
+    """Make a folder, and those that it lies in, where there is none. Raises `PlanError` (E405)."""
+    try:
+        os.makedirs(path, exist_ok=True)
+    except (OSError, ValueError) as error:  # a NUL in a name is a ValueError
+        why = f"cannot make the folder {clip(os.fspath(path), SHOWN)}: {getattr(error, 'strerror', None) or error}"
+        raise PlanError([Diagnostic("E405", why)]) from error
+
+
 def write_file(path: Place, content: str | bytes, code: str = "E405") -> None:
     """Write a whole file or none of it, as `write_whole` does."""
     with write_whole(path, code) as file:

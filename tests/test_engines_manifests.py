@@ -18,8 +18,11 @@ kind: ConfigMap
 data:
   x.yaml: """
 
-DOUBLED = "a0: &a0 x\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 32))
+DOUBLED = "a0: &a0 x\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 24))
 """Each line stands for twice as much as the line before it."""
+
+CHAINED = "a0: &a0 x\n" + "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 3000))
+"""Each line is one level deeper than the line before it."""
 
 
 def test_each_pool_asks_for_the_gpus_of_its_own_vendor() -> None:
@@ -41,6 +44,7 @@ def test_each_pool_asks_for_the_gpus_of_its_own_vendor() -> None:
     ("text", "wanted"),
     [
         pytest.param(DOUBLED + "kind: Deployment\n", "its aliases stand for more than 262,144 nodes", id="doubled"),
+        pytest.param(CHAINED, "more than 32 levels", id="chained"),
         pytest.param("a: &a [*a, *a]\n", "more than 32 levels", id="itself"),
         pytest.param("a: " + "[" * 40 + "]" * 40 + "\n", "more than 32 levels", id="deep"),
         pytest.param("? [a, b]\n: c\n", "a key is a list or a mapping", id="key"),

@@ -169,7 +169,7 @@ def test_ropes_of_unlike_parts_do_not_share_a_kernel() -> None:
         ("first = 8", "part = 8", "E206", "`rope` has no option `part`"),
         ("softcap = 0.5", "softcap = 0", "E214", "`softcap` must be from 1e-12 to 1e+12"),
         ("softcap = 0.5", "softcap = true", "E210", "expected a plain number, found true or false"),
-        ("alibi = true", "alibi = 8", "E210", "`alibi` must be true or false"),
+        ("alibi = true", "alibi = 8", "E210", "`alibi` must be true or false, found a plain number"),
     ],
 )
 def test_mistakes(was: str, now: str, code: str, message: str) -> None:

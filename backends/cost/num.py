@@ -17,6 +17,8 @@ def are_numbers(*values: Number) -> bool:
 
 def maximum(a: Number, b: Number) -> Number:
     """The larger of two, element by element."""
+    if a.__class__ is float and b.__class__ is float:  # nearly always, and three times as fast as to ask for a kind
+        return a if a >= b else b
     if isinstance(a, _PLAIN) and isinstance(b, _PLAIN):
         return a if a >= b else b
     import numpy as np
@@ -26,6 +28,8 @@ def maximum(a: Number, b: Number) -> Number:
 
 def minimum(a: Number, b: Number) -> Number:
     """The smaller of two, element by element."""
+    if a.__class__ is float and b.__class__ is float:
+        return a if a <= b else b
     if isinstance(a, _PLAIN) and isinstance(b, _PLAIN):
         return a if a <= b else b
     import numpy as np

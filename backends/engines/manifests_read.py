@@ -38,10 +38,10 @@ def _compose(text: str, file: str, skipped: int) -> list[yaml.Node]:
         hint = "correct the file; `python -m yaml` tells more"
         shown = {file: "\n" * skipped + text}
         raise PlanError([Diagnostic("E509", f"cannot read {file}: {why}", span, hint=hint)], shown) from error
-    total, sizes = 0, dict[int, int]()
+    total, known = 0, dict[int, tuple[int, int]]()
     refuse = _refuser(text, file, skipped)
     for node in documents:
-        total += _measure(node, sizes, refuse)
+        total += _measure(node, known, refuse)[0]
         if total > MAX_YAML_NODES:
             raise refuse(node, f"its aliases stand for more than {MAX_YAML_NODES:,} nodes", "write fewer aliases")
     return documents
@@ -62,17 +62,19 @@ def _refuser(text: str, file: str, skipped: int) -> Refuse:
     return refuse
 
 
-def _measure(node: yaml.Node, sizes: dict[int, int], refuse: Refuse, level: int = 0) -> int:
-    """How many nodes ``node`` is with all below it, an alias counted as what it stands for; ``sizes`` has them by id.
+def _measure(node: yaml.Node, known: dict[int, tuple[int, int]], refuse: Refuse, level: int = 0) -> tuple[int, int]:
+    """How many nodes ``node`` is with all below it, and how many levels. An alias counts as all that it stands for.
+
+    ``known`` has both for the nodes that were measured, by their id.
 
     Raises `PlanError` (E509) for too many levels, and for a key that is no word.
     """
     import yaml
 
-    if id(node) in sizes:
-        return sizes[id(node)]
-    if level > MAX_YAML_LEVELS:
+    if level + known.get(id(node), (0, 0))[1] > MAX_YAML_LEVELS:
         raise refuse(node, f"it has more than {MAX_YAML_LEVELS} levels", "an alias inside itself has no end")
+    if id(node) in known:
+        return known[id(node)]
     below: list[yaml.Node] = []
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
@@ -81,8 +83,9 @@ def _measure(node: yaml.Node, sizes: dict[int, int], refuse: Refuse, level: int 
             below += [key, value]
     elif isinstance(node, yaml.SequenceNode):
         below = node.value
-    sizes[id(node)] = size = 1 + sum(_measure(one, sizes, refuse, level + 1) for one in below)
-    return size
+    found = [_measure(one, known, refuse, level + 1) for one in below]
+    known[id(node)] = 1 + sum(size for size, _ in found), 1 + max((levels for _, levels in found), default=0)
+    return known[id(node)]
 
 
 def _text(node: Any) -> str:

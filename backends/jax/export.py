@@ -142,9 +142,8 @@ class _Room(NamedTuple):
 def prompt_parts(plan: PlanSpec) -> tuple[int, ...]:
     """The numbers of tokens of the parts in which a prompt is computed: reused tokens first, then chunks."""
     load, chunk = plan.workload, plan.chunked_prefill
-    before = min(max(int(load.reuse * load.input), 1), load.input - 1) if load.reuse else 0
-    step = load.input if chunk is None else max(chunk // load.batch, 1)
-    cuts = [0, *(cut for cut in range(before, load.input, step) if cut), load.input]
+    step = None if chunk is None else max(chunk // load.batch, 1)
+    cuts = [0, *plan.cut_prompt(step), load.input]
     return tuple(b - a for a, b in pairwise(cuts))
 
 

@@ -283,7 +283,7 @@ def _attention(op: Attention, here: Local) -> Array:
         raise Mismatch(f"attention: rank {here.rank} holds only some of the context of {op.k}")
     if here.place.block(op.k.type, here.rank)[:3] != here.place.block(op.v.type, here.rank)[:3]:
         raise Mismatch(f"attention: rank {here.rank} holds other keys in {op.k} than in {op.v}")
-    heads = _key_heads(op, here)
+    heads = shared_heads(op, op.q, op.k, here)
     k, v = (here.array(x)[:, :, heads] for x in (op.k, op.v))
     mask = _mask(op, here, op.q, op.k)._replace(among=_picked(op, here))
     sinks = None if op.sinks is None else here.array(op.sinks)
@@ -339,15 +339,17 @@ def _latent_attention(op: LatentAttention, here: Local) -> Array:
     return latent_attention((q, q_rope), (k, k_rope), v, mask, scale, partial=partial, change=_change(op, here))
 
 
-def _key_heads(op: Attention, here: Local) -> Array:
-    """For each query head of this rank, the index of its key head among the key heads of this rank."""
-    query, key = op.q.type.dims[2].name, op.k.type.dims[2].name
-    sizes = here.place.sizes
-    mine, have = here.held_range(op.q, query), here.held_range(op.k, key)
-    needed = np.arange(*mine) * sizes[key] // sizes[query]
+def shared_heads(op: BaseOp, x: Value, shared: Value, here: Local) -> Array:
+    """For each head of ``x`` on this rank, the index of the head of ``shared`` that it uses, among those of this rank.
+
+    Neighbouring heads share one. Raises `Mismatch` if another rank has it.
+    """
+    head, group = x.type.names[2], shared.type.names[2]
+    mine, have = here.held_range(x, head), here.held_range(shared, group)
+    needed = np.arange(*mine) * here.place.sizes[group] // here.place.sizes[head]
     if needed.size and not (have[0] <= needed.min() and needed.max() < have[1]):
-        why = f"rank {here.rank} has {query} {_show((mine,))}, but of {key} only {_show((have,))}"
-        raise Mismatch(f"attention: {why}")
+        why = f"rank {here.rank} has {head} {_show((mine,))}, but of {group} only {_show((have,))}"
+        raise Mismatch(f"{op.keyword}: {why}")
     return np.asarray(needed - have[0])
 
 

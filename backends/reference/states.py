@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from plandsl.backends.reference.cache import merge_requests
-from plandsl.backends.reference.compute import Local, function_of
+from plandsl.backends.reference.compute import Local, function_of, shared_heads
 from plandsl.backends.reference.placement import Array, Block, Mismatch, Placement, index
 from plandsl.ir.meaning.states import convolve, decay_of, decay_slopes, recur_token, unit_length
 from plandsl.ir.names import RegionName
@@ -167,16 +167,10 @@ def _decay(op: Recurrence, more: dict[str, Array], here: Local) -> Array:
 
 def _groups(op: Recurrence, here: Local) -> Array:
     """For each head of this rank, the index of its group among the groups of this rank."""
-    heads = op.v.type.names[2]
-    mine = here.held_range(op.v, heads)
     if len(op.k.type.dims) == 3:
-        return np.zeros(mine[1] - mine[0], dtype=int)
-    groups = op.k.type.names[2]
-    first, stop = here.held_range(op.k, groups)
-    needed = np.arange(*mine) * here.place.sizes[groups] // here.place.sizes[heads]
-    if needed.size and not (first <= needed.min() and needed.max() < stop):
-        raise Mismatch(f"recurrence: rank {here.rank} has heads {mine}, but of {groups} only {first}..{stop}")
-    return np.asarray(needed - first)
+        first, stop = here.held_range(op.v, op.v.type.names[2])
+        return np.zeros(stop - first, dtype=int)
+    return shared_heads(op, op.v, op.k, here)
 
 
 def _states(program: Program) -> Iterator[tuple[Region, Value]]:

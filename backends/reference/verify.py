@@ -238,10 +238,7 @@ class _Both(NamedTuple):
 
 def _parts(plan: PlanSpec) -> Parts:
     """The parts of a plan's prompts: cut after the reused tokens, and with chunked prefill every two tokens."""
-    load = plan.workload
-    before = min(max(int(load.reuse * load.input), 1), load.input - 1) if load.reuse else 0
-    step = load.input if plan.chunked_prefill is None else 2
-    return Parts([cut for cut in range(before, load.input, step) if cut], plan.micro_batches)
+    return Parts(plan.cut_prompt(None if plan.chunked_prefill is None else 2), plan.micro_batches)
 
 
 def _compare_pairs(start: Verdict, pairs: Iterator[_Pair]) -> Verdict:

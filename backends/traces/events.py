@@ -11,6 +11,9 @@ from collections.abc import Iterable, Mapping
 from itertools import count
 from typing import Any, NamedTuple
 
+from plandsl._version import __version__
+from plandsl.spec.plan import PlanSpec
+
 Event = dict[str, Any]
 
 
@@ -37,6 +40,12 @@ def nanos(seconds: float) -> int:
 def micros(time_ns: int) -> float:
     """Microseconds, as the format has them."""
     return time_ns / 1000
+
+
+def describe_plan(plan: PlanSpec) -> dict[str, Any]:
+    """What every trace says of its plan."""
+    return {"plandsl": __version__, "plan": plan.name, "model": plan.model.name, "machine": plan.machine,
+            "gpus": plan.ranks}  # fmt: skip
 
 
 class Events:

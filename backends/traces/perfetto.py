@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from plandsl._version import __version__
 from plandsl.answers.estimate import Estimate
 from plandsl.backends.cost.answers.flows_pools import transfer_flows
 from plandsl.backends.cost.answers.ranks import ranks_per_node
 from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.backends.cost.deployments.replicas import Replicas
-from plandsl.backends.traces.events import Events, Track
+from plandsl.backends.traces.events import Events, Track, describe_plan
 from plandsl.backends.traces.passes import Layer, Ran
 from plandsl.backends.traces.placement import Placement
 from plandsl.backends.traces.ranks import check_size, choose_ranks
@@ -68,16 +67,13 @@ def trace_steps(model: Deployment, told: Estimate, ranks: str = "all", rounds: i
         _write_servers(events, pool, pools, model, steps)
     if steps.sent is not None:
         _write_transfer(events, model, pools, steps.sent)
-    return events.write(about(model.plan, told))
+    return events.write(_about(model.plan, told))
 
 
-def about(plan: PlanSpec, told: Estimate) -> dict[str, Any]:
+def _about(plan: PlanSpec, told: Estimate) -> dict[str, Any]:
     """What the file says of itself."""
     tpot = {} if told.tpot_s is None else {"tpot_us": told.tpot_s * 1e6}
-    return {
-        "plandsl": __version__, "plan": plan.name, "model": plan.model.name, "machine": plan.machine,
-        "gpus": plan.ranks, "ttft_us": told.ttft_s * 1e6, **tpot,
-    }  # fmt: skip
+    return describe_plan(plan) | {"ttft_us": told.ttft_s * 1e6, **tpot}
 
 
 def _pools(model: Deployment, steps: Steps, ranks: str) -> list[Pool]:

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from plandsl._version import __version__
 from plandsl.backends.cost.answers.simulation import Run
 from plandsl.backends.cost.serving.records import Records
 from plandsl.backends.cost.serving.requests import Floats, Ints
-from plandsl.backends.traces.events import Events, Span, Track
+from plandsl.backends.traces.events import Events, Span, Track, describe_plan
 from plandsl.backends.traces.ranks import check_size
 from plandsl.limits import MAX_TRACE_EVENTS
 from plandsl.spec.plan import PlanSpec
@@ -50,9 +49,8 @@ def server_names(run: Run) -> list[str]:
 
 def _about(plan: PlanSpec, run: Run) -> dict[str, Any]:
     told = run.simulation
-    return {
-        "plandsl": __version__, "plan": plan.name, "model": plan.model.name, "machine": plan.machine,
-        "gpus": plan.ranks, "requests": told.summary.requests, "seed": told.seed, "scheduler": told.scheduler,
+    return describe_plan(plan) | {
+        "requests": told.summary.requests, "seed": told.seed, "scheduler": told.scheduler,
         "blocks_of_a_server": run.blocks,
     }  # fmt: skip
 

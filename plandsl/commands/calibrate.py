@@ -10,7 +10,7 @@ from plandsl._version import __version__
 from plandsl.commands.console import OK, print_json, print_text
 from plandsl.commands.findings import print_diagnostics
 from plandsl.diagnostics import Diagnostic, PlanError
-from plandsl.files import write_file
+from plandsl.files import make_folder, write_file
 
 if TYPE_CHECKING:
     from plandsl.spec.hardware import GpuSpec, LinkSpec
@@ -60,10 +60,7 @@ def run_calibrate(arguments: Namespace) -> int:
     if target.suffix == ".plan":
         write_file(target, "\n".join(texts.values()))
     else:
-        try:
-            target.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise PlanError([Diagnostic("E405", f"cannot make {target}: {error.strerror}")]) from error
+        make_folder(target)
         for name, text in texts.items():
             write_file(target / f"{name}.plan", text)
     if arguments.json:

@@ -14,7 +14,7 @@ from plandsl.commands.export_traces import make_chakra, make_perfetto
 from plandsl.commands.findings import print_diagnostics
 from plandsl.commands.sources import compile_one
 from plandsl.diagnostics import Diagnostic, PlanError, clip, nearest
-from plandsl.files import write_file
+from plandsl.files import make_folder, write_file
 
 if TYPE_CHECKING:
     from plandsl.backends.engines.server import Deployment
@@ -168,11 +168,7 @@ def _write_folder(content: Mapping[str, str | bytes], folder: str | None) -> lis
         why = f"this export is {len(content)} files"
         raise PlanError([Diagnostic("E501", why, hint="name a folder for them with -o FOLDER")])
     place = Path(folder)
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        why = f"cannot make the folder {clip(folder, 120)}: {error.strerror}"
-        raise PlanError([Diagnostic("E405", why)]) from error
+    make_folder(place)
     for name, one in content.items():
         write_file(place / name, one)
     return [str(place / name) for name in content]

@@ -181,3 +181,12 @@ def state_bytes(ops: Iterable[BaseOp], extents: Extents, guesses: int = 0) -> Nu
                     size = size * (1 + guesses / extents.sizes[kept.type.names[1]])
                 total = total + size
     return total
+
+
+def token_bytes(kept: tuple[Value, ...], extents: Extents) -> Number:
+    """Bytes that one token takes in a cache on a rank."""
+    total: Number = 0.0
+    for out in kept:
+        rest = extents.product(d for d in out.type.dims if d.name not in ("batch", "context"))
+        total = total + rest * item_bytes(out.type.dtype)
+    return total

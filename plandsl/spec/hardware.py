@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
 from attrs import Factory, evolve, field, frozen
@@ -17,7 +18,7 @@ from plandsl.spec.origins import BORROWED, FITTED_HERE, GENERIC, POOLED, UNMEASU
 from plandsl.spec.power import clock_at
 from plandsl.spec.scheduler import OWN_SCHEDULER, SchedulerName, SchedulerSpec, scheduler_name
 from plandsl.units import NUMBER, TIME, Dimension
-from plandsl.values import FrozenValue
+from plandsl.values import FrozenValue, once
 
 
 @frozen(eq=False, repr=False, slots=False)
@@ -253,6 +254,7 @@ OF_LINKS = ("collective", "collective_nodes", "ep_alltoall", "launch_collective"
 """Parts of a calibration that time what travels between GPUs."""
 
 
+@lru_cache(maxsize=4096)
 def constant_dimension(path: str) -> Dimension | None:
     """The dimension of a calibration's constant, such as ``launch`` or ``gemm.bf16.fixed``; None: nothing uses it."""
     first, *inner = path.split(".")
@@ -308,6 +310,7 @@ def family_of(kind: str, format_: str) -> str:
     return f"{kind}/{FAMILIES.get(format_, format_)}"
 
 
+@lru_cache(maxsize=4096)
 def _part(name: str) -> tuple[str, bool]:
     """The part of a calibration that a constant completes, and whether the constant is in a section."""
     first, _, rest = name.partition(".")
@@ -316,6 +319,13 @@ def _part(name: str) -> tuple[str, bool]:
         return first, "." in rest
     format_, _, library = inner.rpartition("_")
     return family_of(first, format_ if library in LIBRARIES else inner), True
+
+
+@lru_cache(maxsize=4096)
+def _split_path(name: str) -> tuple[str, str]:
+    """The section of a calibration's constant, and its name there; figures of an explanation make many calibrations."""
+    section, _, last = name.rpartition(".")
+    return section, last
 
 
 @frozen(eq=False, repr=False, slots=False)
@@ -340,7 +350,7 @@ class CalibrationSpec(FrozenValue):
     def __attrs_post_init__(self) -> None:
         sections: dict[str, dict[str, float]] = {}
         for name, value in self.values:
-            section, _, last = name.rpartition(".")
+            section, last = _split_path(name)
             sections.setdefault(section, {})[last] = value
         object.__setattr__(self, "_flat", dict(self.values))
         object.__setattr__(self, "_sections", sections)
@@ -357,9 +367,14 @@ class CalibrationSpec(FrozenValue):
 
     def has(self, sections: frozenset[str]) -> bool:
         """Whether this calibration has all of these sections, or families of sets (`family_of`)."""
-        found = {name.partition(".")[0] for name, _ in self.values if "." in name}
-        found |= {part for part, inside in {_part(f"{path}.") for path in self.sections if "." in path} if inside}
-        return sections <= found
+        return sections <= self._timed
+
+    @once
+    def _timed(self) -> frozenset[str]:
+        """Its sections, and the families of its sets."""
+        families = (_part(f"{path}.") for path in self.sections if "." in path)
+        parts = (path.partition(".")[0] for path in self.sections if path)
+        return frozenset((*parts, *(part for part, inside in families if inside)))
 
     def fill_from(self, other: CalibrationSpec) -> CalibrationSpec:
         """This calibration, with the constants and sections of ``other`` that this one lacks.

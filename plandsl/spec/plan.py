@@ -318,6 +318,12 @@ class PlanSpec(FrozenValue):
         """Tokens of each request in a decode step: the next token, and the guesses after it."""
         return 1 if self.speculate is None else 1 + self.speculate.tokens
 
+    def cut_prompt(self, step: int | None) -> tuple[int, ...]:
+        """Where prompts are cut into parts: behind their reused tokens, then every ``step`` tokens, if it is given."""
+        load = self.workload
+        before = min(max(int(load.reuse * load.input), 1), load.input - 1) if load.reuse else 0
+        return tuple(cut for cut in range(before, load.input, step or load.input) if cut)
+
     @property
     def draft_plan(self) -> "PlanSpec | None":
         """The plan of the draft model, with the same load on the same GPUs; None without a draft model."""

@@ -16,7 +16,7 @@ from plandsl.ir.index import PickKeys
 from plandsl.ir.latent import LatentAttention
 from plandsl.ir.ops import KEEPS
 from plandsl.ir.program import Program, Region
-from plandsl.ir.states import States, state_bytes
+from plandsl.ir.states import States, state_bytes, token_bytes
 from plandsl.ir.types import PADDED, Dim, Number, TensorType, Value
 from plandsl.spec.formats import item_bytes
 
@@ -110,10 +110,7 @@ class Contents:
             windows |= {source.get(op.k_rope.name, op.k_rope.name): op.window or op.chunk or 0 for op in latent}
             for op in region.ops:
                 if isinstance(op, CacheWrite) and not op.transient:
-                    size: Number = 0.0
-                    for out in op.outs:
-                        rest = (d for d in out.type.dims if d.name not in ("batch", "context"))
-                        size = size + self.extents.product(rest) * item_bytes(out.type.dtype)
+                    size = token_bytes(op.outs, self.extents)
                     batch = op.outs[0].type.dim("batch")
                     window = max(windows.get(out.name, 0) for out in op.outs)
                     found.append(Cache(size, batch, window, repeats, op.outs[0].type.dim("context")))

@@ -13,7 +13,7 @@ from plandsl.spec.constants import GemmConstants
 TILES = ((16, 16), (16, 32), (16, 64), (32, 32), (32, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256))
 """Output tiles that libraries choose from, rows by columns."""
 
-MOST_SPLITS = 8
+MOST_SPLITS = 8.0
 """The most parts that the contracted dimension is cut into."""
 
 TAIL = 0.25
@@ -78,7 +78,7 @@ def gemm_seconds(
         high = maximum(m / rows, 1.0)
         count = (high + TAIL * (1 - 1 / high) * (ceil_div(m, rows) - high)) * columns
         whole = tile * maximum(1.0, (1 - TAIL) * count / units + TAIL * ceil_div(count, units))
-        splits = clip(floor(units / count), 1, MOST_SPLITS)
+        splits = clip(floor(units / count), 1.0, MOST_SPLITS)
         time = where(splits > 1, minimum(whole, tile / splits + c.step), whole)
         best = time if best is None else minimum(best, time)
     assert best is not None, "there are tilings"

@@ -180,19 +180,20 @@ def grouped_seconds(
     counts = {a: sum(many) for a, many in zip(sizes, zip(*filled, strict=True), strict=True)}
     stored = [m.depth * m.columns * m.weight_bytes for m in matrices]
     exceeds = [clip(1 - c.cache / bytes_, 0.0, 1.0) for bytes_ in stored]
+    units, rate, drawn, memory = chip.units, chip.peak * c.compute, chip.bandwidth * c.draw, chip.bandwidth * c.memory
     best: Number | None = None
     for a, b in tiles:
         count = counts[a]
         further = maximum(count - touched, 0.0)
         work: Number = 0.0
         read: Number = 0.0
+        arithmetic = 2.0 * a * b / rate
         for m, bytes_, share in zip(matrices, stored, exceeds, strict=True):
             read = read + bytes_ * (touched + share * further)
-            arithmetic = 2.0 * a * b / (chip.peak * c.compute)
-            loading = (a * m.input_bytes + b * m.weight_bytes) / (chip.bandwidth * c.draw)
-            tile = c.step + m.depth * chip.units * (arithmetic + loading)
-            work = work + maximum(count * ceil_div(m.columns, b) / chip.units, 1.0) * tile
-        time = smooth_max(work, read / (chip.bandwidth * c.memory), c.blend)
+            loading = (a * m.input_bytes + b * m.weight_bytes) / drawn
+            tile = c.step + m.depth * units * (arithmetic + loading)
+            work = work + maximum(count * ceil_div(m.columns, b) / units, 1.0) * tile
+        time = smooth_max(work, read / memory, c.blend)
         best = time if best is None else minimum(best, time)
     assert best is not None, "there are tilings"
     return best

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import inf
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, cast
 
@@ -187,10 +187,7 @@ class Machine:
         links = self.link, cluster, self.link_share, self.launch_collective, self.algorithm, self.rates[2]
         constants: dict[Side, list[tuple[str, float]]] = {"links": [], "traffic": [], "arithmetic": []}
         for constant in self.calibration.values:
-            word = constant[0].partition(".")[0]
-            constants["links" if word in OF_LINKS else "traffic" if word == "elementwise" else "arithmetic"].append(
-                constant
-            )
+            constants[_side_of(constant[0])].append(constant)
         sections = self.calibration.sections  # a layer with constants of its own takes the place of some kernels
         return {
             "links": (*own, *links, *constants["links"]),
@@ -210,6 +207,13 @@ class Machine:
 
             machine.measured = Measured.of(plan)
         return machine
+
+
+@lru_cache(maxsize=4096)
+def _side_of(constant: str) -> Side:
+    """The side of a machine that a constant of its calibration belongs to."""
+    word = constant.partition(".")[0]
+    return "links" if word in OF_LINKS else "traffic" if word == "elementwise" else "arithmetic"
 
 
 def as_unpacked(constants: C) -> C:

@@ -7,7 +7,7 @@ share the seconds of the layer, and kernels between them take none; otherwise ea
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import NamedTuple
 
 from plandsl.backends.cost.forms.attention import Chip
@@ -22,7 +22,7 @@ from plandsl.backends.cost.forms.dispatch import (
 )
 from plandsl.backends.cost.forms.moe import Layer, Load, moe_seconds, popular_experts
 from plandsl.backends.cost.machine.machine import Answer, Machine, Rates, as_unpacked, form_answer
-from plandsl.backends.cost.num import maximum
+from plandsl.backends.cost.num import are_numbers, maximum
 from plandsl.backends.cost.work.exchange import Exchange, Fastest, node_form
 from plandsl.backends.cost.work.site import Site
 from plandsl.backends.cost.work.work import HERE, Binding, ContextUse, Demand, Path, Shape
@@ -121,11 +121,14 @@ class Experts(NamedTuple):
         """
         pairs = maximum(self.pairs * n, 1.0)
         given = crowd_loads(self.crowd, n)
-        touched = sum(load.touched for load in given)
         tiled = sum(load.tiles(TILE) for load in given) * TILE
         each = self.flops_per_row / self.pairs
-        moved = self.bytes_weights / self.local * touched + self.bytes_per_pair * pairs
+        moved = self.weights_read(n) + self.bytes_per_pair * pairs
         return Tokens(each * pairs, each * tiled, moved)
+
+    def weights_read(self, n: Number) -> Number:
+        """Bytes of the weights of the experts that get any of ``n`` tokens."""
+        return self.bytes_weights / self.local * sum(load.touched for load in crowd_loads(self.crowd, n))
 
     def modelled_seconds(self, n: Number) -> Number:
         """Seconds of ``n`` tokens: this op's share of the fitted layer, or a roofline."""
@@ -153,8 +156,8 @@ class Experts(NamedTuple):
     def least(self, at: Binding, machine: Machine, pace: float) -> Number | None:
         """Useful FLOPs, and the weights of touched experts."""
         n = at.rows(self.rows)
-        flops, _, moved = self.tokens(n)
-        read = (moved - self.bytes_per_pair * maximum(self.pairs * n, 1.0)) / machine.gpu.bandwidth
+        flops = self.flops_per_row / self.pairs * maximum(self.pairs * n, 1.0)
+        read = self.weights_read(n) / machine.gpu.bandwidth
         return maximum(flops / machine.peak(self.op.compute), read) * (n > 0)
 
     def bound(self, at: Binding) -> str:
@@ -180,13 +183,19 @@ class Experts(NamedTuple):
         return ()
 
 
-def crowd_loads(crowd: Sequence[tuple[Number, Number]], n: Number) -> list[Load]:
+def crowd_loads(crowd: Sequence[tuple[Number, Number]], n: Number) -> Sequence[Load]:
     """How ``n`` tokens fall on experts of unlike popularity.
 
     An expert of chance p expects ``p n`` tokens, and gets any with the chance ``1 - (1 - p)^n``. Experts of
     neighbouring popularity form at most `GROUPS` groups. The fullest rank has at least one pair and touches at least
-    one expert; the two limits scale pairs and touched experts separately.
+    one expert; the two limits scale pairs and touched experts separately. Each GEMM of a layer asks for the same.
     """
+    if are_numbers(n, *crowd[0], *crowd[-1]):
+        return _crowd_loads(tuple(crowd), n)
+    return _make_crowd_loads(crowd, n)
+
+
+def _make_crowd_loads(crowd: Sequence[tuple[Number, Number]], n: Number) -> Sequence[Load]:
     met = [(there, p, 1 - (1 - p) ** n) for there, p in crowd]
     more = maximum(1 / (sum(there * p for there, p, _ in met) * n), 1.0)
     further = maximum(1 / sum(there * any_ for there, _, any_ in met), 1.0)
@@ -199,6 +208,10 @@ def crowd_loads(crowd: Sequence[tuple[Number, Number]], n: Number) -> list[Load]
         touched = sum(there * any_ for there, _, any_ in part) * further
         made.append(Load(experts, tokens / maximum(experts, 1), touched))
     return made
+
+
+_crowd_loads = lru_cache(maxsize=4096)(_make_crowd_loads)
+"""`crowd_loads` of numbers, which are asked for again and again."""
 
 
 class DispatchForm(NamedTuple):
