@@ -20,7 +20,7 @@ def run_calibrate(arguments: Namespace) -> int:
     """`planc calibrate`: files are written only if every fit succeeds."""
     from plandsl.backends.calibrate.declare import declared
     from plandsl.backends.calibrate.fit import THIN, Fitted
-    from plandsl.backends.calibrate.run import calibrate, gpus_of
+    from plandsl.backends.calibrate.run import LEAST, calibrate, gpus_of
     from plandsl.entries import catalog_gpu, catalog_link
 
     lines: list[dict[str, Any]] = []
@@ -51,9 +51,8 @@ def run_calibrate(arguments: Namespace) -> int:
     unknown = sorted(name for name in gpus_of(data) if gpu_of(name) is None)
     texts = calibrate(data, gpu_of, link_of, tell, arguments.pooled)
     if not texts:
-        hint = (
-            f"rows are of {', '.join(unknown)}, which the catalog lacks" if unknown else "a set needs 12 rows at least"
-        )
+        lacking = f"rows are of {', '.join(unknown)}, which the catalog lacks"
+        hint = lacking if unknown else f"a set needs {LEAST} rows, of a GPU whose number of units is known"
         raise PlanError([Diagnostic("E554", "no set of rows can be fitted", hint=hint)])
     texts |= {name: f"{text}\n{own[name].text}\n" for name, text in texts.items() if name in own}
     target = Path(arguments.output)
