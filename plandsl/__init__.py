@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         estimate,
         evaluate,
         explain,
+        run,
         search,
         simulate,
         verify,
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
     from plandsl.ir.schedule import Schedule
 
 _FUNCTIONS = (
-    "check", "compare", "compile", "compile_all", "diff", "draw", "estimate", "evaluate", "explain", "search",
+    "check", "compare", "compile", "compile_all", "diff", "draw", "estimate", "evaluate", "explain", "run", "search",
     "simulate", "verify",
 )  # fmt: skip
 _PARTS = (
@@ -120,6 +121,7 @@ __all__ = [
     "estimate",
     "evaluate",
     "explain",
+    "run",
     "search",
     "simulate",
     "verify",

@@ -189,6 +189,19 @@ def _calibrate(made: _Parser) -> None:
                       help="also fit one calibration to all GPUs, for those not measured (minutes)")  # fmt: skip
 
 
+def _measure(made: _Parser) -> None:
+    made.add_argument("-o", "--output", metavar="OUT", required=True,
+                      help="a .csv file for all rows; rows that it has already are not measured again")  # fmt: skip
+    made.add_argument("--for", metavar="FILE", dest="file", help="a .plan file: measure only what its plans run")
+    _add_selection(made)
+    made.add_argument("--gpu", metavar="NAME", help="the GPU in the rows (default: a name made of the device's)")
+    made.add_argument("--seconds", metavar="N", type=float, default=300,
+                      help="start no kernel after so many seconds (default: 300)")  # fmt: skip
+    made.add_argument("--dtype", metavar="NAME", default="bf16",
+                      help="format of kernels without --for (default: bf16)")  # fmt: skip
+    made.add_argument("--devices", metavar="N", type=int, help="take a CPU as N devices, for collectives")
+
+
 def _accuracy(made: _Parser) -> None:
     made.add_argument("data", metavar="DATA", help="a CSV file, or a folder of them (docs/calibration.md)")
     made.add_argument("--rows", metavar="OUT",
@@ -272,6 +285,7 @@ VERBS: dict[str, tuple[str, Takes]] = {
         _compare,
     ),
     "compare-comm": ("compare what several plans send: by phase and mesh axis", _compare_comm),
+    "measure": ("measure the kernels of this machine's GPUs or CPU, for `planc calibrate`", _measure),
     "calibrate": ("fit the constants of calibrations to measurements", _calibrate),
     "accuracy": ("compare predictions with measurements", _accuracy),
     "simulate": ("serve the requests of a plan one by one: percentiles, goodput, occupancy", _simulate),

@@ -328,6 +328,9 @@ class CompiledPlan:
         call = Arguments("draw", view=view, phase=phase)
         call.word("view", VIEWS, code="E432")
         call.word("phase", PHASES, code="E432")
+        if self.spec.workload.encodes and phase == "decode":
+            why = "nothing comes out of this load (`output = 0`), so there is no decode step to draw"
+            raise PlanError([Diagnostic("E481", why, hint="draw prefill")])
         if self._pools and view not in WHOLE:
             pool = self._pools[phase == "decode"]
             return Picture(draw(view, pool.cost, pool.closed_form(), phase))

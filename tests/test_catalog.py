@@ -126,8 +126,10 @@ PARAMETERS = {  # as published with each checkpoint
     "qwen3_vl_8b": 8_190_735_360,
     "qwen3_0_6b": 596_049_920,
     "qwen3_1_7b": 1_720_574_976,
-    "glm_5": 743_180_209_920,  # without the indexer
-    "deepseek_v3_2": 671_026_419_200,  # without the indexer
+    # with the indexer, of 9,371,904 and 13,959,424 in each layer
+    "glm_5": 743_180_209_920 + 78 * 9_371_904,
+    "glm_5_1": 743_180_209_920 + 78 * 9_371_904,
+    "deepseek_v3_2": 671_026_419_200 + 61 * 13_959_424,
     "nemotron_3_super_120b_a12b": 120_668_707_840,
     "nemotron_3_ultra_550b_a55b": 549_308_993_536,
     "nemotron_h_56b": 56_324_350_464,
@@ -171,7 +173,7 @@ WHOLE = {  # billions of active parameters, rounded, and the matrices of the voc
     "qwen3_5_122b_a10b": (10, 0),
     "qwen3_5_397b_a17b": (17, 0),
     "qwen3_vl_30b_a3b": (3, 1),
-    "glm_5": (40, 1),
+    "glm_5": (40, 2),  # as GLM-4.5 counts
     "deepseek_v3_2": (37, 1),
     "nemotron_3_super_120b_a12b": (12, 1),
     "nemotron_3_ultra_550b_a55b": (55, 1),
@@ -342,6 +344,13 @@ def test_deepseek_v3_caches_576_elements_a_layer() -> None:
     spec = open_text("").spec("model", "deepseek_v3")
     assert isinstance(spec, ModelSpec)
     assert kv_bytes_per_token(build_model(spec, "prefill", spec.activations)) == 61 * (512 + 64) * 2
+
+
+def test_deepseek_v3_2_caches_index_keys_of_132_bytes_beside_the_latents() -> None:
+    """vLLM, model_executor/models/deepseek_v2.py, `Indexer`: 128 elements of fp8, and a scale of 4 bytes."""
+    spec = open_text("").spec("model", "deepseek_v3_2")
+    assert isinstance(spec, ModelSpec)
+    assert kv_bytes_per_token(build_model(spec, "prefill", spec.activations)) == 61 * ((512 + 64) * 2 + 132)
 
 
 @pytest.mark.parametrize(

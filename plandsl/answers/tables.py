@@ -36,8 +36,7 @@ def estimate_table(e: Estimate, name: str) -> Table:
     return pick_table(
         name,
         {
-            "prefill": partial(ops_table, e.prefill, "prefill"),
-            "decode": partial(ops_table, e.decode, "decode"),
+            **{phase: partial(ops_table, times, phase) for phase, times in e.timed.items()},
             "memory": partial(memory_table, e.memory),
             "stages": partial(_stages, e),
             "communication": partial(communication_table, e.communication),

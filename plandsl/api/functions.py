@@ -110,6 +110,17 @@ def verify(
 
 
 @guarded
+def run(
+    source: Source, plan: str | None = None, overrides: Overrides | None = None, *, steps: int = 3, seed: int = 0
+) -> Verdict:
+    """Run a plan as a program in JAX, on small dimensions and devices of the host, against the unsharded program.
+
+    Raises `PlanError` where jax is not installed (E517), and as `CompiledPlan.run` does.
+    """
+    return compile_source("run", source, plan, overrides).run(steps, seed)
+
+
+@guarded
 def draw(
     source: Source, view: str = "devices", phase: str = "prefill", *, plan: str | None = None,
     overrides: Overrides | None = None,

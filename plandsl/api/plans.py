@@ -193,6 +193,11 @@ class Plan(Whole):
         return self.compile().verify(steps, seed)
 
     @guarded
+    def run(self, steps: int = 3, seed: int = 0) -> Verdict:
+        """As `CompiledPlan.run`."""
+        return self.compile().run(steps, seed)
+
+    @guarded
     def draw(self, view: str = "devices", phase: str = "prefill") -> Picture:
         """As `CompiledPlan.draw`."""
         return self.compile().draw(view, phase)

@@ -5,7 +5,7 @@
 #    source ~/.local/share/bash_completion/planc
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_planc_subparsers=(init compile check render verify laws search fmt catalog passes explain diff compare compare-comm calibrate accuracy simulate autoscale completion export import run)
+_shtab_planc_subparsers=(init compile check render verify laws search fmt catalog passes explain diff compare compare-comm measure calibrate accuracy simulate autoscale completion export import run)
 
 _shtab_planc_init_option_strings=(-h --help --json --model --node)
 _shtab_planc_compile_option_strings=(-h --help --json --plan --set --dump --phase)
@@ -21,6 +21,7 @@ _shtab_planc_explain_option_strings=(-h --help --json --plan --set)
 _shtab_planc_diff_option_strings=(-h --help --json --each --plan --set)
 _shtab_planc_compare_option_strings=(-h --help --json --plan --set --rows --fit)
 _shtab_planc_compare_comm_option_strings=(-h --help --json -o --output --plan --set)
+_shtab_planc_measure_option_strings=(-h --help --json -o --output --for --plan --set --gpu --seconds --dtype --devices)
 _shtab_planc_calibrate_option_strings=(-h --help --json -o --output --pooled)
 _shtab_planc_accuracy_option_strings=(-h --help --json --rows)
 _shtab_planc_simulate_option_strings=(-h --help --json --plan --set --requests --seeds --find-rate --rows --plot --view --scheduler)
@@ -55,6 +56,9 @@ _shtab_planc_compare___fit_COMPGEN=_shtab_compgen_files
 _shtab_planc_compare_comm_pos_0_COMPGEN=_shtab_compgen_files
 _shtab_planc_compare_comm__o_COMPGEN=_shtab_compgen_files
 _shtab_planc_compare_comm___output_COMPGEN=_shtab_compgen_files
+_shtab_planc_measure__o_COMPGEN=_shtab_compgen_files
+_shtab_planc_measure___output_COMPGEN=_shtab_compgen_files
+_shtab_planc_measure___for_COMPGEN=_shtab_compgen_files
 _shtab_planc_calibrate_pos_0_COMPGEN=_shtab_compgen_files
 _shtab_planc_calibrate__o_COMPGEN=_shtab_compgen_files
 _shtab_planc_calibrate___output_COMPGEN=_shtab_compgen_files
@@ -80,7 +84,7 @@ _shtab_planc_catalog_pos_0_choices=(model gpu node cluster calibration engine)
 _shtab_planc_simulate___view_choices=(latency occupancy steps rates)
 _shtab_planc_completion_pos_0_choices=(bash zsh fish)
 _shtab_planc_export___connector_choices=(nixl mooncake)
-_shtab_planc_pos_0_choices=(init compile check render verify laws search fmt catalog passes explain diff compare compare-comm calibrate accuracy simulate autoscale completion export import run)
+_shtab_planc_pos_0_choices=(init compile check render verify laws search fmt catalog passes explain diff compare compare-comm measure calibrate accuracy simulate autoscale completion export import run)
 
 _shtab_planc_init__h_nargs=0
 _shtab_planc_init___help_nargs=0
@@ -133,6 +137,9 @@ _shtab_planc_compare_comm_pos_0_nargs=+
 _shtab_planc_compare_comm__h_nargs=0
 _shtab_planc_compare_comm___help_nargs=0
 _shtab_planc_compare_comm___json_nargs=0
+_shtab_planc_measure__h_nargs=0
+_shtab_planc_measure___help_nargs=0
+_shtab_planc_measure___json_nargs=0
 _shtab_planc_calibrate_pos_0_nargs=+
 _shtab_planc_calibrate__h_nargs=0
 _shtab_planc_calibrate___help_nargs=0

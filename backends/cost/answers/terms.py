@@ -182,6 +182,8 @@ def _group(op: OpTime) -> str:
     """The group of an op: a kind of collective, GEMMs, attention, or element-wise."""
     if op.communicates or op.op == "attention":
         return op.op
+    if op.op == "index":  # the choice of keys is a part of sparse attention
+        return "attention"
     return "GEMMs" if "gemm" in op.op else "element-wise"
 
 

@@ -12,6 +12,7 @@ from plandsl.backends.cost.work.cached import cache_sources, trace_sources
 from plandsl.ir.collectives import Along, Ring
 from plandsl.ir.compute import Attention, CacheWrite
 from plandsl.ir.extents import Extents
+from plandsl.ir.index import PickKeys
 from plandsl.ir.latent import LatentAttention
 from plandsl.ir.ops import KEEPS
 from plandsl.ir.program import Program, Region
@@ -103,7 +104,7 @@ class Contents:
             windows = {
                 source.get(op.k.name, op.k.name): op.window or op.chunk or 0
                 for op in region.ops
-                if isinstance(op, Attention)
+                if isinstance(op, Attention | PickKeys)
             }
             latent = (op for op in region.ops if isinstance(op, LatentAttention))
             windows |= {source.get(op.k_rope.name, op.k_rope.name): op.window or op.chunk or 0 for op in latent}

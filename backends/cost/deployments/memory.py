@@ -234,7 +234,7 @@ class MemoryModel(ABC):
         """
         ways = self.ways(stage)
         room, each = self._room(stage, length, input_, rounds)
-        # without a cache only the step grows with the batch, and a step is bounded
+        # without a cache only the step grows with the batch, and most steps are bounded
         high = maximum(floor(room / each), 0) if self.caches[stage] else where(room > 0, MAX_DIMENSION, 0)
         low = self._fits_beside(stage, high, length, input_, rounds)
         high = minimum(high, self._fits_beside(stage, low, length, input_, rounds))
@@ -251,10 +251,10 @@ class MemoryModel(ABC):
 
     def _fits_beside(self, stage: int, fits: Number, length: Number, input_: Number, rounds: Number) -> Number:
         """Local requests that fit on a stage beside the activations of ``fits`` of them."""
-        if not self.caches[stage]:
-            return fits
         activations, buffers = self.working(stage, maximum(fits * self.ways(stage), 1), input_)
         room, each = self._room(stage, length, input_, rounds)
+        if not self.caches[stage]:
+            return where(room >= activations + buffers, MAX_DIMENSION, 0)
         return maximum(floor((room - activations - buffers) / each), 0)
 
     def _bisect(self, stage: int, low: Number, high: Number, length: Number, input_: Number, rounds: Number) -> Number:
@@ -298,13 +298,19 @@ class ProgramMemory(MemoryModel):
         return self.profile.activations(stage)
 
     def layers(self, stage: int) -> list[Layers]:
-        """The caches of a stage, layers with the same window together, and those with a state."""
+        """The caches of a stage, layers with the same window together, and those with a state.
+
+        A token is one of those that ranks share out. Of a cache that every rank has whole, beside caches that ``ways``
+        ranks share, the rank holds ``ways`` tokens for each of these.
+        """
         found: dict[tuple[int, bool], Layers] = {}
+        shared = largest([1, *(self.extents.ways(cache.context.axes) for cache in self.caches[stage])])
         for cache in self.caches[stage]:
-            key, ways = (cache.window, cache.state), self.extents.ways(cache.context.axes)
+            key, ways = (cache.window, cache.state), 1 if cache.state else shared
             states = self.states if cache.state else 0
             before = found.get(key, Layers(cache.window, 0, 0.0, ways, states))
-            bytes_ = before.bytes + cache.layers * cache.per_token / (self.block if cache.state else 1)
+            copies = shared / self.extents.ways(cache.context.axes)
+            bytes_ = before.bytes + cache.layers * cache.per_token * (1 / self.block if cache.state else copies)
             found[key] = Layers(cache.window, before.number + cache.layers, bytes_, ways, states)
         return list(found.values())
 
