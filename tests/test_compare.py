@@ -19,6 +19,7 @@ from plandsl.answers.comparison import Comparison, Measure
 from plandsl.backends.compare.bench import Bench, Lengths
 from plandsl.backends.compare.compare import compare_each, compare_runs, read_all
 from plandsl.backends.compare.documents import parse_documents
+from plandsl.backends.compare.fit import check_fit
 from plandsl.backends.compare.formats import AT_ONCE
 from plandsl.backends.compare.loads import count_of
 from plandsl.backends.compare.predict import Predictor, measures_of, value_of
@@ -272,6 +273,15 @@ def test_a_plan_that_cannot_serve_the_run_is_told(tmp_path: Path) -> None:
         chat().compare(str(path))
     with pytest.raises(PlanError, match="E566"):
         compile_text(PLAN.replace("  engine = vllm\n", ""))[0].compare(str(BENCH / "vllm_8.json"), fit="mine")
+
+
+def test_an_engine_is_not_fitted_to_pools_with_different_ones() -> None:
+    pools = "prefill { node = h100_1, engine = vllm }, decode { node = h100_1, engine = sglang }"
+    move = "transfer { bandwidth = 50 GB/s, latency = 10 us }"
+    text = PLAN.replace("  node = h100_1\n  engine = vllm\n", f"  {pools}\n  {move}\n")
+    made = Predictor(compile_text(text)[0])
+    with pytest.raises(PlanError, match="E566"):
+        check_fit(made, [])
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])
