@@ -1,6 +1,6 @@
 """Result files of load generators, as data: how each is recognised, and where it keeps loads and results.
 
-Read from: vLLM 0.19 to 0.33 (`vllm/benchmarks/serve.py`), SGLang 0.5 (`python/sglang/bench_serving.py`), AIPerf 0.10
+Read from: vLLM 0.33 (`vllm/benchmarks/serve.py`), SGLang 0.5 (`python/sglang/bench_serving.py`), AIPerf 0.10
 to 0.14 (page "profile_export_aiperf.json Schema", `common/models/export_models.py`), GuideLLM 0.6
 (`schemas/statistics.py`, `scheduler/strategies.py`), InferenceX (`utils/process_result.py`).
 """
@@ -218,7 +218,7 @@ CLOSED, OPEN, AT_ONCE = "closed loop", "open loop", "all at once"
 
 PATTERNS = {
     "synchronous": CLOSED, "concurrent": CLOSED, "throughput": AT_ONCE, "constant": OPEN, "poisson": OPEN,
-    "concurrency_burst": CLOSED, "gamma": OPEN,
+    "gamma": OPEN,
 }  # fmt: skip
 """Kinds of loads by the words for them in `Format.pattern`."""
 
