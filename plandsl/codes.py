@@ -515,7 +515,7 @@ COMMAND_CODES: dict[str, tuple[str, str, str, str]] = {
     ),
     "E451": (
         "fitting constants needs a library",
-        "`planc calibrate` fits with scipy, which plandsl does not bring.",
+        "`planc calibrate` and `planc compare --fit` fit with scipy, which plandsl does not bring.",
         "",
         "`pip install 'plandsl[fit]'`.",
     ),

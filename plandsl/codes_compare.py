@@ -41,7 +41,7 @@ COMPARE_CODES: dict[str, tuple[str, str, str, str]] = {
     "E566": (
         "no engine can be fitted to these runs",
         "`planc compare --fit` moves constants of the plan's engine until the predictions come closest to the runs. "
-        "It needs a plan that names an engine, and runs with TTFT or TPOT.",
+        "It needs a plan that names an engine, the same for both pools of a plan with two, and runs with TTFT or TPOT.",
         "",
         "add `engine = vllm` (or another engine of the catalog) to the plan.",
     ),

@@ -64,6 +64,9 @@ def check_fit(predictor: Predictor, runs: Sequence[ComparedRun]) -> None:
     if predictor.engine is None:
         hint = "add the engine that ran, for example `engine = vllm`"
         raise PlanError([Diagnostic("E566", f"`{predictor.plan.name}` names no engine to fit", hint=hint)])
+    if len({pool.plan.engine for pool in predictor.pools}) > 1:
+        hint = "give both pools the same engine, or compare each pool's engine by itself"
+        raise PlanError([Diagnostic("E566", f"the pools of `{predictor.plan.name}` have different engines", hint=hint)])
     if not any(run.find(metric) for run in runs for metric in JUDGED):
         hint = "write TTFT and TPOT: `vllm bench serve --percentile-metrics ttft,tpot`"
         raise PlanError([Diagnostic("E566", "no run has TTFT or TPOT, to which an engine is fitted", hint=hint)])

@@ -1,6 +1,6 @@
 """Result files of load generators, as data: how each is recognised, and where it keeps loads and results.
 
-Read from: vLLM 0.19 to 0.33 (`vllm/benchmarks/serve.py`), SGLang 0.5 (`python/sglang/bench_serving.py`), AIPerf 0.10
+Read from: vLLM 0.33 (`vllm/benchmarks/serve.py`), SGLang 0.5 (`python/sglang/bench_serving.py`), AIPerf 0.10
 to 0.14 (page "profile_export_aiperf.json Schema", `common/models/export_models.py`), GuideLLM 0.6
 (`schemas/statistics.py`, `scheduler/strategies.py`), InferenceX (`utils/process_result.py`).
 """
@@ -36,7 +36,7 @@ class Format(NamedTuple):
     ``marks``: a run has all keys of one of these groups. ``each``: the list of runs in a file. ``shape``: of gaps
     between requests, as `Steady` has it (None: equal gaps). ``rescaled``: all times are stretched so that the last
     request is sent at its expected time. ``per_gpu``: throughputs are those of a GPU. ``nominal``: lengths are drawn
-    from this share of the stated length to all of it. ``window``: throughput is that of the middle of the run.
+    from this share of the stated length to all of it.
     """
 
     name: str
@@ -59,11 +59,9 @@ class Format(NamedTuple):
     label: tuple[Path, ...] = ()
     gpus: tuple[tuple[Path, ...], ...] = ()  # for each way to state them, the paths of the numbers to multiply
     settings: tuple[tuple[str, tuple[Path, ...]], ...] = ()
-    duration: tuple[Path, ...] = ()
     rescaled: bool = False
     per_gpu: bool = False
     nominal: float = 0.0
-    window: bool = False
 
 
 def _keys(*names: str) -> tuple[Path, ...]:
@@ -98,7 +96,6 @@ VLLM = Format(
     label=_keys("label"),
     # `--metadata KEY=VALUE` adds keys of the user's own
     gpus=tuple(_keys(name) for name in ("num_gpus", "gpus", "n_gpu", "tensor_parallel_size", "tp")),
-    duration=_keys("duration"),
     rescaled=True,
 )
 
@@ -126,7 +123,6 @@ SGLANG = Format(
         ("step_tokens", (("server_info", "chunked_prefill_size"),)),
         ("memory_fraction", (("server_info", "mem_fraction_static"),)),
     ),
-    duration=_keys("duration"),
 )
 
 AIPERF = Format(
@@ -164,7 +160,6 @@ AIPERF = Format(
         ("input_config", "loadgen", "arrival_pattern"),
         ("input_config", "loadgen", "request_rate_mode"),
     ),
-    duration=(("benchmark_duration", "avg"),),
 )
 
 _DONE = ("successful",)
@@ -193,8 +188,6 @@ GUIDELLM = Format(
     concurrency=(("config", "strategy", "streams"), ("config", "strategy", "max_concurrency")),
     rate=(("config", "strategy", "rate"),),
     pattern=(("config", "strategy", "type_"),),
-    duration=(("duration",),),
-    window=True,
 )
 
 INFERENCEX = Format(
@@ -225,7 +218,7 @@ CLOSED, OPEN, AT_ONCE = "closed loop", "open loop", "all at once"
 
 PATTERNS = {
     "synchronous": CLOSED, "concurrent": CLOSED, "throughput": AT_ONCE, "constant": OPEN, "poisson": OPEN,
-    "concurrency_burst": CLOSED, "gamma": OPEN,
+    "gamma": OPEN,
 }  # fmt: skip
 """Kinds of loads by the words for them in `Format.pattern`."""
 
