@@ -84,7 +84,8 @@ STATES = {
         "nemotron_3_nano_30b_a3b",
         "node = h100_8, sharding { dp = 2, pp = 2, tp = 2 }, micro_batches = 2",
     ),
-    "prompts in parts": ("minimax_m1", "node = h100_8, sharding { sp = 4, tp = 2 }, chunked_prefill = 100"),
+    "heads of a sequence": ("minimax_m1", "node = h100_8, sharding { sp = 4, tp = 2 }"),
+    "prompts that ranks do not divide": ("minimax_m1", "node = h100_8, sharding { mesh seq = 3\n tokens -> seq }"),
     "a state of single values": ("jamba_v0_1", "node = h100_2, sharding { tp = 2 }"),
     "guesses": (
         "qwen3_next_80b_a3b",
