@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 from attrs import evolve
 
@@ -14,7 +14,7 @@ from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region
 from plandsl.ir.states import ShortConv
 from plandsl.ir.types import Value
-from plandsl.passes.rewrite import count_uses, each_region
+from plandsl.passes.rewrite import count_uses, each_region, merge_kinds
 from plandsl.spec.plan import PlanSpec
 
 
@@ -69,25 +69,13 @@ def _fuse_gemms(ops: tuple[Op, ...]) -> tuple[Op, ...]:
 
 
 def _fuse_ropes(ops: tuple[Op, ...]) -> tuple[Op, ...]:
-    """Merge a rotary embedding into the next one of its kind, unless an op between them reads it."""
-    out: list[Op] = []
-    waiting: dict[tuple[str, int | None], Rope] = {}
-    for op in ops:
-        read = {x.name for x in op.operands}
-        for kind in [kind for kind, rope in waiting.items() if not read.isdisjoint(v.name for v in rope.outs)]:
-            out.append(waiting.pop(kind))
-        if isinstance(op, Rope):
-            kind = _turned(op)
-            before = waiting.get(kind)
-            waiting[kind] = op if before is None else evolve(op, outs=before.outs + op.outs, xs=before.xs + op.xs)
-        else:
-            out.append(op)
-    return (*out, *waiting.values())
+    """Merge rotary embeddings that turn as many elements of one dimension."""
+    return merge_kinds(ops, _turned, lambda a, b: evolve(b, outs=a.outs + b.outs, xs=a.xs + b.xs))
 
 
-def _turned(op: Rope) -> tuple[str, int | None]:
+def _turned(op: Op) -> Hashable:
     """What a rotary embedding turns: a dimension, and how much of it."""
-    return op.xs[0].type.names[-1], op.first
+    return (op.xs[0].type.names[-1], op.first) if isinstance(op, Rope) else None
 
 
 def _fuse_clamps(ops: tuple[Op, ...]) -> tuple[Op, ...]:

@@ -193,6 +193,8 @@ class Sharder:
                 return lay_out_state(op, self)
             case Map() if self._adds_bias_to_partial(op):
                 return self._add_on_first(op)
+            case Map() if self._lie_alike(op):
+                return self._in_place(op)
             case AdapterGemm() if self._keeps_partial(op):
                 return evolve(op, x=self.now[op.x.name], weights=tuple(self.now[w.name] for w in op.weights))
             case Ids():
@@ -225,6 +227,21 @@ class Sharder:
         laid = self.lay(bias, tuple([Dim(n, dims[stem(n)]) for n in bias.type.names]))
         axes = tuple(axis for axis, _ in self.mesh.axes if axis in x.type.partial)
         return evolve(op, xs=(x, laid), first=group_of(axes))
+
+    def _lie_alike(self, op: Map) -> bool:
+        """Whether all operands of ``op`` that are not weights are complete and have one layout."""
+        types = [self.now[x.name].type for x in op.xs if x not in self.region.weights]
+        return bool(types) and all(not t.pending and t.dims == types[0].dims for t in types)
+
+    def _in_place(self, op: Map) -> Map:
+        """``op`` on operands as they lie. Each element is by itself, so that no other layout is needed first.
+
+        A GEMM of `batch` and `ffn` over one axis may have made them; the next GEMM then takes them in this layout.
+        """
+        first = next(x for x in op.xs if x not in self.region.weights)
+        axes = {stem(d.name): d.axes for d in self.now[first.name].type.dims}
+        laid = (self.lay(x, tuple([Dim(n, axes[stem(n)]) for n in x.type.names])) for x in op.xs)
+        return evolve(op, xs=tuple(laid))
 
     def _by_rule(self, rule: Rule) -> Iterator[tuple[str, Value]]:
         """Lay out the operands of ``rule``, by name.

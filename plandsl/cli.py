@@ -166,6 +166,15 @@ def _diff(made: _Parser) -> None:
     _add_selection(made)
 
 
+def _compare(made: _Parser) -> None:
+    made.add_argument("file", metavar="FILE", help="a .plan file")
+    made.add_argument("benches", metavar="BENCH", nargs="+",
+                      help="results of a benchmark: vLLM's, SGLang's, AIPerf's, GuideLLM's, InferenceX's")  # fmt: skip
+    _add_selection(made)
+    made.add_argument("--rows", metavar="OUT", help="write each statistic of each run, a .csv or .parquet file")
+    made.add_argument("--fit", metavar="OUT", help="write an engine fitted to the runs, a .plan file")
+
+
 def _compare_comm(made: _Parser) -> None:
     made.add_argument("files", metavar="FILE[:PLAN]", nargs="+", help="all plans of a file, or one")
     made.add_argument("-o", "--output", metavar="OUT", help="also draw the comparison, a .svg, .png, .pdf or .dot file")
@@ -178,6 +187,19 @@ def _calibrate(made: _Parser) -> None:
                       help="a .plan file for all calibrations, or a folder for one file each")  # fmt: skip
     made.add_argument("--pooled", action="store_true",
                       help="also fit one calibration to all GPUs, for those not measured (minutes)")  # fmt: skip
+
+
+def _measure(made: _Parser) -> None:
+    made.add_argument("-o", "--output", metavar="OUT", required=True,
+                      help="a .csv file for all rows; rows that it has already are not measured again")  # fmt: skip
+    made.add_argument("--for", metavar="FILE", dest="file", help="a .plan file: measure only what its plans run")
+    _add_selection(made)
+    made.add_argument("--gpu", metavar="NAME", help="the GPU in the rows (default: a name made of the device's)")
+    made.add_argument("--seconds", metavar="N", type=float, default=300,
+                      help="start no kernel after so many seconds (default: 300)")  # fmt: skip
+    made.add_argument("--dtype", metavar="NAME", default="bf16",
+                      help="format of kernels without --for (default: bf16)")  # fmt: skip
+    made.add_argument("--devices", metavar="N", type=int, help="take a CPU as N devices, for collectives")
 
 
 def _accuracy(made: _Parser) -> None:
@@ -258,7 +280,12 @@ VERBS: dict[str, tuple[str, Takes]] = {
     "passes": ("list the passes of the compiler, in order", _passes),
     "explain": ("show where a plan's time goes and what would change it, or explain a diagnostic or a word", _explain),
     "diff": ("compare two plans term by term", _diff),
+    "compare": (
+        "lay results of benchmarks beside the predictions of a plan, and name the cause of the largest gap",
+        _compare,
+    ),
     "compare-comm": ("compare what several plans send: by phase and mesh axis", _compare_comm),
+    "measure": ("measure the kernels of this machine's GPUs or CPU, for `planc calibrate`", _measure),
     "calibrate": ("fit the constants of calibrations to measurements", _calibrate),
     "accuracy": ("compare predictions with measurements", _accuracy),
     "simulate": ("serve the requests of a plan one by one: percentiles, goodput, occupancy", _simulate),

@@ -114,6 +114,12 @@ MAX_TRACE_BYTES = 1_073_741_824
 MAX_TRACE_LINE = 1_048_576
 """Longest line of such a file, in bytes (E452)."""
 
+MAX_BENCH_BYTES = 268_435_456
+"""Largest result file of a benchmark, in bytes (E560)."""
+
+MAX_BENCH_RUNS = 1_000
+"""Most runs of benchmarks that are compared at once (E560)."""
+
 MAX_REQUESTS = 100_000_000
 """Most requests that are drawn for one load (E214)."""
 

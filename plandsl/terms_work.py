@@ -95,7 +95,7 @@ WORK: Entries = {
         "docs/cost.md#utilisation",
     ),
     "MBU": (
-        "Memory bandwidth utilisation: bytes that kernels read and write, over what the memory could move in the time.",
+        "Memory bandwidth utilisation: bytes that kernels move in memory, over what it could move in the time.",
         ("memory bandwidth utilisation", "MFU, MBU"),
         "docs/cost.md#utilisation",
     ),

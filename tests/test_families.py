@@ -161,6 +161,14 @@ def test_a_head_that_a_config_of_starcoder2_does_not_speak_of_is_assumed_and_tol
     assert not made(config | {"tie_word_embeddings": False})[1]
 
 
+def test_the_norm_of_groups_of_heads_is_told() -> None:
+    config = published("nemotron_h_56b")
+    (note,) = (d for d in made(config)[1] if "normalised" in d.message)
+    assert (note.code, f"each of {config['n_groups']} groups" in note.message) == ("N201", True)
+    alone = made(config | {"n_groups": config["mamba_num_heads"]})[1]
+    assert not [d for d in alone if "normalised" in d.message]
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_a_small_model_has_as_many_parameters_as_its_class(name: str) -> None:
     config, count = SMALL[name]

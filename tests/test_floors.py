@@ -46,7 +46,7 @@ WINGS = {
 }  # fmt: skip
 """Modules that few plans need: the first that does loads them, inside a function, for start-up's sake."""
 
-SHOWN = ("autoscale", "difference", "estimate", "explanation", "rate", "seeds", "simulation")
+SHOWN = ("autoscale", "comparison", "difference", "estimate", "explanation", "rate", "seeds", "simulation")
 """Answers that show themselves: what prints their reports imports them."""
 
 BACK = {

@@ -210,6 +210,7 @@ def requirement(
     spent: Mapping[str, float],
 ) -> Requirement:
     """Whether ``r`` holds; ``spent`` has the metrics of money and energy."""
+    phases = (prefill,) if m.encodes else (prefill, decode)
     values = {
         "ttft": m.ttft,
         "tpot": m.tpot,
@@ -219,9 +220,9 @@ def requirement(
         "memory": m.used if r.share else m.memory,
         "kv_capacity": m.kv_capacity,
         "max_batch": m.max_batch,
-        "comm_share": max(prefill.comm_share, decode.comm_share),
-        "mfu": min(prefill.mfu, decode.mfu),
-        "mbu": min(prefill.mbu, decode.mbu),
+        "comm_share": max(phase.comm_share for phase in phases),
+        "mfu": min(phase.mfu for phase in phases),
+        "mbu": min(phase.mbu for phase in phases),
         **spent,
     }
     value = float(values[r.metric])

@@ -105,7 +105,10 @@ class PhaseLines:
         exposed = sum(s.exposed for s in t.stages) + t.hops + t.again.exposed
         parts = [self._part_ops(s) for s in range(stages)]
         everything = [[op for part in stage for op in part] for stage in parts]
-        moved = sum(o.count * o.bytes for stage in everything for o in stage if not o.communicates)
+        bandwidth = average_gpu(plan).bandwidth
+        moved = sum(  # a kernel that is faster than memory finds the rest of its bytes in a cache
+            min(o.count * o.bytes, o.time_s * bandwidth) for stage in everything for o in stage if not o.communicates
+        )
         per_batch = t.period / server.in_flight
         program = self.model.schedule.program
         busy = t.parts * sum(s.span for s in t.stages) / stages
@@ -124,7 +127,7 @@ class PhaseLines:
             bubble_s=_drop_dust(bubble, float(time)),
             idle_share=max(0.0, 1 - float((busy + t.drafted) / per_batch)),
             mfu=float(mfu(server, t, (Pass(w, program, self.extents, c) for w, c in self.contexts))),
-            mbu=moved / (per_batch * stages * average_gpu(plan).bandwidth),
+            mbu=moved / (per_batch * stages * bandwidth),
             ops=ops,
             engine_s=_drop_dust(rest - bubble, float(time)),
             waiting_s=float(waiting),

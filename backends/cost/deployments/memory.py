@@ -234,7 +234,7 @@ class MemoryModel(ABC):
         """
         ways = self.ways(stage)
         room, each = self._room(stage, length, input_, rounds)
-        # without a cache only the step grows with the batch, and a step is bounded
+        # without a cache only the step grows with the batch, and most steps are bounded
         high = maximum(floor(room / each), 0) if self.caches[stage] else where(room > 0, MAX_DIMENSION, 0)
         low = self._fits_beside(stage, high, length, input_, rounds)
         high = minimum(high, self._fits_beside(stage, low, length, input_, rounds))
@@ -251,10 +251,10 @@ class MemoryModel(ABC):
 
     def _fits_beside(self, stage: int, fits: Number, length: Number, input_: Number, rounds: Number) -> Number:
         """Local requests that fit on a stage beside the activations of ``fits`` of them."""
-        if not self.caches[stage]:
-            return fits
         activations, buffers = self.working(stage, maximum(fits * self.ways(stage), 1), input_)
         room, each = self._room(stage, length, input_, rounds)
+        if not self.caches[stage]:
+            return where(room >= activations + buffers, MAX_DIMENSION, 0)
         return maximum(floor((room - activations - buffers) / each), 0)
 
     def _bisect(self, stage: int, low: Number, high: Number, length: Number, input_: Number, rounds: Number) -> Number:

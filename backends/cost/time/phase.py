@@ -391,7 +391,8 @@ class PhaseModel:
             n: play(self.schedule.slots_of(names[n]), times, self.orders[names[n]]) for n, times in seconds.items()
         }
         hop, hops = self._hops(regions)
-        through, spans, placed = hops, [], {}
+        through, spans = hops, []
+        placed: dict[int, Played] = {}
         for runs, numbers in self.alike.items():
             span: Number = 0.0
             compute: Number = 0.0
