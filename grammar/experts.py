@@ -215,8 +215,15 @@ class _Inside(Terms):
             raise Wrong("E213", f"`{self.of}` is given in a weight inside `experts`", index.span, hint=hint)
         return Typed(Weight(index.name.text, (self.of, *typed.dims), index.span), typed.dims)
 
+    def _choice(self, item: s.Field, call: s.Call) -> Statement:
+        self._check_allowed(call)
+        return super()._choice(item, call)
+
     def _call(self, call: s.Call) -> Typed:
+        self._check_allowed(call)
+        return super()._call(call)
+
+    def _check_allowed(self, call: s.Call) -> None:
         if call.func.text not in MAPS:
             hint = f"allowed inside: `@`, `+`, `-`, `*` and {', '.join(MAPS)}"
             raise Wrong("E213", f"`{call.func.text}` is not allowed inside `experts`", call.func.span, hint=hint)
-        return super()._call(call)

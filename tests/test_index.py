@@ -7,6 +7,7 @@ import pytest
 
 from plandsl.backends.reference.shrink import shrink
 from plandsl.backends.reference.verify import verify_long_prefill
+from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.ir.compute import Attention, CacheWrite
 from plandsl.ir.index import PickKeys
@@ -195,6 +196,23 @@ def test_ranks_that_share_a_context_hold_all_index_keys(sharding: str) -> None:
     assert [bool(op.outs[0].type.on("context")) for op in writes] == [False, True]
     assert [d.code for d in made.findings if d.code == "N510"] == ["N510"]
     assert not [d for d in plan("grouped", "tp = 2").findings if d.code == "N510"]
+
+
+def test_an_index_inside_experts_is_refused() -> None:
+    layer = (
+        PLAIN
+        + """
+    e = experts(h, w_router[hidden, experts], top_k = 2) {
+      g = index(h @ w_a[hidden, index_heads, index_dim], h @ w_b[hidden, index_dim], top_k = 4)
+      h @ w_e[hidden, kv_rank] @ w_f[kv_rank, hidden]
+    }
+    x = x + e
+"""
+    )
+    with pytest.raises(PlanError, match=r"`index` is not allowed inside `experts`"):
+        compile_text(
+            f"{model(layer, ', experts = 4')}\nplan p {{ model = sparse, node = h100_1, workload {{ {LOAD} }} }}"
+        )
 
 
 # ---- memory and time
