@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from math import isclose
 
 import numpy as np
@@ -11,10 +12,12 @@ from hypothesis import strategies as st
 
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
+from plandsl.grammar.hf import translate
 from plandsl.ir.meaning.elementwise import merge_tokens
 from plandsl.show import show_plan
 from plandsl.testing.compare import bare
 from tests.draws import draws
+from tests.test_hf import CONFIGS
 
 VIT = """
 model vit {
@@ -161,6 +164,42 @@ def test_no_program_in_jax_leaves_images_out_in_silence() -> None:
         with pytest.raises(PlanError) as caught:
             plan.jax_program()
         assert [d.code for d in caught.value.diagnostics] == ["E515"]
+
+
+PATCHES = {"qwen2_5_vl_7b": 4, "mistral_small_3_1": 4, "gemma_3_12b": 16, "qwen3_vl_4b": 4}
+"""Patches of a token, by the configs whose towers `hf` reads. `tests/test_hf.py` has their parameters."""
+
+
+@pytest.mark.parametrize("name", PATCHES)
+def test_the_tower_of_a_config_computes_the_same_when_sharded(name: str) -> None:
+    text, _, found = translate((CONFIGS / f"{name}.json").read_bytes(), f"{name}.json")
+    assert {d.code for d in found} <= {"N201"}
+    assert ("mergers of the tower are left out, with 81833472 parameters" in text) == (name == "qwen3_vl_4b")
+    load = "input = 2000, output = 20, images = 1, image_tokens = 256"
+    (plan,) = compile_text(
+        f"{text}plan p {{ model = {name}, node = h100_2, sharding {{ tp = 2 }}, workload {{ {load} }} }}"
+    )
+    tower = plan.tower
+    assert tower is not None
+    assert tower.spec.workload.input == 256 * PATCHES[name]
+    assert tower.verify(steps=0).ok
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"patch_size": None}, 'config.json has no "patch_size"'),
+        ({"hidden_size": 10**9}, "`merged` would be"),
+        ({"spatial_merge_size": 1}, "no patches become one token"),
+        ({"depth": "many"}, '"depth" must be a whole number'),
+    ],
+)
+def test_a_tower_that_hf_cannot_write_is_told(more: dict[str, object], why: str) -> None:
+    config = json.loads((CONFIGS / "qwen3_vl_4b.json").read_text())
+    config["vision_config"] |= more
+    text, _, found = translate(json.dumps(config).encode(), "config.json")
+    assert "tower {" not in text
+    assert any(d.message.startswith(f"the tower is left out: {why}") for d in found), found
 
 
 @pytest.mark.parametrize(
