@@ -13,7 +13,7 @@ from plandsl.grammar.values import expect, whole
 from plandsl.ir.functions import MAPS
 from plandsl.ir.names import Merged
 from plandsl.limits import MAX_DIMENSION
-from plandsl.spec.model import STATEFUL, Apply, Term, Weight
+from plandsl.spec.model import AMONG, INDEX, STATEFUL, Apply, Term, Weight
 from plandsl.units import NUMBER
 
 Dims: TypeAlias = "tuple[str, ...]"
@@ -28,7 +28,7 @@ PARTS = ("query", "latent")
 LOOKUPS = ("token", "position", "type")
 """What a `lookup` may pick rows by."""
 
-FUNCTIONS = (*NORMS, *MAPS, "rope", "concat", "merge", "lookup", "attention", *PARTS, *STATEFUL, "experts")
+FUNCTIONS = (*NORMS, *MAPS, "rope", "concat", "merge", "lookup", "attention", *PARTS, INDEX, *STATEFUL, "experts")
 OPTIONS: dict[str, tuple[str, ...]] = {
     "rms_norm": ("over", "gain"),
     "layer_norm": ("over", "gain"),
@@ -38,7 +38,8 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "lookup": ("by",),
     "recurrence": ("step", "rate", "write", "skip", "delta", "normalize", "slopes", "chunk"),
     "rope": ("first",),
-    "attention": ("window", "chunk", "causal", "softcap", "alibi"),
+    INDEX: ("top_k",),
+    "attention": ("window", "chunk", "causal", "softcap", "alibi", AMONG),
     "experts": ("top_k", "score", "normalize", "scale", "weigh", "imbalance", "weights"),
 }
 

@@ -31,7 +31,7 @@ from plandsl.spec.model import (
     walk,
 )
 
-DTYPES = ("weights", "activations", "kv_cache", "state_cache", "compute")
+DTYPES = ("weights", "activations", "kv_cache", "state_cache", "index_cache", "compute")
 FIELDS = ("layers", "max_context", "causal", "source", "stored", "lora", "tower", *DTYPES)
 
 _EXAMPLES = {
@@ -50,6 +50,7 @@ def model_spec(context: Context, record: Record) -> ModelSpec | None:
     activations = reader.dtype("activations") or "bf16"
     kv_cache = reader.dtype("kv_cache") or activations
     state_cache = reader.dtype("state_cache") or ""
+    index_cache = reader.stored("index_cache") if "index_cache" in record.fields else None
     compute = reader.dtype("compute")
     max_context = reader.whole("max_context")
     causal = reader.flag("causal", True)
@@ -86,6 +87,7 @@ def model_spec(context: Context, record: Record) -> ModelSpec | None:
         lora=lora,
         tower=tower,
         state_cache=state_cache,
+        index_cache=index_cache or "",
         span=record.span,
     )
 

@@ -35,6 +35,7 @@ WINGS = {
     "backends.cost.work.experts", "backends.cost.work.joined", "backends.cost.work.latent", "backends.cost.work.lookup",
     "backends.cost.work.adapters", "grammar.hf_towers",
     "grammar.lora", "grammar.merging", "grammar.towers", "passes.adapters",
+    "backends.cost.work.index", "grammar.index", "passes.index", "passes.shard_index",
     "backends.cost.work.states", "grammar.states", "passes.shard_states", "passes.states",
     "backends.cost.time.mixed", "backends.cost.time.trace", "backends.cost.time.unlike",
     "backends.graphviz.devices_cluster", "backends.graphviz.devices_sections", "grammar.experts", "grammar.foreign",
@@ -47,7 +48,7 @@ WINGS = {
 }  # fmt: skip
 """Modules that few plans need: the first that does loads them, inside a function, for start-up's sake."""
 
-SHOWN = ("autoscale", "difference", "estimate", "explanation", "rate", "seeds", "simulation")
+SHOWN = ("autoscale", "comparison", "difference", "estimate", "explanation", "rate", "seeds", "simulation")
 """Answers that show themselves: what prints their reports imports them."""
 
 BACK = {
@@ -59,6 +60,7 @@ BACK = {
     ("grammar.experts", "grammar.terms"), ("grammar.latent", "grammar.terms"), ("grammar.states", "grammar.terms"),
     ("grammar.towers", "grammar.models"), ("grammar.towers", "grammar.speculate"),
     ("grammar.merging", "grammar.functions"),
+    ("grammar.index", "grammar.terms"), ("passes.shard_index", "passes.shard"),
     ("passes.shard_states", "passes.shard"), ("ir.kinds", "spec.plan"),
     ("backends.cost.answers.pools", "backends.cost.answers.estimate"), ("passes.drafts", "passes.legality"),
     ("passes.shard_latent", "passes.shard"), ("grammar.traffic", "grammar.workloads"),

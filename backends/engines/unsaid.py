@@ -28,6 +28,13 @@ LEFT: dict[str, tuple[object, ...]] = {
 """Fields of a plan that no engine takes as an argument, and their values that ask for nothing."""
 
 
+INDEX_KEYS = "fp8_128"
+"""The format in which engines keep the keys of an index: fp8 with a scale of 4 bytes for each 128 elements.
+
+Source: vllm-project/vllm, model_executor/models/deepseek_v2.py (`Indexer`): `head_dim + head_dim // 128 * 4` bytes.
+"""
+
+
 def find_unsaid(plan: PlanSpec, engine: SchedulerName, sources: Mapping[str, str]) -> list[Diagnostic]:
     """Remarks (W500) on a pool: what the engine decides by itself."""
     out = [*_fields(plan, sources), *_places(plan, sources), *_machine(plan, sources)]
@@ -130,6 +137,9 @@ def _model(plan: PlanSpec, engine: SchedulerName, sources: Mapping[str, str]) ->
             f"`{option}` gives each rank whole images; without it the tower is split like the model" if option else ""
         )
         yield _remark(why, at, hint)
+    if model.choices and (kept := model.index_cache or model.activations) != INDEX_KEYS:
+        why = f"engines keep index keys in {INDEX_KEYS}, and the plan counts with `index_cache = {kept}`"
+        yield _remark(why, at)
     if model.lora is not None:
         why = f"which weights have adapters ({', '.join(model.lora.targets)}) is said by the adapters' own files"
         yield _remark(why, at, "load adapters with these targets")
