@@ -11,6 +11,7 @@ from plandsl.grammar.modules import Unit, Wrong
 from plandsl.grammar.records import Layer, Record
 from plandsl.grammar.values import expect, flag, whole
 from plandsl.ir.functions import MAPS
+from plandsl.ir.names import Merged
 from plandsl.limits import MAX_DIMENSION
 from plandsl.spec.model import AMONG, INDEX, STATEFUL, Apply, Term, Weight
 from plandsl.units import NUMBER
@@ -27,12 +28,13 @@ PARTS = ("query", "latent")
 LOOKUPS = ("token", "position", "type")
 """What a `lookup` may pick rows by."""
 
-FUNCTIONS = (*NORMS, *MAPS, "rope", "concat", "lookup", "attention", *PARTS, INDEX, *STATEFUL, "experts")
+FUNCTIONS = (*NORMS, *MAPS, "rope", "concat", "merge", "lookup", "attention", *PARTS, INDEX, *STATEFUL, "experts")
 OPTIONS: dict[str, tuple[str, ...]] = {
     "rms_norm": ("over", "gain"),
     "layer_norm": ("over", "gain"),
     "clamp": ("low", "high"),
     "concat": ("into",),
+    "merge": ("tokens", "into"),
     "lookup": ("by",),
     "recurrence": ("step", "rate", "write", "skip", "delta", "normalize", "slopes", "chunk"),
     "rope": ("first",),
@@ -108,6 +110,12 @@ def apply(call: s.Call, args: list[Typed], scope: Scope) -> Typed:
         return _attention(call, args, scope)
     if name == "concat":
         return _concat(call, args, scope)
+    if name == "merge":
+        from plandsl.grammar.merging import merge_tokens
+
+        return merge_tokens(call, args[0], scope)
+    if name == "rope" and isinstance(args[0].dims[0], Merged):
+        raise Wrong("E548", "merged tokens have no positions to turn by", call.span, hint="`rope` before `merge`")
     return Typed(Apply(name, (args[0].term,), _options(name, call, args[0], scope), call.span), args[0].dims)
 
 

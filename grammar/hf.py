@@ -20,8 +20,8 @@ from plandsl.grammar.headers_storage import storage_of_headers
 from plandsl.grammar.hf_config import Config, read
 from plandsl.grammar.hf_families import family_of
 from plandsl.grammar.hf_notes import refuse, tell
-from plandsl.grammar.hf_shape import shape_of
-from plandsl.grammar.hf_storage import storage_of
+from plandsl.grammar.hf_shape import Shape, shape_of
+from plandsl.grammar.hf_storage import Storage, storage_of
 from plandsl.grammar.hf_text import MAX_BLOCKS, Made, dimensions_in, model_text
 from plandsl.grammar.modules import Follows, Library, Unit, Wrong, read_bytes
 from plandsl.limits import MAX_DIMENSION, MAX_ERRORS, MAX_FILE_BYTES, MAX_FILES
@@ -62,6 +62,7 @@ def _text(config: Config, source: str, checkpoint: Checkpoint | None) -> str:
     refuse(config, family)
     shape = shape_of(config, family)
     storage = storage_of(config, family, shape)
+    tower = _tower(config, shape, storage)
     tell(config, family)
     if config.errors:
         return ""
@@ -74,17 +75,28 @@ def _text(config: Config, source: str, checkpoint: Checkpoint | None) -> str:
     shown = re.sub(r'["\x00-\x1f\x7f]', "_", source)
     named = (config.items("architectures", str) or [family.architecture])[0]
     remarks = [f"Made from {shown}, {clip(re.sub(r'[^ -~]', '?', named))}.", *(_sentence(d) for d in config.found)]
-    text = model_text(_name(config, source), Made(family, shape), storage, shown, remarks)
+    text = model_text(_name(config, source), Made(family, shape), storage, shown, remarks=remarks, tower=tower)
     if not text and storage.layers:
         config.note("formats of single layers are left out: they need too many blocks", "quantization_config")
         plain = Made(family, shape._replace(stored=()))
-        text = model_text(_name(config, source), plain, storage, shown, [*remarks, _sentence(config.found[-1])])
+        text = model_text(
+            _name(config, source), plain, storage, shown, remarks=[*remarks, _sentence(config.found[-1])], tower=tower
+        )
     for name in sorted(dimensions_in(text)):
         if not 0 < (size := shape.values.get(name, 1)) <= MAX_DIMENSION:
             config.fail("E214", f"the size of `{name}` must be from 1 to {MAX_DIMENSION:,}, and would be {size:,}")
     if not text:
         config.fail("E232", f"the layers are of more than {MAX_BLOCKS} kinds", "layer_types")
     return text
+
+
+def _tower(config: Config, shape: Shape, storage: Storage) -> list[str]:
+    """The lines of the model's tower, which few configs have."""
+    if config.errors or not config.get("vision_config"):
+        return []
+    from plandsl.grammar.hf_towers import tower_lines
+
+    return tower_lines(config, shape, storage.activations)
 
 
 def _sentence(note: Diagnostic) -> str:

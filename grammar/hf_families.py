@@ -7,6 +7,7 @@ same name. Three entries are merged instead: `fields` (a field replaces the fiel
 | entry | what it says |
 | --- | --- |
 | `architectures`, `types` | the names of the family in a config |
+| `towers` | of a family of towers: the architectures whose `vision_config` it reads |
 | `fields` | values that the family takes from a config: `name: kind key, else default` (kinds: `hf_shape._Reader`) |
 | `findings` | diagnostics: `CODE key when condition: message` |
 | `skip` | keys of a config that change nothing |
@@ -85,7 +86,7 @@ class Family(NamedTuple):
     @property
     def architecture(self) -> str:
         """The architecture by which messages call the family."""
-        return self.architectures[0]
+        return self.architectures[0] if self.architectures else self.name
 
 
 @cache
@@ -96,6 +97,7 @@ def family(name: str) -> Family:
     own = tuple(map(_field, entries.pop("fields", "").splitlines()))
     findings = tuple(map(_finding, entries.pop("findings", "").splitlines()))
     skipped = tuple(entries.pop("skip", "").split())
+    entries.pop("towers", "")
     architectures, types = (tuple(entries.pop(key, "").split()) for key in ("architectures", "types"))
     fields: dict[str, Field] = {}
     parts: dict[str, str] = {}
@@ -154,9 +156,9 @@ def _finding(line: str) -> Finding:
 @cache
 def _index() -> dict[str, dict[str, str]]:
     """The name of the file for each architecture, and for each model type. No file is parsed for it."""
-    found: dict[str, dict[str, str]] = {"architectures": {}, "types": {}}
+    found: dict[str, dict[str, str]] = {"architectures": {}, "types": {}, "towers": {}}
     for path in sorted(FOLDER.glob(f"*{SUFFIX}")):
-        for key, words in re.findall(r"^(architectures|types): (.+)$", _text(path.stem), re.MULTILINE):
+        for key, words in re.findall(r"^(architectures|types|towers): (.+)$", _text(path.stem), re.MULTILINE):
             found[key] |= dict.fromkeys(words.split(), path.stem)
     return found
 
@@ -181,6 +183,12 @@ _LACKS = {
     "mamba": "state-space layers alone",
 }
 """Model types that `hf` cannot translate, by the start of their name, and the feature that it lacks."""
+
+
+def tower_family(named: list[str]) -> Family | None:
+    """The family of the tower of an architecture; None if `hf` knows none."""
+    stem = _index()["towers"].get(named[0]) if named else None
+    return None if stem is None else family(stem)
 
 
 def family_of(config: Config) -> Family | None:

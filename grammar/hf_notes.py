@@ -48,8 +48,8 @@ def refuse(config: Config, family: Family) -> None:
 
 def tell(config: Config, family: Family) -> None:
     """Record a note for each feature of the file that the text of the model leaves out."""
-    if config.get("vision_config") or config.get("audio_config"):
-        config.note("only the language model is written: vision and audio are left out", "vision_config")
+    if config.get("audio_config"):
+        config.note("only text and images are written: audio is left out", "audio_config")
     if config.assumed:
         words = ", ".join(f"{key} = {value:,}" for key, value in config.assumed.items() if value)
         if words:

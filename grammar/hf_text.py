@@ -42,31 +42,49 @@ class Kind(NamedTuple):
     stored: tuple[tuple[str, str], ...] = ()
 
 
-def model_text(name: str, made: Made, storage: Storage, source: str, remarks: Sequence[str]) -> str:
-    """The model in canonical form; empty if its layers need more than `MAX_BLOCKS` blocks."""
+def model_text(
+    name: str, made: Made, storage: Storage, source: str, remarks: Sequence[str], tower: Sequence[str] = ()
+) -> str:
+    """The model in canonical form, with the lines of its ``tower``; empty if it needs more than `MAX_BLOCKS` blocks."""
     shape = made.shape
-    stored = shape.stored or ((),) * len(shape.layers)
-    kinds = [Kind(words, own) for words, own in zip(shape.kinds, stored, strict=True)]
-    ranges = cover(kinds)
+    ranges = _ranges(shape)
     if len(ranges) > MAX_BLOCKS:
         return ""
-    body = [f"embedding {made.part('embedding')}"]
     labels = _labels(ranges, shape)
-    experts = storage.experts
-    for label, (kind, layers) in zip(labels, ranges, strict=True):
-        words = ["block", label, f"[layers = {layers}]" if layers else "", "x[tokens, hidden] {"]
-        body += [" ".join(filter(None, words)), made.part("layer", **dict(kind.words), expert_format=experts), "}"]
-    if shape.of_model.get("predicts"):
-        body += ["mtp x[tokens, hidden] with e[tokens, hidden] {", made.part("mtp", expert_format=experts), "}"]
-    body.append(f"head {made.part('head')}")
+    body = _body(made, labels, ranges, storage.experts)
     # the notes of `hf` become comments too, because the text is read without its config
     lines = [f"# {remark}" for remark in remarks]
     lines += [f"model {name} {{", f'  source = "{source}"', "", f"  layers = {len(shape.layers)}"]
     lines += _fields(made, "\n".join(body))
     lines += ["", f"  {_formats(storage)}", *_stored(storage, labels, ranges), ""]
+    lines += [*indented("\n".join(tower), 1), ""] if tower else []
     lines += [part for line in indented("\n".join(body), 1) for part in _folded(line)]
     lines.append("}")
     return "\n".join(lines) + "\n"
+
+
+def tower_text(made: Made, formats: str) -> list[str]:
+    """The lines of a tower in a model, with a line of its ``formats``."""
+    ranges = _ranges(made.shape)
+    body = _body(made, _labels(ranges, made.shape), ranges, "")
+    sizes = [f"layers = {len(made.shape.layers)}", *(line.strip() for line in _fields(made, "\n".join(body)))]
+    return ["tower {", *indented("\n".join([*sizes, formats, *body]), 1), "}"]
+
+
+def _ranges(shape: Shape) -> list[tuple[Kind, str]]:
+    stored = shape.stored or ((),) * len(shape.layers)
+    return cover([Kind(words, own) for words, own in zip(shape.kinds, stored, strict=True)])
+
+
+def _body(made: Made, labels: list[str], ranges: list[tuple[Kind, str]], experts: str) -> list[str]:
+    """The embedding, the blocks and the head; the option `weights` of experts is ``experts``."""
+    body = [f"embedding {made.part('embedding')}"]
+    for label, (kind, layers) in zip(labels, ranges, strict=True):
+        words = ["block", label, f"[layers = {layers}]" if layers else "", "x[tokens, hidden] {"]
+        body += [" ".join(filter(None, words)), made.part("layer", **dict(kind.words), expert_format=experts), "}"]
+    if made.shape.of_model.get("predicts"):
+        body += ["mtp x[tokens, hidden] with e[tokens, hidden] {", made.part("mtp", expert_format=experts), "}"]
+    return [*body, f"head {made.part('head')}"]
 
 
 def _folded(line: str) -> Iterator[str]:

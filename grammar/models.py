@@ -15,11 +15,24 @@ from plandsl.grammar.schema import Reader
 from plandsl.grammar.stored import parts_of, read_stored
 from plandsl.grammar.terms import Seen, Terms
 from plandsl.grammar.values import whole
+from plandsl.ir.names import Merged
 from plandsl.limits import MAX_DIMENSION, MAX_LAYERS
-from plandsl.spec.model import STEP_DIMENSIONS, Apply, BlockSpec, Every, LoraSpec, ModelSpec, Term, Var, Weight
+from plandsl.spec.model import (
+    PATCHES,
+    STEP_DIMENSIONS,
+    Apply,
+    BlockSpec,
+    Every,
+    LoraSpec,
+    ModelSpec,
+    Term,
+    Var,
+    Weight,
+    walk,
+)
 
 DTYPES = ("weights", "activations", "kv_cache", "state_cache", "index_cache", "compute")
-FIELDS = ("layers", "max_context", "causal", "source", "stored", "lora", *DTYPES)
+FIELDS = ("layers", "max_context", "causal", "source", "stored", "lora", "tower", *DTYPES)
 
 _EXAMPLES = {
     "embedding": "embedding w_embed[vocab, hidden]",
@@ -51,6 +64,7 @@ def model_spec(context: Context, record: Record) -> ModelSpec | None:
     all_blocks = [*blocks, mtp] if mtp else blocks
     stored = _stored(reader, embedding, all_blocks, [t for t in (entry, head) if t])
     lora = _lora(reader, all_blocks, sizes)
+    tower = _tower(reader, embedding, sizes)
     if not reader.ok or layers is None or weights is None or embedding is None or head is None:
         return None
     return ModelSpec(
@@ -71,6 +85,7 @@ def model_spec(context: Context, record: Record) -> ModelSpec | None:
         source=source,
         stored=stored,
         lora=lora,
+        tower=tower,
         state_cache=state_cache,
         index_cache=index_cache or "",
         span=record.span,
@@ -84,6 +99,15 @@ def _lora(reader: Reader, blocks: list[BlockSpec], sizes: dict[str, int]) -> Lor
     from plandsl.grammar.lora import lora_spec
 
     return lora_spec(reader, blocks, sizes)
+
+
+def _tower(reader: Reader, embedding: Weight | None, sizes: dict[str, int]) -> ModelSpec | None:
+    """The encoder of images, which few models have."""
+    if "tower" not in reader.record.fields:
+        return None
+    from plandsl.grammar.towers import tower_spec
+
+    return tower_spec(reader, embedding.dims[-1] if embedding and reader.ok else None, sizes)
 
 
 def _stored(
@@ -180,6 +204,8 @@ class _Program:
         return self.reader.attempt(lambda: self._table(item.weight))
 
     def _table(self, expr: s.Expr) -> tuple[Weight, Term | None]:
+        if (patches := _patch_weight(expr)) is not None:
+            return self._patches(expr, patches)
         first = _first_table(expr)
         table = self._table_alone(first or expr)
         if first is None or first is expr:
@@ -192,10 +218,25 @@ class _Program:
         self.reader.ok &= not terms.failed
         if typed is None:
             raise Follows
+        self._check_rows(expr, typed, dims)
+        return table, _put_back(typed.term, table)
+
+    def _patches(self, expr: s.Expr, weight: s.Index) -> tuple[Weight, Term]:
+        """The weight that multiplies the patches of an image, and the whole term of the embedding."""
+        table, terms = self._table_alone(weight), self._outer
+        terms.values[PATCHES] = Seen(("tokens", table.dims[0]), weight.span)
+        typed: Typed | None = terms.attempt(expr)
+        del terms.values[PATCHES]
+        self.reader.ok &= not terms.failed
+        if typed is None:
+            raise Follows
+        self._check_rows(expr, typed, ("tokens", *table.dims[1:]))
+        return table, typed.term
+
+    def _check_rows(self, expr: s.Expr, typed: Typed, dims: tuple[str, ...]) -> None:
         if typed.dims != dims:
             message = f"the embedding is {dims_text(typed.dims)}, but its table gives {dims_text(dims)}"
             raise Wrong("E213", message, expr.span, hint="keep the dimensions of the table")
-        return table, _put_back(typed.term, table)
 
     def _table_alone(self, weight: s.Expr) -> Weight:
         if not isinstance(weight, s.Index) or len(weight.dims) != 2:
@@ -353,6 +394,11 @@ class _Program:
         if isinstance(block, s.Mtp) and not self.reader.attempt(lambda: self._bind_token(terms, block, dims)):
             return None
         statements = tuple(terms.statements(block.body.items))
+        merge = next((t for st in statements for t in walk(st.term) if isinstance(t, Apply) and t.fn == "merge"), None)
+        if merge is not None:
+            why = "`merge` stands in the head: a block keeps all tokens"
+            self.reader.fail(Wrong("E548", why, merge.span, hint="`head merge(x, tokens = 4, into = merged) @ ...`"))
+            return None
         self.used |= {dim for seen in terms.weights.values() for dim in seen.dims or ()} | set(dims)
         end = terms.values[arg]
         if end is start and not terms.failed:
@@ -406,15 +452,33 @@ class _Program:
             hint = f"`{_EXAMPLES['head']}`"
             message = "the head does not use the result of the blocks"
             self.reader.fail(Wrong("E213", message, item.span, hint=hint))
-        elif typed is not None and typed.dims[0] != rows:
+        elif typed is not None and typed.dims[0] not in (rows, *_merged_rows(typed)):
             message = f"the head leaves {dims_text(typed.dims)}, but it works on {dims_text((rows, *dims[1:]))}"
             self.reader.fail(Wrong("E213", message, item.span, hint=f"`{_EXAMPLES['head']}`"))
         self.reader.ok &= not terms.failed
         return typed.term if typed else None
 
 
+def _merged_rows(typed: Typed) -> tuple[str, ...]:
+    """The first dimension of a value whose tokens are merged; none of another one."""
+    return typed.dims[:1] if isinstance(typed.dims[0], Merged) else ()
+
+
 _ROWS = "embedding"
 """The name of the rows that tokens pick, while the term of an embedding is read."""
+
+
+def _patch_weight(expr: s.Expr) -> s.Index | None:
+    """The weight of ``patches @ w``, where an embedding begins so."""
+    match expr:
+        case s.Binary(op="@", a=s.Ref(name=name), b=s.Index() as weight) if name == PATCHES:
+            return weight
+        case s.Binary():
+            return _patch_weight(expr.a)
+        case s.Call(args=(first, *_)):
+            return _patch_weight(first)
+        case _:
+            return None
 
 
 def _first_table(expr: s.Expr) -> s.Index | None:

@@ -42,7 +42,7 @@ SETTINGS = ("kv_residency", "step_tokens", CHUNKED, "memory_fraction", "hop_tens
 PACE = ("overlap", "chunks", "micro_batches", "router", "pricing")
 POOLS = ("prefill", "decode")
 SPLIT = (*POOLS, "transfer", "kv_transfer")
-PLAN = (*PARTS, *SETTINGS, *PACE, "shift", "speculate", "measured", *SPLIT)
+PLAN = (*PARTS, *SETTINGS, *PACE, "shift", "speculate", "tower", "measured", *SPLIT)
 
 T = TypeVar("T")
 
@@ -64,7 +64,9 @@ def plan_spec(context: Context, record: Record) -> PlanSpec | None:
     workload = _part(reader, "workload", "workload { input = 1000, output = 100, batch = 8 }", workload_spec)
     sharding, shift = _shardings(reader, model)
     speculate = _speculate(reader, model, sharding)
+    tower = _tower(reader, model, sharding, workload)
     timed = needed_sections(model) | needed_sections(speculate.draft if speculate else None)
+    timed |= needed_sections(model.tower if model else None)
     calibration, calibrations = _calibrations(reader, timed, node, cluster)
     chunk = reader.whole(CHUNKED)
     engine = _engine(reader, node, cluster, chunk or 0)
@@ -104,6 +106,7 @@ def plan_spec(context: Context, record: Record) -> PlanSpec | None:
         chunks=chunks,
         micro_batches=micro_batches,
         speculate=speculate,
+        tower=tower,
         chunked_prefill=chunk,
         router=settings.router,
         pricing=pricing,
@@ -199,6 +202,18 @@ def _speculate(reader: Reader, model: ModelSpec | None, sharding: ShardingSpec |
     from plandsl.grammar.speculate import speculate_spec
 
     return speculate_spec(reader, model, sharding)
+
+
+def _tower(
+    reader: Reader, model: ModelSpec | None, sharding: ShardingSpec | None, workload: WorkloadSpec | None
+) -> ShardingSpec | None:
+    """The sharding of the model's tower; None for most models."""
+    has_images = workload is not None and workload.images > 0
+    if "tower" not in reader.record.fields and (model is None or model.tower is None) and not has_images:
+        return None
+    from plandsl.grammar.towers import tower_sharding
+
+    return tower_sharding(reader, model, sharding, workload)
 
 
 def _calibrations(

@@ -42,7 +42,7 @@ def speculate_spec(plan: Reader, model: ModelSpec | None, plan_sharding: Shardin
     if draft is not None and model is not None:
         reader.attempt(partial(_check_vocabulary, reader, draft, model))
         sharding = (
-            sharding_under(reader, "sharding", plan.record, draft) if layer else _draft_sharding(plan_sharding, draft)
+            sharding_under(reader, "sharding", plan.record, draft) if layer else drop_stages(plan_sharding, draft)
         )
     elif layer and reader.ok and model is not None:
         hint = f"leave it out, or name a draft model: `draft = {model.name}`"
@@ -140,10 +140,10 @@ def _value_span(reader: Reader, name: str) -> Span:
     return span_of(reader.record.fields[name][-1])
 
 
-def _draft_sharding(plan_sharding: ShardingSpec | None, draft: ModelSpec) -> ShardingSpec | None:
-    """The sharding of the draft, derived from the sharding of the plan.
+def drop_stages(plan_sharding: ShardingSpec | None, draft: ModelSpec) -> ShardingSpec | None:
+    """The sharding of a draft or a tower, derived from the sharding of the plan.
 
-    Every stage and every replica runs the whole draft. Rules lose the dimensions that the draft lacks. Rules of a
+    Every stage and every replica runs the whole of it. Rules lose the dimensions that the draft lacks. Rules of a
     degree regain dimensions that `fit` removed because the model of the plan lacks them.
     """
     if plan_sharding is None:

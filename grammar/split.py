@@ -19,7 +19,7 @@ from plandsl.units import BYTE_RATE, TIME
 SHORT = {"batch": ("workload", "batch"), "in_flight": ("workload", "in_flight"), "nodes": ("cluster", "count")}
 """Short forms of fields in a pool: `batch = 4` stands for `workload { batch = 4 }`."""
 
-POOL = (*PARTS, *SETTINGS, *PACE, "shift", "speculate", "measured", *SHORT)
+POOL = (*PARTS, *SETTINGS, *PACE, "shift", "speculate", "tower", "measured", *SHORT)
 EXAMPLES = {
     "prefill": "prefill { node = h100_8, sharding { tp = 4, dp = 2 } }",
     "decode": "decode { node = h200_8, sharding { tp = 8 } }",

@@ -21,6 +21,9 @@ TRAFFIC = ("rate", "trace", "speed", "format", "duration", "seed", "sessions")
 PREFIX = ("reuse", "prefix")
 """Fields of a workload about tokens that are in the KV cache before their request arrives."""
 
+IMAGES = ("images", "image_tokens")
+"""Fields of a workload about images in prompts."""
+
 DEMAND = "demand"
 CROWD = ("batch", "concurrency")
 """Fields that say how many requests are in flight."""
@@ -30,10 +33,11 @@ EXAMPLES = {"input": "input = 1000", "output": "output = 100"}
 
 def workload_spec(context: Context, record: Record, used: bool = True) -> WorkloadSpec | None:
     """A load. Fields that another field needs may be missing unless a plan has ``used`` the workload."""
-    reader = Reader(context, record, (*STATIC, "requests", DEMAND, *PREFIX, *TRAFFIC))
+    reader = Reader(context, record, (*STATIC, "requests", DEMAND, *PREFIX, *IMAGES, *TRAFFIC))
     encodes = _makes_nothing(reader)
     whole = {name: reader.whole(name) for name in ("batch", "in_flight", "concurrency", "requests")}
     reuse, prefix = _prefix(reader)
+    images, image_tokens = _images(reader)
     demand = reader.number(DEMAND, REQUEST_RATE)
     _check_one_load(reader, used)
     if _varies(record):
@@ -61,8 +65,19 @@ def workload_spec(context: Context, record: Record, used: bool = True) -> Worklo
         demand=demand,
         chosen=demand is not None and traffic is None and not any(name in record.fields for name in CROWD),
         encodes=encodes,
+        images=images,
+        image_tokens=image_tokens,
         span=record.span,
     )
+
+
+def _images(reader: Reader) -> tuple[float, int]:
+    """Images of a request, and prompt tokens of each; 0 and 0 for most loads."""
+    if not any(name in reader.record.fields for name in IMAGES):
+        return 0.0, 0
+    from plandsl.grammar.towers import images_of
+
+    return images_of(reader)
 
 
 def _makes_nothing(reader: Reader) -> bool:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, TypedDict
 
 from attrs import evolve
 
-from plandsl.ir.compute import Attention, CacheWrite, Concat, Embed, Gemm, Ids, LastToken, Map, Norm, Rope, Scale
+from plandsl.ir.compute import Attention, CacheWrite, Concat, Embed, Gemm, Ids, LastToken, Map, Merge, Norm, Rope, Scale
 from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
 from plandsl.ir.limits import Limit, show_limits
-from plandsl.ir.names import EMBEDDING, HEAD, Places, RegionName, block_name, stem
+from plandsl.ir.names import EMBEDDING, HEAD, Merged, Places, RegionName, block_name, stem
 from plandsl.ir.ops import Op
 from plandsl.ir.program import DECODE, PREFILL, Program, Region
 from plandsl.ir.skew import Skew, factor, read_skew
@@ -24,6 +24,7 @@ from plandsl.spec.model import (
     AMONG,
     GAINS,
     INDEX,
+    PATCHES,
     STATEFUL,
     Apply,
     BlockSpec,
@@ -119,6 +120,8 @@ def build_model(
     regions = [_embedding(model, stream) if model.entry is None else builder().entry(model.entry)]
     regions += [builder().block(b, stream, len(model.blocks) > 1) for b in model.blocks]
     regions.append(builder().head(stream, model.causal and not verifies))
+    if model.merged > 1:
+        steps = (*steps, (Merged("position", model.merged), dict(steps)["position"]))
     steps = (*steps, *_tails(model), *_picks(model))
     sizes = (*steps, *model.sizes, *((place, model.size(place.experts)) for place in imbalance))
     return Program(model.name, phase, Mesh(), sizes, tuple(regions), imbalance=tuple(imbalance.items()))
@@ -192,6 +195,9 @@ class _Builder:
     def entry(self, term: Term) -> Region:
         """What happens before the first layer, where it is more than picking rows of a table."""
         self.region = EMBEDDING
+        if self.model.reads_patches:
+            patches = self._argument(PATCHES, tensor(self.model.activations, (*TOKENS, self.model.embedding.dims[0])))
+            return self._region(EMBEDDING, None, patches, self._term(term, "x"))
         ids = self._out("ids", tensor("int32", TOKENS))
         table = self._table(self.model.embedding)
         self.rows = self._embed(ids, table, "x", self.model.embedding)
@@ -273,6 +279,8 @@ class _Builder:
             return self._experts(term, name)
         if term.fn == "concat":
             return self._concat(term, name)
+        if term.fn == "merge":
+            return self._merge(term, name)
         if term.fn == "lookup":
             table = term.args[0]
             assert isinstance(table, Weight), "the grammar lets only weights be looked up"
@@ -294,6 +302,14 @@ class _Builder:
         joined = tensor(xs[0].type.dtype, (*xs[0].type.names[:-1], str(term.option("into", ""))))
         out = self._out(name, joined)
         self.ops.append(Concat(out, xs, span=term.span))
+        return out
+
+    def _merge(self, term: Apply, name: str) -> Value:
+        x = self._term(term.args[0], name)
+        tokens, last = int(term.option("tokens", 1)), x.type.names[-1]
+        rows = (Merged(n, tokens) if n == "position" else n for n in x.type.names[:-1])
+        out = self._out(name, tensor(x.type.dtype, (*rows, str(term.option("into", last)))))
+        self.ops.append(Merge(out, x, tokens, span=term.span))
         return out
 
     def _ids(self, of: str) -> Value:

@@ -1,8 +1,9 @@
-"""Checks of a plan with speculation, and a note on the acceptance that it assumes."""
+"""Checks of what runs beside a model: a draft and a tower; and notes on what a plan with one of them assumes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from plandsl.diagnostics import Diagnostic, Label
 from plandsl.spec.model import Apply, walk
@@ -21,7 +22,7 @@ def check_drafts(plan: PlanSpec, speculate: SpeculateSpec) -> Iterator[Diagnosti
         yield Diagnostic("E225", why, speculate.span, hint=hint, labels=labels)
     draft = plan.draft_plan
     if draft is not None:
-        yield from _check_draft_sharding(plan, draft)
+        yield from check_sharding_beside(plan, draft, DRAFT)
         from plandsl.passes.legality import check
 
         yield from (d for d in check(draft) if d.severity == "error")
@@ -33,19 +34,43 @@ def _show_acceptance(speculate: SpeculateSpec) -> str:
     return f"assumed: {', '.join(rates)} of guesses are right if all guesses before them are{free}"
 
 
-def _check_draft_sharding(plan: PlanSpec, draft: PlanSpec) -> Iterator[Diagnostic]:
-    """Errors in the draft's sharding. Each stage of a replica runs whole copies of the draft, which must fill it."""
-    ours, theirs = plan.sharding, draft.sharding
+class Beside(NamedTuple):
+    """A model that runs beside another one on the same GPUs: the code of its errors, its name, and what it does."""
+
+    code: str
+    word: str
+    does: str
+
+
+DRAFT, TOWER = Beside("E225", "a draft", "drafts"), Beside("E549", "a tower", "encodes images")
+
+
+def check_tower(plan: PlanSpec, tower: PlanSpec) -> Iterator[Diagnostic]:
+    """A note on the images of a load (N525); errors where the tower cannot run on the GPUs of the plan (E549, E301)."""
+    load = plan.workload
+    if load.images:
+        each = "image" if load.images == 1 else "images"
+        why = f"assumed: {load.images:g} {each} in every {load.input:,} prompt tokens, spread evenly over the prompts"
+        yield Diagnostic("N525", why, load.span)
+    yield from check_sharding_beside(plan, tower, TOWER)
+    from plandsl.passes.legality import check
+
+    yield from (d for d in check(tower) if d.severity == "error")
+
+
+def check_sharding_beside(plan: PlanSpec, other: PlanSpec, kind: Beside) -> Iterator[Diagnostic]:
+    """Errors in the sharding of a draft or a tower. Each stage of a replica runs whole copies of it, and is full."""
+    ours, theirs = plan.sharding, other.sharding
     staged = next((r for r in theirs.rules if "layers" in r.dims and any(theirs.axis(a) > 1 for a in r.axes)), None)
     have = ours.ranks // ours.replicas
     for a in {axis for rule in ours.rules if "layers" in rule.dims for axis in rule.axes}:
         have //= ours.axis(a)
     if theirs.replicas > 1 or staged is not None:
         span = staged.span if staged else theirs.span
-        why = "a draft has no stages or replicas: it runs whole on the GPUs of each stage of its plan"
-        yield Diagnostic("E225", why, span, hint="leave `dp` and `pp` out of its sharding")
+        why = f"{kind.word} has no stages or replicas: it runs whole on the GPUs of each stage of its plan"
+        yield Diagnostic(kind.code, why, span, hint="leave `dp` and `pp` out of its sharding")
     elif have % theirs.ranks:
-        why = f"`{draft.model.name}` drafts on {theirs.ranks} ranks, which do not divide the {have} of a stage"
+        why = f"`{other.model.name}` {kind.does} on {theirs.ranks} ranks, which do not divide the {have} of a stage"
         labels = (Label(ours.span, f"{have} in each stage"),) if ours.span else ()
-        hint = f"give the draft a sharding whose ranks divide {have}, such as `sharding {{ tp = 1 }}`"
-        yield Diagnostic("E225", why, theirs.span, hint=hint, labels=labels)
+        hint = f"give {kind.word} a sharding whose ranks divide {have}, such as `sharding {{ tp = 1 }}`"
+        yield Diagnostic(kind.code, why, theirs.span, hint=hint, labels=labels)

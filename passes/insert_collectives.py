@@ -13,7 +13,7 @@ from plandsl.ir.extents import Extents
 from plandsl.ir.names import axes_of, group_of
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region
-from plandsl.ir.types import PADDED, Dim, TensorType, Value
+from plandsl.ir.types import Dim, TensorType, Value, makes_rows
 from plandsl.passes.rewrite import Names, each_region
 from plandsl.spec.plan import PlanSpec
 
@@ -145,7 +145,7 @@ def _parks(here: TensorType, start: TensorType, goal: TensorType) -> bool:
 
     Such a dimension's size may not divide by the axis.
     """
-    dims = (d for d in here.dims if d.name not in PADDED)
+    dims = (d for d in here.dims if not makes_rows(d.name))
     return any(a not in start.on(d.name) and a not in goal.on(d.name) for d in dims for a in d.axes)
 
 

@@ -51,6 +51,11 @@ def check(plan: PlanSpec) -> Iterator[Diagnostic]:
         from plandsl.passes.drafts import check_drafts
 
         yield from check_drafts(plan, plan.speculate)
+    tower = plan.tower_plan
+    if tower is not None:
+        from plandsl.passes.drafts import check_tower
+
+        yield from check_tower(plan, tower)
 
 
 def check_program(plan: PlanSpec, program: Program) -> Iterator[Diagnostic]:

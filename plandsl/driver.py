@@ -83,8 +83,8 @@ class CompiledPlan:
             from plandsl.passes.shift import check_cache
 
             found += check_cache(self.spec, self.spec.shift, *(mode.prefill.program for mode in self.modes))
-        if self.draft is not None:
-            found += [d for d in self.draft.findings if d.severity == "error"]
+        for beside in (self.draft, self.tower):
+            found += [d for d in beside.findings if d.severity == "error"] if beside is not None else []
         return found
 
     @property
@@ -106,6 +106,11 @@ class CompiledPlan:
     def draft(self) -> CompiledPlan | None:
         """The plan of the draft model, which guesses tokens ahead; None without a draft model."""
         return None if self.spec.draft_plan is None else CompiledPlan(self.spec.draft_plan, ())
+
+    @cached_property
+    def tower(self) -> CompiledPlan | None:
+        """The plan of the model's tower, which encodes images; None without one."""
+        return None if self.spec.tower_plan is None else CompiledPlan(self.spec.tower_plan, ())
 
     @cached_property
     def cost(self) -> Deployment:

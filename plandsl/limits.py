@@ -57,6 +57,9 @@ MAX_EXPERTS = 4_096
 MAX_BALANCED = 512
 """Most layers of a model with `cut = balanced` (E214)."""
 
+MAX_IMAGES = 10_000
+"""Most images of a request (E546)."""
+
 MAX_DRAFTED = 256
 """Most tokens that a plan guesses ahead in one step (E214, E224)."""
 

@@ -103,6 +103,8 @@ def _rename_clashes(prefill: PlanSpec, decode: PlanSpec) -> tuple[PlanSpec, Plan
         a, b = prefill.speculate, decode.speculate
         draft, sharding = _distinct(a.draft, b.draft, "model"), _distinct(a.sharding, b.sharding, "sharding")
         decode = attrs.evolve(decode, speculate=attrs.evolve(b, draft=draft, sharding=sharding))
+    if prefill.tower and decode.tower:
+        decode = attrs.evolve(decode, tower=_distinct(prefill.tower, decode.tower, "sharding"))
     first, gpu = prefill.node.gpu, decode.node.gpu
     if first != gpu and _name(first.name, "gpu") == _name(gpu.name, "gpu"):
         gpu = attrs.evolve(gpu, name=f"{_name(gpu.name, 'gpu')}_decode", bases=())
@@ -126,6 +128,7 @@ def _fields(plan: PlanSpec) -> list[str]:
         f"sharding = {_name(sharding.name, 'sharding')}",
         *([] if plan.shift is None else [_shift(plan.shift)]),
         *([] if plan.speculate is None else [_speculate(plan.speculate)]),
+        *([] if plan.tower is None else [f"tower {{ sharding = {_name(plan.tower.name, 'sharding')} }}"]),
         f"workload = {_name(plan.workload.name, 'workload')}",
         *([] if plan.calibrations else [f"calibration = {_name(calibration.name, 'calibration')}"]),
         *([] if plan.kv_residency == "prompts" else [f"kv_residency = {plan.kv_residency}"]),
@@ -154,6 +157,7 @@ def _parts(plan: PlanSpec) -> list[str]:
         *([] if home is None else [show_cluster(home)]),
         *(show_sharding(mode.sharding) for mode in plan.modes),
         *(_draft(plan.speculate) if plan.speculate else ()),
+        *([] if plan.tower is None else [show_sharding(plan.tower)]),
         show_workload(plan.workload),
         *([] if plan.engine is None else [show_engine(plan.engine)]),
     ]
@@ -182,6 +186,10 @@ def _flag(value: object) -> str:
 
 def show_model(model: ModelSpec) -> str:
     """A model as text."""
+    return _declaration("model", model.name, _model_lines(model))
+
+
+def _model_lines(model: ModelSpec) -> list[str]:
     lines = [f"layers = {model.layers}", *(f"{name} = {size}" for name, size in _dimensions(model))]
     if model.max_context is not None:
         lines.append(f"max_context = {model.max_context}")
@@ -202,13 +210,15 @@ def show_model(model: ModelSpec) -> str:
     if model.lora is not None:
         held = f"adapters = {model.size(ADAPTERS)}, rank = {model.size(LORA_RANK)}"
         lines.append(f"lora {{ {held}, targets = [{', '.join(model.lora.targets)}], active = {model.lora.active} }}")
+    if model.tower is not None:
+        lines += ["tower {", *(f"  {line}" for line in _model_lines(model.tower)), "}"]
     lines.append(f"embedding {show_term(model.entry or model.embedding)}")
     for block in model.blocks:
         lines += _block(block, model)
     if model.mtp is not None:
         lines += _mtp(model.mtp, model)
     lines.append(f"head {show_term(model.head)}")
-    return _declaration("model", model.name, lines)
+    return lines
 
 
 def _dimensions(model: ModelSpec) -> Iterator[tuple[str, int]]:
@@ -615,6 +625,8 @@ def show_workload(load: WorkloadSpec) -> str:
         fields.append(f"reuse = {_percent(load.reuse)}")
     if load.prefix is not None:
         fields.append(f"prefix = {load.prefix}")
+    if load.images:
+        fields += [f"images = {_number(load.images)}", f"image_tokens = {load.image_tokens}"]
     if load.traffic is not None:
         fields += traffic_lines(load.traffic, _number, _percent, _requirement, load.encodes)
     return _declaration("workload", load.name, fields)

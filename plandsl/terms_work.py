@@ -128,6 +128,11 @@ WORK: Entries = {
         ("guessed ahead", "speculate", "speculation", "TPOT without"),
         "docs/cost.md#guessed-tokens",
     ),
+    "tower": (
+        "The encoder of a model that turns the images of prompts into vectors.",
+        ("images", "patches", "in TTFT"),
+        "docs/cost.md#towers",
+    ),
     "accepted": (
         "The share of guessed tokens that the model accepts; from `worth it` on, guessing is faster than not.",
         ("acceptance", "brings", "worth it"),
@@ -154,6 +159,7 @@ WORK: Entries = {
             "cache_write",
             "quantize",
             "concat",
+            "merge",
             "scale",
             "top_k",
             "last_token",

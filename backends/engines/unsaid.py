@@ -110,6 +110,17 @@ def _machine(plan: PlanSpec, sources: Mapping[str, str]) -> Iterator[Diagnostic]
         yield _remark(why, find_field(plan, "cluster" if plan.cluster else "node", sources), hint)
 
 
+_TOWER_OPTIONS: dict[SchedulerName, str] = {
+    "vllm": "--mm-encoder-tp-mode data",
+    "sglang": "--mm-enable-dp-encoder",
+}
+"""The option of an engine by which each rank encodes whole images.
+
+Sources: `use_data_parallel` of vLLM's vision models (`multimodal_config.mm_encoder_tp_mode == "data"`); SGLang,
+docs/advanced_features/dp_for_multi_modal_encoder.md.
+"""
+
+
 def _model(plan: PlanSpec, engine: SchedulerName, sources: Mapping[str, str]) -> Iterator[Diagnostic]:
     model, at = plan.model, find_field(plan, "model", sources)
     if model.compute is not None:
@@ -119,6 +130,13 @@ def _model(plan: PlanSpec, engine: SchedulerName, sources: Mapping[str, str]) ->
         kept = model.state_cache or model.activations
         why = f"the engine keeps the states of layers in its own way; the plan counts with `state_cache = {kept}`"
         yield _remark(why, at)
+    if model.tower is not None and plan.tower is not None:
+        option = _TOWER_OPTIONS.get(engine)
+        why = f"how the tower `{model.tower.name}` lies on the ranks is left to the engine"
+        hint = (
+            f"`{option}` gives each rank whole images; without it the tower is split like the model" if option else ""
+        )
+        yield _remark(why, at, hint)
     if model.choices and (kept := model.index_cache or model.activations) != INDEX_KEYS:
         why = f"engines keep index keys in {INDEX_KEYS}, and the plan counts with `index_cache = {kept}`"
         yield _remark(why, at)

@@ -53,7 +53,7 @@ def one_pass(facts: Facts) -> str:
     keys += [Key("box", fill, f"{name}, whole") for name, fill in PARTS.items() if name in regions]
     keys.append(Key("box", LAYERS[0], "layers"))
     if drafted:
-        keys.append(Key("box", DRAFT, f"the draft, {show_time(drafted)}"))
+        keys.append(Key("box", DRAFT, f"the {facts.times.ahead}, {show_time(drafted)}"))
     many = facts.estimate.replicas
     note = f"one of {many} replicas is drawn" if many > 1 else ""
     return finish(canvas, facts, f"timeline: one {facts.phase} {'pass' if prefill else 'step'}", keys, note)
@@ -63,7 +63,7 @@ def _draw_pass(canvas: Canvas, facts: Facts, axis: Axis, y: float) -> tuple[Regi
     """Draw the bar of the whole pass; returns the region to enlarge and both ends of its first layer."""
     at, best = float(facts.times.drafted), (EMBEDDING, 0.0, 0.0, -1.0)
     if at:
-        canvas.box(LEFT, y, axis.x(at) - LEFT, LANE, DRAFT, name=f"draft: {show_time(at)}")
+        canvas.box(LEFT, y, axis.x(at) - LEFT, LANE, DRAFT, name=f"{facts.times.ahead}: {show_time(at)}")
     for part in facts.program.stages[0]:
         each = float(facts.times.regions[part.region].span)
         whole = each * part.repeats

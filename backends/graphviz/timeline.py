@@ -187,7 +187,7 @@ class Pipeline:
         if stages > len(self.shown):
             notes.append(f"stages {MOST_STAGES - 1} to {stages - 2} are not drawn")
         if drafted := float(self.facts.times.drafted):
-            notes.append(f"the draft is not drawn, {show_time(drafted)} before each batch enters")
+            notes.append(f"the {self.facts.times.ahead} is not drawn, {show_time(drafted)} before each batch enters")
         if self.facts.estimate.replicas > 1:
             notes.append(f"one of {self.facts.estimate.replicas} replicas is drawn")
         return DOT.join(notes)

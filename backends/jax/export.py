@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from plandsl.backends.jax import texts
 from plandsl.backends.jax.formats import type_name
-from plandsl.backends.jax.layouts import Layouts, multiple, spec
+from plandsl.backends.jax.layouts import Layouts, multiple, refuse, spec
 from plandsl.backends.jax.regions import (
     caches_of,
     layers_of,
@@ -57,6 +57,10 @@ def export(title: str, shardings: Sequence[Sharding], room: int = 0, *, exact: b
 
     With ``exact``, formats that jax lacks are float64, for a comparison. Raises `PlanError`: E515, or E516 for formats.
     """
+    for model in (s.spec.model for s in shardings):
+        if model.tower is not None or model.reads_patches:
+            reads = f"its tower `{model.tower.name}`" if model.tower is not None else "it"
+            raise refuse(f"{reads} reads patches of images, and such a program reads ids of tokens")
     words = {op.fn for s in shardings for p in s.programs for r in p.regions for op in r.ops if isinstance(op, Map)}
     fixed = [meanings(), functions_of_one(words), texts.ON_A_DEVICE, texts.SETTINGS]
     taken = names_in("\n".join([texts.HEAD, *fixed]))

@@ -33,6 +33,7 @@ from plandsl.ir.compute import (
     Ids,
     LastToken,
     Map,
+    Merge,
     Norm,
     Quantize,
     Rope,
@@ -115,6 +116,9 @@ class Writer:
                 return [cast(self._map(op), op.out)]
             case Concat():
                 return [f"jnp.concatenate([{', '.join(map(self.names, op.xs))}], axis=-1)"]
+            case Merge():
+                at = self._at(op.x, "position")
+                return [cast(f"merge_tokens({self.names(op.x)}, {at}, {op.tokens}, {op.joins})", op.out)]
             case Scale():
                 return [cast(f"{self.names(op.x)} * {op.by!r}", op.out)]
             case Quantize():

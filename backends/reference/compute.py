@@ -23,6 +23,7 @@ from plandsl.ir.compute import (
     Ids,
     LastToken,
     Map,
+    Merge,
     Norm,
     Quantize,
     Rope,
@@ -149,6 +150,9 @@ def compute(op: OnDevice, here: Local) -> tuple[Array, ...]:
             return (_map(op, here),)
         case Concat():
             return (np.concatenate([here.array(x) for x in op.xs], axis=-1),)
+        case Merge():
+            along = op.x.type.names.index("position")
+            return (elementwise.merge_tokens(here.array(op.x), along, op.tokens, op.joins),)
         case Scale():
             return (here.array(op.x) * op.by,)
         case Quantize():

@@ -172,8 +172,9 @@ def _sizes(model: ModelSpec, axes: _Axes, taken: set[int]) -> dict[str, int]:
             )
             taken.add(out[name])
     width = out[model.embedding.dims[-1]]
-    joins = (t for t in _applied(model) if t.fn == "concat")
-    return out | {str(t.option("into", "")): len(t.args) * width for t in joins}
+    joined = {str(t.option("into", "")): len(t.args) * width for t in _applied(model) if t.fn == "concat"}
+    merges = (t for t in _applied(model) if t.fn == "merge" and t.option("into", ""))
+    return out | joined | {str(t.option("into", "")): int(t.option("tokens", 1)) * width for t in merges}
 
 
 def _applied(model: ModelSpec) -> Iterator[Apply]:

@@ -59,6 +59,10 @@ class _Pair(NamedTuple):
     right: Callable[[], Array]
 
 
+PATCHES = 1000
+"""How many different patches the images have that a small program reads."""
+
+
 def verify_programs(
     sharded: Phases,
     plain: Phases,
@@ -141,9 +145,10 @@ def verify_plan(
         for pool, phases in zip(small.pools, made, strict=True)
         for v in _verify_pool(pool, phases, plain, steps, seed)
     ]
-    if plan.draft_plan is not None:
-        draft = verify_plan(plan.draft_plan, compile_plan, compile_plain, steps, seed)
-        found.append(evolve(draft, where=f"the draft's {draft.where}"))
+    for word, beside in (("draft", plan.draft_plan), ("tower", plan.tower_plan)):
+        if beside is not None:
+            own = verify_plan(beside, compile_plan, compile_plain, steps, seed)
+            found.append(evolve(own, where=f"the {word}'s {own.where}"))
     if len(made) > 1:
         pools = made[0][0], made[1][-1]
         parts = _parts(small.pools[0])
@@ -294,13 +299,13 @@ def _weights(plain: Phases, sizes: Mapping[str, int], seed: int) -> Weights:
 
 
 def _tokens(program: Program, sizes: Mapping[str, int], steps: int, seed: int) -> Array:
-    """Random token ids ``[batch, input + steps]``."""
+    """Random token ids ``[batch, input + steps]``; for a program that reads patches, numbers of patches."""
     numbers = set[Value]()  # positions and types, which look up rows too
+    rows = PATCHES
     for op in program.region(EMBEDDING).ops:
         if isinstance(op, Ids) or not numbers.isdisjoint(op.operands):
             numbers.update(op.results)
         elif isinstance(op, Embed):
-            vocab = op.table.type.names[0]
+            rows = global_sizes(program, sizes)[op.table.type.names[0]]
             break
-    rows = global_sizes(program, sizes)[vocab]
     return np.random.default_rng(seed).integers(rows, size=(sizes["batch"], sizes["input"] + steps))

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 
 from plandsl.backends.reference.placement import Array
-from plandsl.ir.names import RegionName
+from plandsl.ir.names import Merged, RegionName
 from plandsl.ir.program import Program, Region
 from plandsl.ir.types import Value
 
@@ -22,7 +22,12 @@ Weights: TypeAlias = dict[Key, Array]
 def global_sizes(program: Program, bind: Mapping[str, int]) -> dict[str, int]:
     """The size of each dimension with the symbols bound; dimensions with an unbound symbol are left out."""
     bound = {n: bind.get(s) if isinstance(s, str) else s for n, s in program.sizes}
-    return {n: s for n, s in bound.items() if s is not None}
+    return merged_sizes({n: s for n, s in bound.items() if s is not None})
+
+
+def merged_sizes(sizes: Mapping[str, int]) -> dict[str, int]:
+    """``sizes``, in which each dimension of merged tokens has the size that follows from its tokens."""
+    return {n: -(-sizes[n.of] // n.by) if isinstance(n, Merged) and n.of in sizes else s for n, s in sizes.items()}
 
 
 def make_weights(program: Program, bind: Mapping[str, int], seed: int = 0) -> Weights:

@@ -35,7 +35,7 @@ class Turn(NamedTuple):
 
     @property
     def part(self) -> str:
-        """``draft`` for a draft's pass, else empty."""
+        """``draft`` or ``tower`` for a pass of one, else empty."""
         return self.passes.run.part
 
 

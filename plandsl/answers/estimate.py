@@ -13,7 +13,7 @@ from plandsl.arguments import Arguments
 from plandsl.diagnostics import Diagnostic
 
 if TYPE_CHECKING:
-    from plandsl.answers.modes import Shift, Speculated
+    from plandsl.answers.modes import Shift, Speculated, Tower
     from plandsl.answers.money import Energy, Fleet, Money
     from plandsl.answers.pools import Pools
     from plandsl.answers.simulation import Short
@@ -84,6 +84,7 @@ class Estimate(NamedTuple):
     shift: Shift | None = None
     stage_gpus: tuple[StageGpus, ...] = ()
     speculate: Speculated | None = None
+    tower: Tower | None = None
     reuse: Reuse | None = None
     pools: Pools | None = None
     communication: Communication = NO_CALLS
@@ -241,6 +242,8 @@ class Estimate(NamedTuple):
             out["shift"] = self.shift.as_json()
         if self.speculate is not None:
             out["speculate"] = self.speculate.as_json()
+        if self.tower is not None:
+            out["tower"] = self.tower.as_json()
         if self.pools is not None:
             out["pools"] = self.pools.as_json()
         if self.reuse is not None:

@@ -1,4 +1,4 @@
-"""Answers about servers that consist of others: two shardings on one cache, and a draft that guesses tokens."""
+"""Answers about servers that consist of others: two shardings, a draft that guesses tokens, a tower for images."""
 
 from __future__ import annotations
 
@@ -90,4 +90,36 @@ class Speculated(NamedTuple):
             "draft_weights_bytes": self.draft_weights_bytes,
             "plain_tpot_s": self.plain_tpot_s,
             "break_even_acceptance": self.break_even,
+        }
+
+
+class Tower(NamedTuple):
+    """The ``tower`` that encodes the images of prompts.
+
+    A prompt has ``images`` on average, each of ``image_tokens`` tokens, which the tower makes of ``patches`` patches.
+    The tower takes ``time_s`` of TTFT, and its weights take ``weights_bytes`` of a GPU.
+    """
+
+    tower: str
+    mesh: tuple[tuple[str, int], ...]
+    parameters: int
+    images: float
+    image_tokens: int
+    patches: int
+    time_s: float
+    share: float
+    weights_bytes: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The ``tower`` object."""
+        return {
+            "tower": self.tower,
+            "mesh": dict(self.mesh),
+            "parameters": self.parameters,
+            "images": self.images,
+            "image_tokens": self.image_tokens,
+            "patches_per_image": self.patches,
+            "time_s": self.time_s,
+            "share_of_ttft": self.share,
+            "weights_bytes": self.weights_bytes,
         }

@@ -64,7 +64,8 @@ class PhaseEstimate(NamedTuple):
     compute hides; ``overlapped_s`` ran beside compute and is no part of the sum. ``bubble_s`` is the wait for the
     slowest stage. ``engine_s`` is what the serving engine adds; ``waiting_s`` is a first token's wait for room and for
     other prefills. Prefills of other requests add ``mixed_s`` to a decode step; it is negative where steps mixed with
-    prompts are shorter than full decode steps. A draft model takes ``draft_s``.
+    prompts are shorter than full decode steps. A draft model takes ``draft_s``, and a tower
+    ``tower_s``.
     ``idle_share`` is the share of time in which the average GPU does nothing, with all in-flight batches under way.
     ``mfu`` and ``mbu`` are over all GPUs of a replica; ``ops`` are those of the busiest stage.
     ``band`` holds the factors between which 80 % of measurements lie.
@@ -83,6 +84,7 @@ class PhaseEstimate(NamedTuple):
     waiting_s: float = 0.0
     mixed_s: float = 0.0
     draft_s: float = 0.0
+    tower_s: float = 0.0
     band: tuple[float, float] | None = None
 
     @property
@@ -107,6 +109,7 @@ class PhaseEstimate(NamedTuple):
             "waiting_s": self.waiting_s,
             "mixed_s": self.mixed_s,
             **({"draft_s": self.draft_s} if self.draft_s else {}),
+            **({"tower_s": self.tower_s} if self.tower_s else {}),
             "comm_share": self.comm_share,
             "idle_share": self.idle_share,
             "mfu": self.mfu,

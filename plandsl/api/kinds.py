@@ -148,7 +148,7 @@ class Workload(Part):
 
     __slots__ = ()
     kind = "workload"
-    known = (*workloads.STATIC, "requests", *workloads.PREFIX, *workloads.TRAFFIC)
+    known = (*workloads.STATIC, "requests", *workloads.PREFIX, *workloads.IMAGES, *workloads.TRAFFIC)
     parts = MappingProxyType({"sessions": Sessions})
     special = MappingProxyType({"classes": _classes})
 
@@ -175,6 +175,15 @@ class Speculate(Part):
     parts = MappingProxyType({"draft": Model, "sharding": Sharding})
 
 
+class Tower(Part):
+    """Where the tower of a model runs: ``Tower(sharding=Sharding(tp=1))``."""
+
+    __slots__ = ()
+    kind = "tower"
+    known = ("sharding",)
+    parts = MappingProxyType({"sharding": Sharding})
+
+
 class Transfer(Part):
     """The link between two pools: ``Transfer(bandwidth="50 GB/s", latency="10 us")``."""
 
@@ -193,6 +202,7 @@ PARTS: dict[str, type[Part]] = {
     "engine": Engine,
     "shift": Shift,
     "speculate": Speculate,
+    "tower": Tower,
 }
 """The fields of a plan that are parts."""
 

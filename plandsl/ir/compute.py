@@ -15,7 +15,7 @@ from attrs import frozen
 from plandsl.diagnostics import Diagnostic, Span
 from plandsl.ir.base import COMPUTE, BaseOp, Facts, finding, span_field
 from plandsl.ir.functions import measured_map
-from plandsl.ir.names import axes_of
+from plandsl.ir.names import Merged, axes_of
 from plandsl.ir.rule import Regular, Rule
 from plandsl.ir.types import Dim, TensorType, Value
 from plandsl.values import once
@@ -287,6 +287,38 @@ class Concat(Regular):
 
 
 @frozen(eq=False, repr=False, slots=False)
+class Merge(Regular):
+    """One token of each ``tokens`` neighbours: ``[batch, position, ...]`` -> ``[batch, position/4, ...]``.
+
+    Their rows are joined along the last dimension, which has another name in the result; where the last dimension keeps
+    its name, the result is their mean. The positions and, if joined, the last dimension are whole. Where positions are
+    no multiple of ``tokens``, rows of zeros follow the last one.
+    """
+
+    keyword: ClassVar[str] = "merge"
+    facts: ClassVar[Facts] = Facts(COMPUTE, "elementwise", "elementwise", measured="any")
+    RESULTS: ClassVar[tuple[str, ...]] = ("out",)
+    OPERANDS: ClassVar[tuple[str, ...]] = ("x",)
+    out: Value
+    x: Value
+    tokens: int
+    span: Span | None = span_field()
+
+    @property
+    def joins(self) -> bool:
+        """Whether rows are joined, and not averaged."""
+        return self.x.type.names[-1] != self.out.type.names[-1]
+
+    @once
+    def rules(self) -> tuple[Rule, ...]:
+        """``[batch, position, hidden]`` -> ``[batch, position/4, merged]``, with positions and what is joined whole."""
+        names, into = self.x.type.names, self.out.type.names[-1]
+        dims = tuple(Merged(n, self.tokens) if n == "position" else n for n in names[:-1])
+        ends = (names[-1], into) if self.joins else ()
+        return (Rule((self.x,), (*dims, into), self.x.type.dtype, whole=("position", *ends)),)
+
+
+@frozen(eq=False, repr=False, slots=False)
 class Scale(Regular):
     """``x`` times a number."""
 
@@ -449,6 +481,6 @@ class LastToken(Regular):
 
 
 Compute: TypeAlias = (
-    Embed | Ids | Norm | AddNorm | Gemm | Rope | Map | Concat | Scale | Quantize | Attention | LastToken
+    Embed | Ids | Norm | AddNorm | Gemm | Rope | Map | Concat | Merge | Scale | Quantize | Attention | LastToken
 )
 """Every op of this module except `CacheWrite`: a device runs them on its own shards."""

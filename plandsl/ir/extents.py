@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from plandsl.ir.names import Merged
 from plandsl.ir.program import Program
 from plandsl.ir.skew import Skew, Varying, Zipf, busiest_experts, chances
 from plandsl.ir.types import Chunk, Dim, Number, TensorType
@@ -18,6 +19,9 @@ class Extents:
 
     def __init__(self, program: Program, bind: Mapping[str, Number], mesh: Mapping[str, Number] | None = None) -> None:
         self.sizes: dict[str, Number] = {n: bind[s] if isinstance(s, str) else s for n, s in program.sizes}
+        for name in self.sizes:
+            if isinstance(name, Merged):
+                self.sizes[name] = -(-self.sizes[name.of] // name.by)
         self.mesh: Mapping[str, Number] = dict(program.mesh.axes) if mesh is None else mesh
         self._local: dict[Dim, Number] = {}
         self._experts: dict[str, tuple[int, Number, Skew]] = {}

@@ -95,6 +95,31 @@ class Places(str):
         return Places, (self.experts, self.chosen)
 
 
+class Merged(str):
+    """A dimension of tokens of which ``by`` neighbours became one: ``position/4`` has a quarter of the positions."""
+
+    __slots__ = ("by", "of")
+    of: str
+    by: int
+
+    def __new__(cls, of: str, by: int) -> Merged:
+        """Printed ``position/4``."""
+        self = super().__new__(cls, f"{of}/{by}")
+        self.of, self.by = of, by
+        return self
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Merged, (self.of, self.by)
+
+
+def read_merged(text: str) -> Merged:
+    """Read `Merged` as ``str`` prints it. Raises ValueError on anything else."""
+    found = re.fullmatch(r"(\w+)/(\d+)", text)
+    if found is None:
+        raise ValueError(f"not a dimension of merged tokens: {text}")
+    return Merged(found[1], int(found[2]))
+
+
 def read_places(text: str) -> Places:
     """Read `Places` as ``str`` prints it. Raises ValueError on anything else."""
     found = re.fullmatch(r"(\w+):(\d+)", text)
@@ -104,8 +129,8 @@ def read_places(text: str) -> Places:
 
 
 def read_dim_name(text: str) -> str:
-    """Read the name of a dimension as ``str`` prints it: `Places`, or a plain name."""
-    return read_places(text) if ":" in text else text
+    """Read the name of a dimension as ``str`` prints it: `Places`, `Merged`, or a plain name."""
+    return read_places(text) if ":" in text else read_merged(text) if "/" in text else text
 
 
 def stem(dim: str) -> str:

@@ -6,13 +6,19 @@ from typing import Any, NamedTuple, TypeAlias
 
 from attrs import field, frozen
 
-from plandsl.ir.names import Places, group_of
+from plandsl.ir.names import Merged, Places, group_of
 
 Number: TypeAlias = Any
 """A number or a numpy array: sizes and times of the cost backend may be either. In a trace, also a traced number."""
 
 PADDED = frozenset({"batch", "position", "context"})
 """Dimensions that are padded to a multiple of their shards, so that the fullest rank counts."""
+
+
+def makes_rows(name: str) -> bool:
+    """Whether a dimension makes rows of a step: requests, tokens, keys, or tokens of which several became one."""
+    return name in PADDED or isinstance(name, Merged)
+
 
 REPLICATED = frozenset({"kv_heads", "state_groups"})
 """Dimensions that are replicated when their size is smaller than the number of shards."""

@@ -1,6 +1,7 @@
 """A model: sizes, formats, and blocks of terms over named dimensions."""
 
 from collections.abc import Iterable, Iterator
+from math import prod
 from typing import NamedTuple, TypeAlias
 
 from attrs import evolve, field, frozen
@@ -67,6 +68,10 @@ class Apply(NamedTuple):
 
 
 Term: TypeAlias = "Var | Weight | Apply"
+
+
+PATCHES = "patches"
+"""What the embedding of a tower reads: the elements of each patch of an image."""
 
 
 def looks_up_position(term: Apply) -> bool:
@@ -181,6 +186,7 @@ class ModelSpec(FrozenValue):
     block, as ``dense.w_q``) and the format of the weights that it names, or ``activations``. ``state_cache`` is the
     format of the states of recurrences, ``index_cache`` that of the keys of `index`; empty: that of activations.
     ``lora`` are the adapters that requests may have.
+    ``tower`` is the encoder of images, whose results take the places of prompt tokens.
     """
 
     name: str
@@ -202,6 +208,7 @@ class ModelSpec(FrozenValue):
     state_cache: str = ""
     index_cache: str = ""
     lora: LoraSpec | None = None
+    tower: "ModelSpec | None" = None
     span: Span | None = field(default=None, eq=False)
 
     def exception(self, paths: Iterable[str]) -> str:
@@ -269,7 +276,18 @@ class ModelSpec(FrozenValue):
         """The `mtp` as a model of one layer, with the embedding and the head of this model; None without `mtp`."""
         if self.mtp is None:
             return None
-        return evolve(self, name=f"{self.name}_mtp", layers=1, blocks=(self.mtp,), mtp=None, lora=None)
+        return evolve(self, name=f"{self.name}_mtp", layers=1, blocks=(self.mtp,), mtp=None, lora=None, tower=None)
+
+    @property
+    def reads_patches(self) -> bool:
+        """Whether the embedding reads patches of images, and not ids of tokens."""
+        return self.entry is not None and any(isinstance(t, Var) and t.name == PATCHES for t in walk(self.entry))
+
+    @once
+    def merged(self) -> int:
+        """The number of tokens of which the head makes one: of a tower, patches for each token of a prompt."""
+        calls = (t for t in walk(self.head) if isinstance(t, Apply) and t.fn == "merge")
+        return prod(int(t.option("tokens", 1)) for t in calls)
 
     @property
     def routed(self) -> bool:

@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Callable
+from math import ceil
 from typing import Any, NamedTuple
 
 from attrs import evolve, field, frozen
@@ -119,6 +120,8 @@ class WorkloadSpec(FrozenValue):
     With ``encodes`` nothing comes out of a request: a prompt is a text that an encoder reads. ``output`` is then 1, for
     the step that reads it.
 
+    A prompt has ``images`` on average, of ``image_tokens`` prompt tokens each, which ``input`` counts.
+
     With ``traffic`` requests arrive over time, and ``input`` and ``output`` are the rounded means of their lengths (1
     where a file has the lengths).
     """
@@ -137,6 +140,8 @@ class WorkloadSpec(FrozenValue):
     chosen: bool = False
     rate: float | None = None
     encodes: bool = False
+    images: float = 0.0
+    image_tokens: int = 0
     span: Span | None = field(default=None, eq=False)
 
     @property
@@ -265,7 +270,7 @@ class PlanSpec(FrozenValue):
 
     With unlike GPUs, ``calibrations`` gives the calibration of each GPU by name, unless the plan names one for all;
     ``calibration`` is the calibration of the first GPU. ``router`` shares requests over time between replicas.
-    ``pricing`` is the tariff by which GPUs are paid, one of `TARIFFS`.
+    ``pricing`` is the tariff by which GPUs are paid, one of `TARIFFS`. ``tower`` is the sharding of the model's tower.
     """
 
     name: str
@@ -289,6 +294,7 @@ class PlanSpec(FrozenValue):
     chunks: int = 1
     micro_batches: int = 1
     speculate: SpeculateSpec | None = None
+    tower: ShardingSpec | None = None
     split: SplitSpec | None = None
     chunked_prefill: int | None = None
     router: RouterName = "round_robin"
@@ -335,7 +341,41 @@ class PlanSpec(FrozenValue):
         if self.speculate is None or self.speculate.draft is None or self.speculate.sharding is None:
             return None
         draft, sharding = self.speculate.draft, self.speculate.sharding
-        return evolve(self, model=draft, sharding=sharding, requires=(), shift=None, speculate=None)
+        return evolve(self, model=draft, sharding=sharding, requires=(), shift=None, speculate=None, tower=None)
+
+    @property
+    def tower_plan(self) -> "PlanSpec | None":
+        """The plan of the tower: an encoder whose requests are the images of a batch; None without a tower.
+
+        A step of it holds the patches of the images of a step of the model.
+        """
+        if self.split is not None:
+            return self.split.prefill.tower_plan
+        model, load = self.model.tower, self.workload
+        if model is None or self.tower is None:
+            return None
+        images = WorkloadSpec(
+            load.name,
+            input=max(load.image_tokens, 1) * model.merged,
+            output=1,
+            batch=max(ceil(load.images * load.batch), 1),
+            encodes=True,
+            span=load.span,
+        )
+        return evolve(
+            self,
+            model=model,
+            sharding=self.tower,
+            workload=images,
+            requires=(),
+            kv_residency="all_batches",
+            step_tokens=self.step_tokens * model.merged,
+            shift=None,
+            micro_batches=1,
+            speculate=None,
+            tower=None,
+            chunked_prefill=None,
+        )
 
     @property
     def pools(self) -> "tuple[PlanSpec, ...]":

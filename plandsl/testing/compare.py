@@ -40,6 +40,7 @@ def bare(plan: PlanSpec) -> PlanSpec:
         sharding=_sharding(plan.sharding),
         shift=None if plan.shift is None else evolve(plan.shift, tensor=_sharding(plan.shift.tensor)),
         speculate=None if plan.speculate is None else _speculate(plan.speculate),
+        tower=None if plan.tower is None else _sharding(plan.tower),
         workload=_workload(plan.workload),
         engine=None if plan.engine is None else _engine(plan.engine),
         calibration=_calibration(plan.calibration),
@@ -69,6 +70,7 @@ def _model(model: ModelSpec) -> ModelSpec:
         blocks=tuple(map(_block, model.blocks)),
         mtp=None if model.mtp is None else _block(model.mtp),
         head=_term(model.head),
+        tower=None if model.tower is None else _model(model.tower),
     )
 
 

@@ -298,7 +298,7 @@ def parts_add_up(plan: CompiledPlan) -> None:
         (estimate.prefill, 1 if metrics.served is None else float(metrics.joined), metrics.prefill),
         (estimate.decode, plan.cost.pools[0].gain, metrics.decode),
     )[: 1 if encodes else 2]:
-        parts = phase.compute_s + phase.communication_s + phase.bubble_s + phase.draft_s
+        parts = phase.compute_s + phase.communication_s + phase.bubble_s + phase.draft_s + phase.tower_s
         parts += phase.engine_s + phase.waiting_s + phase.mixed_s
         assert isclose(parts, phase.time_s, rel_tol=1e-8), f"{parts} of {phase.time_s} s"
         computing = sum(op.time_s for op in phase.ops if not op.communicates) / tokens

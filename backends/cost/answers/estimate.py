@@ -47,6 +47,7 @@ def estimate_servers(model: Replicas, metrics: Metrics, notes: Sequence[Diagnost
     held = memory.held_by_stage(batch, length, load.input, resident)
     stages = tuple(_memory(h, capacity) for h, capacity in zip(held, memory.capacities, strict=True))
     program = one.main.prefill.schedule.program
+    encoders = parameters(one.tower.prefill.schedule.program) if one.tower is not None else 0
     spent = spend(model, metrics, prefill, decode)
     return Estimate(
         plan=plan.name,
@@ -65,8 +66,8 @@ def estimate_servers(model: Replicas, metrics: Metrics, notes: Sequence[Diagnost
         layers=tuple(_layers(parts) for parts in program.stages),
         kv_capacity_tokens=int(metrics.kv_capacity),
         max_batch=int(metrics.max_batch),
-        parameters=parameters(program),
-        active_parameters=active_parameters(program),
+        parameters=parameters(program) + encoders,
+        active_parameters=active_parameters(program) + encoders,
         kv_bytes_per_token=kv_bytes_per_token(program),
         prefill=prefill,
         decode=decode,
@@ -86,7 +87,7 @@ def estimate_servers(model: Replicas, metrics: Metrics, notes: Sequence[Diagnost
         kv_block=memory.block,
         bands=_bands(plan, metrics, prefill, decode),
         cluster=_cluster_use(plan),
-        **_optional_parts(one, metrics),
+        **_optional_parts(one, metrics, prefill),
         reuse=_reuse(plan),
         communication=communication(metrics, load.output, one.gain, lines),
         start=None if engine is None else _start(model, metrics),
@@ -113,13 +114,17 @@ def _start(model: Replicas, metrics: Metrics) -> Start | None:
     return find_start(model, metrics)
 
 
-def _optional_parts(one: Server, metrics: Metrics) -> dict[str, Any]:
-    """The fields for two shardings and for a draft; empty without them."""
-    if one.modes is None and one.guesses is None:
+def _optional_parts(one: Server, metrics: Metrics, prefill: PhaseEstimate) -> dict[str, Any]:
+    """The fields for two shardings, for a draft and for a tower; empty without them."""
+    if one.modes is None and one.guesses is None and one.tower is None:
         return {}
-    from plandsl.backends.cost.answers.modes import estimate_draft, estimate_shift
+    from plandsl.backends.cost.answers.modes import estimate_draft, estimate_shift, estimate_tower
 
-    return {"shift": estimate_shift(one, metrics), "speculate": estimate_draft(one, metrics)}
+    return {
+        "shift": estimate_shift(one, metrics),
+        "speculate": estimate_draft(one, metrics),
+        "tower": estimate_tower(one, metrics, prefill),
+    }
 
 
 def _stage_gpus(plan: PlanSpec, program: Program) -> tuple[StageGpus, ...]:

@@ -114,10 +114,11 @@ class PhaseLines:
         busy = t.parts * sum(s.span for s in t.stages) / stages
         linked = sum(o.time_s for o in everything[t.slowest] if o.communicates and o.op not in HOP_WORDS)
         share = float(sharers)
-        kernels, drafted = float(compute + exposed) / share, float(t.drafted) / share
-        rest = float(time - waiting - mixed) - kernels - drafted
+        kernels, ahead = float(compute + exposed) / share, float(t.drafted) / share
+        encoded = float(t.encoded) / share
+        rest = float(time - waiting - mixed) - kernels - ahead
         engine = plan.engine is not None
-        bubble = max(float(self.span) / share - kernels - drafted, 0.0) if engine else rest
+        bubble = max(float(self.span) / share - kernels - ahead, 0.0) if engine else rest
         ops = tuple(op for part in parts[t.slowest] for op in _merge_chunks(part) if op.time_s > 0)
         return PhaseEstimate(
             time_s=float(time),
@@ -132,7 +133,8 @@ class PhaseLines:
             engine_s=_drop_dust(rest - bubble, float(time)),
             waiting_s=float(waiting),
             mixed_s=float(mixed),
-            draft_s=drafted,
+            draft_s=ahead - encoded,
+            tower_s=encoded,
             band=phase_band(ops),
         )
 

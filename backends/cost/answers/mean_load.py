@@ -146,6 +146,11 @@ class WithLoad:
         return None if self._made.draft is None else WithLoad(self._made.draft, self._change)
 
     @property
+    def tower(self) -> Compiled | None:
+        """The tower, whose images each have the patches that they have under any load."""
+        return self._made.tower
+
+    @property
     def plain(self) -> Compiled:
         """The plan without guesses, with that load."""
         return WithLoad(self._made.plain, self._change)

@@ -1,11 +1,13 @@
-"""The parts of an estimate for two shardings, and for a draft."""
+"""The parts of an estimate for two shardings, for a draft, and for a tower."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
 
-from plandsl.answers.modes import Mode, Shift, Speculated
+from plandsl.answers.modes import Mode, Shift, Speculated, Tower
+from plandsl.answers.phases import PhaseEstimate
+from plandsl.backends.cost.answers.counts import parameters
 from plandsl.backends.cost.deployments.batch import decode_step, prefill_step
 from plandsl.backends.cost.deployments.deployment import Metrics
 from plandsl.backends.cost.deployments.drafted import break_even
@@ -90,8 +92,26 @@ def estimate_draft(server: Server, metrics: Metrics) -> Speculated | None:
         tokens_per_step=float(server.gain),
         step_s=step,
         draft_s=float(metrics.decode.drafted),
-        draft_prefill_s=float(metrics.prefill.drafted),
+        draft_prefill_s=float(metrics.prefill.drafted - metrics.prefill.encoded),
         draft_weights_bytes=float(guesses.added),
         plain_tpot_s=plain,
         break_even=break_even(step / worth, spec.tokens) if worth > 0 else 0.0,
+    )
+
+
+def estimate_tower(server: Server, metrics: Metrics, prefill: PhaseEstimate) -> Tower | None:
+    """The time and the memory of the tower that encodes images; None without one."""
+    tower, load = server.tower, server.plan.workload
+    if tower is None:
+        return None
+    return Tower(
+        tower=tower.plan.model.name,
+        mesh=tuple((a.name, a.size) for a in tower.plan.sharding.axes if a.size > 1),
+        parameters=parameters(tower.prefill.schedule.program),
+        images=load.images,
+        image_tokens=load.image_tokens,
+        patches=load.image_tokens * tower.plan.model.merged,
+        time_s=prefill.tower_s,
+        share=prefill.tower_s / float(metrics.ttft),
+        weights_bytes=float(tower.memory.weights[0]),
     )

@@ -14,7 +14,7 @@ from plandsl.backends.cost.answers.shares import Used, memory_bytes
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.num import ceil_div, clip, maximum, minimum
-from plandsl.backends.cost.time.phase import PhaseTimes, ProgramRun
+from plandsl.backends.cost.time.phase import TOWER, PhaseTimes, ProgramRun
 from plandsl.ir.extents import Extents
 from plandsl.ir.types import Number
 from plandsl.spec.money import Draw, Rent, draw, rent
@@ -267,7 +267,7 @@ def _request_level(server: Server, times: PhaseTimes, used: Used) -> Number:
     """GPU-seconds at full dynamic power that one pass asks of each request, beyond those of being active.
 
     ``COMPUTE`` for each GPU-second of arithmetic at the peak, ``MEMORY`` for each of kernels' bytes at the bandwidth;
-    the GPU-seconds of a draft are added.
+    the GPU-seconds of a draft and of a tower are added.
     """
     sharding, run = server.plan.sharding, times.runs[0]
     gpus = sharding.ranks // sharding.replicas
@@ -275,16 +275,16 @@ def _request_level(server: Server, times: PhaseTimes, used: Used) -> Number:
     level = (COMPUTE * used.mfu + MEMORY * used.mbu) * seconds / run.bind["batch"]
     for other in times.runs:
         if other.part:
-            level = level + _draft_level(other)
+            level = level + _level_beside(other, (run if other.part == TOWER else other).bind["batch"])
     return level
 
 
-def _draft_level(run: ProgramRun) -> Number:
-    """The same of a draft, which runs ``count`` times before each step."""
+def _level_beside(run: ProgramRun, requests: Number) -> Number:
+    """The same of a draft or a tower, which runs ``count`` times before each step of ``requests``."""
     program, gpu, sharding = run.phase.schedule.program, average_gpu(run.plan), run.plan.sharding
     extents = Extents(program, run.bind, run.phase.extents.mesh)
     ranks = sharding.ranks // sharding.replicas / len(run.phase.schedule.stages)
     total = MEMORY * memory_bytes(run, gpu.bandwidth) * ranks / gpu.bandwidth
     for weight, context in mean_contexts(run.phase, run.bind, run.context):
         total = total + weight * COMPUTE * ideal_seconds(program, gpu, extents, context)
-    return run.weight * run.count * total / run.bind["batch"]
+    return run.weight * run.count * total / requests

@@ -40,6 +40,11 @@ class Compiled(Protocol):
         ...
 
     @property
+    def tower(self) -> Compiled | None:
+        """The model that encodes images."""
+        ...
+
+    @property
     def plain(self) -> Compiled:
         """The same plan without guesses."""
         ...
@@ -67,6 +72,15 @@ def build_single(made: Compiled) -> Single:
 
 
 def _build_server(made: Compiled) -> Server:
+    if made.tower is None:
+        return _build_guessing(made)
+    from plandsl.backends.cost.deployments.towered import Towered
+
+    return Towered(_build_guessing(made), build_single(made.tower))
+
+
+def _build_guessing(made: Compiled) -> Server:
+    """The server of the language model, with what guesses its tokens."""
     speculate, draft = made.spec.speculate, made.draft
     if speculate is None:
         return _build_verifier(made)

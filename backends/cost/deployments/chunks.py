@@ -12,7 +12,7 @@ from plandsl.backends.cost.deployments.prefix import reused_tokens
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.deployments.step import Decode, Prompt, Step
 from plandsl.backends.cost.num import ceil_div, clip, floor, maximum, minimum, where
-from plandsl.backends.cost.time.phase import PhaseTimes, ProgramRun
+from plandsl.backends.cost.time.phase import TOWER, PhaseTimes, ProgramRun
 from plandsl.ir.program import PREFILL
 from plandsl.ir.types import Number
 
@@ -40,6 +40,9 @@ class Chunks(NamedTuple):
         """``run`` over all steps: op times added up, or for a draft's decode steps a higher count."""
         if run.phase.schedule.program.phase != PREFILL:
             return run._replace(count=run.count * self.steps)
+        if run.part == TOWER:  # a batch of it are images
+            bind = {**run.bind, "batch": run.bind["batch"] * self.steps}
+            return run._replace(times=run.times.repeat(self.steps), bind=bind, steps=self.steps)
         requests, context = self.prompt.requests / run.times.parts, self.prompt.context
         bind = {"batch": requests, "input": self.prompt.new, "context": context}
         return run._replace(times=run.times.repeat(self.steps), bind=bind, context=context, steps=self.steps)

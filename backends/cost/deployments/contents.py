@@ -17,7 +17,7 @@ from plandsl.ir.latent import LatentAttention
 from plandsl.ir.ops import KEEPS
 from plandsl.ir.program import Program, Region
 from plandsl.ir.states import States, state_bytes, token_bytes
-from plandsl.ir.types import PADDED, Dim, Number, TensorType, Value
+from plandsl.ir.types import Dim, Number, TensorType, Value, makes_rows
 from plandsl.spec.formats import item_bytes
 
 
@@ -161,8 +161,8 @@ class Contents:
     def _row_bytes(self, types: list[TensorType]) -> RowBytes:
         per_row: dict[tuple[Dim, ...], float] = {}
         for t in types:
-            rows = tuple(d for d in t.dims if d.name in PADDED)
-            fixed = self.extents.product(d for d in t.dims if d.name not in PADDED)
+            rows = tuple(d for d in t.dims if makes_rows(d.name))
+            fixed = self.extents.product(d for d in t.dims if not makes_rows(d.name))
             per_row[rows] = per_row.get(rows, 0.0) + fixed * item_bytes(t.dtype)
         return tuple(sorted(per_row.items(), key=lambda row: [(d.name, d.axes, d.chunk or ()) for d in row[0]]))
 

@@ -19,7 +19,7 @@ from plandsl.backends.cost.deployments.shift import Modes
 from plandsl.backends.cost.deployments.single import Single
 from plandsl.backends.cost.deployments.step import Decode, Step
 from plandsl.backends.cost.num import largest, maximum, where
-from plandsl.backends.cost.time.phase import PhaseTimes
+from plandsl.backends.cost.time.phase import DRAFT, PhaseTimes
 from plandsl.ir.types import Number
 from plandsl.spec.plan import PlanSpec, SpeculateSpec
 
@@ -82,6 +82,8 @@ class Drafted:
     Batches in flight draft one after the other, on the GPUs of every stage. A step with ``guessed`` guesses brings
     ``gain`` tokens; both come from the plan unless given.
     """
+
+    tower = None
 
     def __init__(
         self,
@@ -165,10 +167,6 @@ def _add_draft(draft: PhaseTimes, count: Number, times: PhaseTimes) -> PhaseTime
         drafted=times.drafted + count * draft.through,
         runs=(*times.runs, *(run._replace(part=DRAFT, count=count) for run in draft.runs)),
     )
-
-
-DRAFT = "draft"
-"""The ``part`` of a draft's runs."""
 
 
 class DraftedMemory(MemoryModel):

@@ -27,7 +27,7 @@ from plandsl.ir.collectives import AllReduce
 from plandsl.ir.experts import GroupedGemm
 from plandsl.ir.names import HEAD
 from plandsl.ir.program import Region
-from plandsl.ir.types import PADDED, Number, TensorType
+from plandsl.ir.types import Number, TensorType, makes_rows
 from plandsl.spec.formats import item_bytes
 from plandsl.spec.hardware import EngineSpec, GpuSpec
 from plandsl.spec.plan import PlanSpec
@@ -120,7 +120,7 @@ class Profile:
         total: Number = 0.0
         for logits in head.results:
             whole: Number = item_bytes(logits.type.dtype) + self.engine.logit
-            for dim in (d for d in logits.type.dims if d.name not in PADDED):
+            for dim in (d for d in logits.type.dims if not makes_rows(d.name)):
                 whole = whole * self.contents.extents.sizes[dim.name]
             axes = (a for d in logits.type.dims if d.name == "batch" for a in d.axes)
             total = total + whole * -(-rows.requests // self.contents.extents.ways(axes))

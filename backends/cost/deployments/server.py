@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Server(Protocol):
-    """One copy of a model on GPUs of its own. Kinds nest: `Drafted` may hold `Shift`, which holds two `Single`.
+    """One copy of a model on GPUs of its own. Kinds nest: `Towered` may hold `Drafted`, which may hold `Shift`.
 
     ``in_flight`` batches are on their way through its stages. In a decode step each request has ``queries`` tokens, and
     gains ``gain`` tokens on average.
@@ -57,6 +57,11 @@ class Server(Protocol):
     @property
     def modes(self) -> Modes | None:
         """The two servers between which steps choose; None for one sharding."""
+        ...
+
+    @property
+    def tower(self) -> Single | None:
+        """The encoder of images; None without one."""
         ...
 
     @property

@@ -38,6 +38,7 @@ class Shift:
     queries: Number = 1
     gain: Number = 1
     guesses = None
+    tower = None
 
     def __init__(
         self, plan: PlanSpec, threshold: int, base: Single, tensor: Single, memory: ShiftMemory | None = None

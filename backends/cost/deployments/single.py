@@ -28,6 +28,7 @@ class Single:
     gain: Number = 1
     modes = None
     guesses = None
+    tower = None
 
     def __init__(self, plan: PlanSpec, prefill: Schedule, decode: Schedule) -> None:
         self.plan = plan

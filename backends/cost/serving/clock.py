@@ -426,7 +426,8 @@ def table_clock(server: Server) -> ServerClock:
     A step has one stage and contexts without chunks then, and no padding.
     """
     main = server.main
-    simple = server.in_flight == 1 and server.guesses is None and int(server.queries) == 1
+    alone = server.guesses is None and server.tower is None
+    simple = alone and server.in_flight == 1 and int(server.queries) == 1
     whole = len(main.prefill.schedule.stages) == 1 and server.plan.micro_batches == 1
     chunks = main.prefill.chunks or main.decode.chunks
     padded = server.plan.effective_engine.scheduler.graphs

@@ -31,6 +31,9 @@ GAUSS = ((5 / 18, 0.5 - 0.15**0.5), (8 / 18, 0.5), (5 / 18, 0.5 + 0.15**0.5))
 """Three-point Gauss-Legendre weights and nodes on 0..1: exact for polynomials up to degree five."""
 
 
+DRAFT, TOWER = "draft", "tower"
+"""The ``part`` of the runs of programs that run before the model's own."""
+
 NEAR = RegionRun(SEND, near=True)
 """The run of hops that stay inside a node, in a program with other hops that leave their node."""
 
@@ -113,10 +116,11 @@ def play(slots: Sequence[Slot], seconds: Sequence[Number], known: Order | None =
 class PhaseTimes(NamedTuple):
     """The times of one phase. Stages do not include hops; ``hop`` is the slowest hop, ``hops`` the sum of all hops.
 
-    ``drafted`` is the seconds of a draft model that runs before this one, on the GPUs of every stage. ``through`` and
-    ``period`` include it, stages do not. Where a batch goes through in ``parts``, one behind the other, ``through`` and
-    ``period`` are for the batch and all other times for one part; ``again`` is the time of the slowest stage, or hop,
-    for the parts behind the first. ``runs`` are the programs that ran, each with times of its own.
+    ``drafted`` is the seconds of programs that run before this one on the GPUs of every stage: a draft, and a tower,
+    which takes ``encoded`` of them. ``through`` and ``period`` include them, stages do not. Where a batch goes through
+    in ``parts``, one behind the other, ``through`` and ``period`` are for the batch and all other times for one part;
+    ``again`` is the time of the slowest stage, or hop, for the parts behind the first. ``runs`` are the programs that
+    ran, each with times of its own.
     """
 
     seconds: dict[RunKey, list[Number]]
@@ -127,6 +131,7 @@ class PhaseTimes(NamedTuple):
     period: Number
     hops: Number = 0.0
     drafted: Number = 0.0
+    encoded: Number = 0.0
     parts: Number = 1
     again: Played = Played(0.0, 0.0)
     runs: tuple[ProgramRun, ...] = ()
@@ -138,7 +143,7 @@ class PhaseTimes(NamedTuple):
 
             through = through of one + (parts - 1) slowest,  period = max(through, in_flight parts slowest)
 
-        A draft runs before each part.
+        A draft or a tower runs before each part.
         """
         slowest = Played(self.hop, 0.0)
         for stage in self.stages:
@@ -152,6 +157,7 @@ class PhaseTimes(NamedTuple):
             through=through + drafted,
             period=period + in_flight * drafted,
             drafted=drafted,
+            encoded=parts * self.encoded,
             parts=parts,
             again=again,
             runs=tuple(r._replace(times=r.times.split_in_parts(parts, in_flight)) for r in self.runs),
@@ -172,6 +178,7 @@ class PhaseTimes(NamedTuple):
             period=self.period * n,
             hops=self.hops * n,
             drafted=self.drafted * n,
+            encoded=self.encoded * n,
             parts=self.parts,
             again=more(self.again),
             runs=self.runs,
@@ -179,9 +186,15 @@ class PhaseTimes(NamedTuple):
 
     @property
     def main(self) -> ProgramRun:
-        """The run of the model's own program, with times that include the draft; for numbers, not arrays."""
+        """The run of the model's own program, with times that include draft and tower; for numbers, not arrays."""
         run = next(run for run in self.runs if not run.part and run.weight)
-        return run._replace(times=run.times._replace(through=self.through, period=self.period, drafted=self.drafted))
+        ahead = {"drafted": self.drafted, "encoded": self.encoded}
+        return run._replace(times=run.times._replace(through=self.through, period=self.period, **ahead))
+
+    @property
+    def ahead(self) -> str:
+        """What runs before the model's own program: ``draft``, ``tower``, or both; for numbers, not arrays."""
+        return " and ".join(dict.fromkeys(run.part for run in reversed(self.ran) if run.part))
 
     @property
     def ran(self) -> list[ProgramRun]:
@@ -198,7 +211,7 @@ class PhaseTimes(NamedTuple):
 class ProgramRun(NamedTuple):
     """A program that runs in a step, ``count`` times; ``times`` are the times of one run.
 
-    ``part`` is empty for the model itself, else it names the part that runs (``draft``); ``plan`` has its sharding.
+    ``part`` is empty for the model itself, else `DRAFT` or `TOWER`; ``plan`` has the sharding of the part.
     ``weight`` is 1, or 0 where another program of the step ran instead. ``bind`` are its sizes, ``context`` is the mean
     context. ``times`` and ``bind`` cover ``steps`` steps together.
     """

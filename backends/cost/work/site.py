@@ -9,7 +9,7 @@ from plandsl.backends.cost.machine.machine import Machine
 from plandsl.ir.collectives import Ring
 from plandsl.ir.extents import Extents
 from plandsl.ir.program import Program
-from plandsl.ir.types import PADDED, Dim, Number, TensorType, Value
+from plandsl.ir.types import PADDED, Dim, Number, TensorType, Value, makes_rows
 
 ROW_DIMS = PADDED
 """Dimensions that make the rows of a tensor: a `Binding` gives their sizes, which change from step to step."""
@@ -31,5 +31,5 @@ class Site(NamedTuple):
 
     def split(self, type_: TensorType) -> tuple[Number, tuple[Dim, ...]]:
         """Elements per row on one rank, and the dimensions that make the rows."""
-        rows = tuple(d for d in type_.dims if d.name in ROW_DIMS)
-        return self.extents.product(d for d in type_.dims if d.name not in ROW_DIMS), rows
+        rows = tuple(d for d in type_.dims if makes_rows(d.name))
+        return self.extents.product(d for d in type_.dims if not makes_rows(d.name)), rows

@@ -43,7 +43,7 @@ def print_estimate(plan: PlanSpec, estimate: Estimate, console: Console) -> None
         from plandsl.answers.text.short import short_lines
 
         parts += [*short_lines(estimate, estimate.simulated), Text()]
-    if estimate.pools or estimate.shift or estimate.speculate:
+    if estimate.pools or estimate.shift or estimate.speculate or estimate.tower:
         from plandsl.answers.text.parts import part_tables
 
         parts += [line for table in part_tables(estimate) for line in (table, Text())]

@@ -1,4 +1,4 @@
-"""The report's tables for plans of several parts: two pools, two shardings, a draft."""
+"""The report's tables for plans of several parts: two pools, two shardings, a draft, a tower."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from rich.console import Group
 from rich.text import Text
 
 from plandsl.answers.estimate import Estimate
-from plandsl.answers.modes import Shift, Speculated
+from plandsl.answers.modes import Shift, Speculated, Tower
 from plandsl.answers.pools import Pools
 from plandsl.answers.text.words import plain_table, show_mesh, show_multiples
 from plandsl.units import show_bytes, show_count, show_percent, show_rate, show_time
 
 
 def part_tables(e: Estimate) -> Iterator[Group]:
-    """A table for the pools, for the shift and for the speculation of a plan, where it has them."""
+    """A table for each part that a plan has: pools, shift, speculation, tower."""
     if e.pools is not None:
         yield _pools(e.pools)
     if e.shift is not None:
         yield _shift(e.shift)
     if e.speculate is not None:
         yield _speculation(e.speculate)
+    if e.tower is not None and e.tower.images:
+        yield _tower(e.tower)
 
 
 def _pools(pools: Pools) -> Group:
@@ -86,3 +88,18 @@ def _speculation(s: Speculated) -> Group:
     worth = "never" if s.break_even is None else f"from {show_percent(s.break_even)} accepted"
     table.add_row("  TPOT without", show_time(s.plain_tpot_s), "worth it", worth)
     return Group(table, Text("  below, decode lists the ops of one step; its sums are for one token", style="dim"))
+
+
+def _tower(t: Tower) -> Group:
+    """The images of a prompt: what the tower makes of them, the time that it takes, and its weights."""
+    on = " x ".join(f"{name} {size}" for name, size in t.mesh) or "each GPU"
+    table = plain_table("l", "l", "l", "l", pairs=True)
+    table.add_row(
+        Text("images", style="bold"),
+        f"{t.images:g} of {t.image_tokens:,} tokens in each prompt",
+        "patches",
+        f"{t.patches:,} of an image",
+    )
+    table.add_row("  tower", f"{t.tower} on {on}", "weights", f"{show_bytes(t.weights_bytes)} of each GPU")
+    table.add_row("  in TTFT", f"{show_time(t.time_s)}, {show_percent(t.share)}")
+    return Group(table)

@@ -116,6 +116,7 @@ SUMS: tuple[tuple[str, Callable[[PhaseEstimate], float]], ...] = (
     ("compute", lambda p: p.compute_s),
     ("communication", lambda p: p.communication_s),
     ("draft", lambda p: p.draft_s),
+    ("tower", lambda p: p.tower_s),
     ("waiting for a stage", lambda p: p.bubble_s),
     ("prefill of others", lambda p: p.mixed_s),
     ("engine", lambda p: p.engine_s),

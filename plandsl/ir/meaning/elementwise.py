@@ -30,6 +30,24 @@ def layer_norm(x: Array, along: int) -> Array:
     return rms_norm(x - x.sum(along, keepdims=True) / max(x.shape[along], 1), along)
 
 
+def merge_tokens(x: Array, along: int, tokens: int, joins: bool) -> Array:
+    """One row of each ``tokens`` neighbours along dimension ``along``; rows of zeros follow the last one.
+
+    The rows are joined along the last dimension (``joins``), or their mean is taken.
+    """
+    count = -(-x.shape[along] // tokens)
+    pad = [(0, 0)] * x.ndim
+    pad[along] = (0, count * tokens - x.shape[along])
+    shape = (*x.shape[:along], count, tokens, *x.shape[along + 1 :])
+    apart = np.pad(x, pad).reshape(shape)
+    if not joins:
+        mean: Array = apart.sum(axis=along + 1) / tokens
+        return mean
+    near = np.moveaxis(apart, along + 1, -2)
+    out: Array = near.reshape((*near.shape[:-2], -1))
+    return out
+
+
 def last_token(x: Array, along: int, row: int) -> Array:
     """Row ``row`` of dimension ``along``; zeros where ``x`` has no such row."""
     if x.shape[along] == 0:
