@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from plandsl.backends.jax import texts
 from plandsl.backends.jax.formats import type_name
-from plandsl.backends.jax.layouts import Layouts, multiple, spec
+from plandsl.backends.jax.layouts import Layouts, multiple, refuse, spec
 from plandsl.backends.jax.regions import (
     caches_of,
     layers_of,
@@ -57,6 +57,8 @@ def export(title: str, shardings: Sequence[Sharding], room: int = 0, *, exact: b
 
     With ``exact``, formats that jax lacks are float64, for a comparison. Raises `PlanError`: E515, or E516 for formats.
     """
+    if not all(s.spec.model.causal for s in shardings):
+        raise refuse("its model is not causal, and a program gives the logits of the last token of a prompt alone")
     words = {op.fn for s in shardings for p in s.programs for r in p.regions for op in r.ops if isinstance(op, Map)}
     fixed = [meanings(), functions_of_one(words), texts.ON_A_DEVICE, texts.SETTINGS]
     taken = names_in("\n".join([texts.HEAD, *fixed]))
