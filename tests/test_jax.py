@@ -114,6 +114,14 @@ def test_steps_of_a_trace_are_no_option_of_a_program(capsys: pytest.CaptureFixtu
     assert "error[E400]: `--steps` is no option of `--to jax`" in capsys.readouterr().err
 
 
+def test_a_model_that_is_not_causal_is_no_program() -> None:
+    text = STATED.replace("BODY", PLAIN).replace("WEIGHTS", "bf16").replace("layers = 2", "layers = 2, causal = false")
+    (plan,) = compile_text(text)
+    with pytest.raises(PlanError) as error:
+        plan.jax_program()
+    assert [d.code for d in error.value.diagnostics] == ["E515"]
+
+
 def test_export_writes_real_and_small_sizes(capsys: pytest.CaptureFixture[str]) -> None:
     command = ["export", str(EXAMPLES / "own_model.plan"), "--plan", "own", "--to", "jax"]
     assert main(command) == 0

@@ -61,6 +61,8 @@ def export(title: str, shardings: Sequence[Sharding], room: int = 0, *, exact: b
         if model.tower is not None or model.reads_patches:
             reads = f"its tower `{model.tower.name}`" if model.tower is not None else "it"
             raise refuse(f"{reads} reads patches of images, and such a program reads ids of tokens")
+    if not all(s.spec.model.causal for s in shardings):
+        raise refuse("its model is not causal, and a program gives the logits of the last token of a prompt alone")
     words = {op.fn for s in shardings for p in s.programs for r in p.regions for op in r.ops if isinstance(op, Map)}
     fixed = [meanings(), functions_of_one(words), texts.ON_A_DEVICE, texts.SETTINGS]
     taken = names_in("\n".join([texts.HEAD, *fixed]))
