@@ -118,6 +118,11 @@ def test_whole_images_are_dealt_to_the_ranks(images: float, rounds: int) -> None
     assert isclose(tower.weights_bytes, alone.memory.weights)
 
 
+def test_a_picture_of_prefill_says_that_the_tower_runs_first() -> None:
+    drawn = str(plan_of("sharding { tp = 4 }").draw("timeline"))
+    assert ("the tower, " in drawn, "draft" in drawn) == (True, False)
+
+
 def test_chunks_of_a_prompt_share_its_images() -> None:
     (run,) = (r for r in plan_of("chunked_prefill = 512").cost.own.prefill.runs if r.part == "tower")
     assert isclose(float(run.bind["batch"]), 16)

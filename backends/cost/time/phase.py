@@ -193,8 +193,9 @@ class PhaseTimes(NamedTuple):
 
     @property
     def ahead(self) -> str:
-        """What runs before the model's own program: ``draft``, ``tower``, or both; for numbers, not arrays."""
-        return " and ".join(dict.fromkeys(run.part for run in reversed(self.ran) if run.part))
+        """What runs before the model's own program: ``tower``, ``draft``, or both; for numbers, not arrays."""
+        parts = ((TOWER, self.encoded), (DRAFT, self.drafted - self.encoded))
+        return " and ".join(word for word, seconds in parts if seconds > 0)
 
     @property
     def ran(self) -> list[ProgramRun]:
