@@ -79,7 +79,8 @@ def function_of(fn: str) -> Callable[..., Array]:
 class Local:
     """One device in one step: its arrays by name, and the part of each tensor that they are.
 
-    ``past`` counts the tokens that were in the cache before this step; ``ids`` ``[batch, position]`` are its tokens.
+    ``past`` counts the tokens that were in the cache before this step; ``ids`` ``[batch, position]`` are its tokens,
+    ``requests`` ``[batch]`` the numbers of its requests.
     """
 
     rank: int
@@ -87,6 +88,7 @@ class Local:
     values: Mapping[str, Shards]
     past: int
     ids: Array
+    requests: Array
 
     def array(self, value: Value) -> Array:
         """This device's part of ``value``."""
@@ -225,7 +227,7 @@ def _adapter_gemm(op: AdapterGemm, weight: Value, out: Value, here: Local) -> Ar
     """Each request with its own adapter, or with none."""
     start, stop = here.held_range(op.x, "batch")
     matrices = here.array(weight)
-    own = np.arange(start, stop) % (len(matrices) + 1)
+    own = here.requests[start:stop] % (len(matrices) + 1)
     chosen = np.concatenate([matrices, np.zeros_like(matrices[:1])])[own]  # the last has no adapter
     names = "batch", *weight.type.names[1:]
     letters = {n: k for k, n in enumerate(dict.fromkeys((*op.x.type.names, *names)))}
