@@ -24,7 +24,7 @@ def check_drafts(plan: PlanSpec, speculate: SpeculateSpec) -> Iterator[Diagnosti
         yield from _check_draft_sharding(plan, draft)
         from plandsl.passes.legality import check
 
-        yield from (d for d in check(draft) if d.severity == "error")
+        yield from (d for d in check(draft, drafts=True) if d.severity == "error")
 
 
 def _show_acceptance(speculate: SpeculateSpec) -> str:
