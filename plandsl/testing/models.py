@@ -5,8 +5,22 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, composite
 
+from plandsl.grammar.lora import list_targets
 from plandsl.ir.functions import FUNCTIONS
-from plandsl.spec.model import EVERY, Apply, BlockSpec, Every, ModelSpec, Statement, Term, Var, Weight
+from plandsl.spec.model import (
+    ADAPTERS,
+    EVERY,
+    LORA_RANK,
+    Apply,
+    BlockSpec,
+    Every,
+    LoraSpec,
+    ModelSpec,
+    Statement,
+    Term,
+    Var,
+    Weight,
+)
 
 X, H = Var("x"), Var("h")
 EMBEDDING = Weight("w_embed", ("vocab", "hidden"))
@@ -225,6 +239,9 @@ def models(draw: DrawFn, windows: tuple[int, ...] = (3, 7), causal: bool = False
         )._replace(every=every)
         for name, span, every in ranges
     )
+    lora = draw(_adapters(blocks)) if draw(st.integers(0, 4)) == 0 else None
+    if lora is not None:
+        sizes |= {ADAPTERS: draw(st.integers(lora.active, 4)), LORA_RANK: draw(st.sampled_from((1, 2, 4, 8)))}
     paths = ["embedding", "w_o", ranges[0][0], *([] if tied else ["head"])]
     paths += [] if len(ranges) == 1 else [f"{ranges[-1][0]}.w_o"]
     return ModelSpec(
@@ -241,4 +258,13 @@ def models(draw: DrawFn, windows: tuple[int, ...] = (3, 7), causal: bool = False
         max_context=draw(st.none() | st.just(4096)),
         causal=causal or draw(st.integers(0, 7)) > 0,
         stored=draw(exceptions(paths)),
+        lora=lora,
     )
+
+
+@composite
+def _adapters(draw: DrawFn, blocks: tuple[BlockSpec, ...]) -> LoraSpec:
+    """Adapters of some of the weights, or of all that may have some."""
+    known = sorted(set(list_targets(blocks)))
+    chosen = draw(st.sampled_from((known, known[:1], known[::2])))
+    return LoraSpec(tuple(chosen), active=draw(st.integers(1, 3)), host_bandwidth=25e9)
