@@ -27,10 +27,11 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all lint types fmt tables completions bench accuracy traffic calibrate memory study field figures seeds fuzz golden clean
+.PHONY: help demo test test-all extras test-extras lint types fmt tables completions bench accuracy traffic calibrate memory loop study field \
+  figures partitioner seeds fuzz golden clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 demo: $(RUNTIME)  ## compile an example, print its estimates and draw its devices
 	$(BIN)/planc compile $(EXAMPLE)
@@ -45,8 +46,12 @@ test: lint  ## everything that must hold: lint, types, tests; SEED=n draws as an
 	$(BIN)/pytest -n auto --dist loadgroup $(if $(SEED),--hypothesis-seed=$(SEED)); tests=$$?; \
 	wait $$types; wrong=$$?; cat build/types.txt; exit $$((tests + wrong > 0))
 
-test-all: $(ALL) test  ## all of `make test`, and what needs further libraries: notebooks, pandas, polars, duckdb
-	$(BIN)/pytest -m extras -rA --no-header -q
+test-all: test test-extras  ## `make test`, then `make test-extras`
+
+extras: $(ALL)  ## install what some tests and `make partitioner` need: jax, notebooks, pandas, polars, duckdb and others
+
+test-extras: $(ALL)  ## the tests that need these, and what is absent; LARGE=1 runs plans of 64 ranks and drawn plans too
+	LARGE=$(LARGE) $(BIN)/pytest -m extras -rA --no-header -q
 
 lint: $(DEV)  ## ruff: rules and formatting
 	$(BIN)/ruff check
@@ -80,6 +85,9 @@ calibrate: $(DEV)  ## DATA=FOLDER: fit the catalog's calibrations again
 memory: $(DEV)  ## DATA=FOLDER: fit what engines take of a GPU, with errors on models left out
 	$(BIN)/python -m benchmarks.engine_memory '$(DATA)'
 
+loop: $(ALL)  ## [FOLDER=build/loop]: measure this CPU, calibrate, predict small models, run them, print the errors
+	$(BIN)/python -m benchmarks.loop $(if $(FOLDER),--folder '$(FOLDER)')
+
 study: $(RUNTIME)  ## the study's claims beside what plandsl says
 	$(BIN)/python -m benchmarks.study
 
@@ -88,6 +96,9 @@ field: $(RUNTIME)  ## questions of people who deploy, what they saw beside what 
 
 figures: $(DEV)  ## the pictures of the pages in docs/, drawn, and docs/gallery.md
 	$(BIN)/python -m benchmarks.gallery
+
+partitioner: $(ALL)  ## what plans send beside what XLA's partitioner makes of them, into docs/partitioner.md
+	$(BIN)/python -m benchmarks.partitioner
 
 seeds: $(DEV)  ## the property tests, drawn from each of ten seeds
 	@failed=; for seed in $(SEEDS); do \

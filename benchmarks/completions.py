@@ -14,7 +14,7 @@ from plandsl.grammar.catalog import kinds
 
 TARGET = Path(__file__).resolve().parent.parent / "plandsl" / "completion"
 
-PATHS = ("FILE", "FILE|CODE", "FILE[:PLAN]", "OUT", "DATA")
+PATHS = ("FILE", "FILE|CODE", "FILE[:PLAN]", "OUT", "DATA", "BENCH")
 """What the help calls the name of a file or a folder."""
 
 

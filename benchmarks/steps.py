@@ -9,6 +9,7 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from benchmarks.recording import Features, Recording
+from plandsl.backends.calibrate.robust import soften
 from plandsl.backends.cost.serving.requests import Floats
 
 Constants = Mapping[str, float]
@@ -31,9 +32,6 @@ LOOSE = {
 Rates hardly move: what is far from them is an error of kernels, and not of the engine. With widths of 0.1 and 0.3
 instead, TPOT of models without experts that were left out is off by two points more.
 """
-
-OUTLIER = 0.1
-"""Logarithms of errors beyond this count less than their squares."""
 
 STARTS = (0.0, 1.0, -1.0)
 """Starts of the search, in standard deviations from what the constants are drawn to."""
@@ -104,9 +102,7 @@ def fit(steps: Steps, counts: Floats, drawn: Constants, loose: float = 1.0, star
         return dict(zip(names, map(float, np.exp(middle + width * y)), strict=True))
 
     def residuals(y: Floats) -> Floats:
-        off = steps.errors(read(y))[there] / OUTLIER
-        robust = np.sign(off) * np.sqrt(2 * (np.sqrt(1 + off**2) - 1))
-        return np.concatenate([scale * robust, y])
+        return np.concatenate([scale * soften(steps.errors(read(y))[there]), y])
 
     found = [least_squares(residuals, np.full(len(names), start), bounds=(-4, 4)) for start in starts]
     best = min(found, key=lambda result: float(result.cost))

@@ -12,7 +12,7 @@ from plandsl.grammar.records import Layer, Record
 from plandsl.grammar.values import expect, whole
 from plandsl.ir.functions import MAPS
 from plandsl.limits import MAX_DIMENSION
-from plandsl.spec.model import STATEFUL, Apply, Term, Weight
+from plandsl.spec.model import AMONG, INDEX, STATEFUL, Apply, Term, Weight
 from plandsl.units import NUMBER
 
 Dims: TypeAlias = "tuple[str, ...]"
@@ -27,7 +27,7 @@ PARTS = ("query", "latent")
 LOOKUPS = ("token", "position", "type")
 """What a `lookup` may pick rows by."""
 
-FUNCTIONS = (*NORMS, *MAPS, "rope", "concat", "lookup", "attention", *PARTS, *STATEFUL, "experts")
+FUNCTIONS = (*NORMS, *MAPS, "rope", "concat", "lookup", "attention", *PARTS, INDEX, *STATEFUL, "experts")
 OPTIONS: dict[str, tuple[str, ...]] = {
     "rms_norm": ("over", "gain"),
     "layer_norm": ("over", "gain"),
@@ -36,7 +36,8 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "lookup": ("by",),
     "recurrence": ("step", "rate", "write", "skip", "delta", "normalize", "slopes", "chunk"),
     "rope": ("first",),
-    "attention": ("window", "chunk", "causal", "softcap", "alibi"),
+    INDEX: ("top_k",),
+    "attention": ("window", "chunk", "causal", "softcap", "alibi", AMONG),
     "experts": ("top_k", "score", "normalize", "scale", "weigh", "imbalance", "weights"),
 }
 

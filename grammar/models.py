@@ -18,7 +18,7 @@ from plandsl.grammar.values import whole
 from plandsl.limits import MAX_DIMENSION, MAX_LAYERS
 from plandsl.spec.model import STEP_DIMENSIONS, Apply, BlockSpec, Every, LoraSpec, ModelSpec, Term, Var, Weight
 
-DTYPES = ("weights", "activations", "kv_cache", "state_cache", "compute")
+DTYPES = ("weights", "activations", "kv_cache", "state_cache", "index_cache", "compute")
 FIELDS = ("layers", "max_context", "causal", "source", "stored", "lora", *DTYPES)
 
 _EXAMPLES = {
@@ -37,6 +37,7 @@ def model_spec(context: Context, record: Record) -> ModelSpec | None:
     activations = reader.dtype("activations") or "bf16"
     kv_cache = reader.dtype("kv_cache") or activations
     state_cache = reader.dtype("state_cache") or ""
+    index_cache = reader.stored("index_cache") if "index_cache" in record.fields else None
     compute = reader.dtype("compute")
     max_context = reader.whole("max_context")
     causal = reader.flag("causal", True)
@@ -71,6 +72,7 @@ def model_spec(context: Context, record: Record) -> ModelSpec | None:
         stored=stored,
         lora=lora,
         state_cache=state_cache,
+        index_cache=index_cache or "",
         span=record.span,
     )
 

@@ -127,11 +127,12 @@ def _cluster_link(plan: Reader, sections: list[Record]) -> Link | None:
 
 
 def _check_agreement(plan: Reader, prefill: PlanSpec, decode: PlanSpec) -> None:
-    """Check that both pools have the same model, `kv_cache` format and requests: one pool reads the other's cache."""
+    """Check that both pools have the same model, formats and requests: one pool reads the cache of the other."""
     a, b = prefill.workload, decode.workload
     for what, ours, theirs in (
         ("models", _shape(prefill.model), _shape(decode.model)),
         ("`kv_cache` formats", prefill.model.kv_cache, decode.model.kv_cache),
+        ("formats of states", _state_formats(prefill.model), _state_formats(decode.model)),
         ("guesses", _guesses(prefill), _guesses(decode)),
         ("requests", _requests(a), _requests(b)),
     ):
@@ -141,9 +142,15 @@ def _check_agreement(plan: Reader, prefill: PlanSpec, decode: PlanSpec) -> None:
             hint = "give the field outside the pools, for both; `batch`, `weights` and `compute` may differ"
             plan.fail(Wrong("E322", why, _name_span(plan, "decode"), labels=labels, hint=hint))
 
-    if "attention" not in functions(decode.model):
-        why = f"model `{decode.model.name}` has no KV cache to transfer"
+    if "attention" not in functions(decode.model) and not decode.model.stateful:
+        why = f"model `{decode.model.name}` has neither KV cache nor states to transfer"
         plan.fail(Wrong("E322", why, _name_span(plan, "decode"), hint="use one pool"))
+
+
+def _state_formats(model: ModelSpec) -> set[tuple[str, str]]:
+    """The format of the states of each function that keeps one; convolutions keep tokens, as `activations` says."""
+    kept = {"recurrence": model.state_cache or model.activations}
+    return {(term.fn, kept.get(term.fn, model.activations)) for term in model.stateful}
 
 
 def _guesses(plan: PlanSpec) -> tuple[object, ...] | None:

@@ -10,7 +10,7 @@ from plandsl.grammar import syntax as s
 from plandsl.grammar.functions import MOST, PARTS, STEP_DIMS, Dims, Scope, Typed, apply, check_call, dims_text
 from plandsl.grammar.modules import Follows, Wrong
 from plandsl.limits import MAX_NESTING, MAX_STATEMENTS
-from plandsl.spec.model import STATEFUL, Apply, Statement, Var, Weight
+from plandsl.spec.model import AMONG, INDEX, STATEFUL, Apply, Statement, Var, Weight
 
 ELEMENTWISE = {"+": "add", "-": "sub", "*": "mul"}
 SCALED = "a number can multiply or divide a tensor, or be added to it: `x * 0.5`, `x / 2`, `x + 1`, `x - 1`"
@@ -21,12 +21,14 @@ _MAX_OPS = 4 * MAX_STATEMENTS  # operations in one block: statements may nest
 class Seen(NamedTuple):
     """A value or weight that was read before: its dimensions (None if it was wrong), and its place.
 
-    ``parts`` are the tensors of a group such as `query(qn, qr)`, which is not a tensor itself.
+    ``parts`` are the tensors of a group such as `query(qn, qr)`, which is not a tensor itself. A value that ``chooses``
+    is a choice of keys, made by `index(...)`, and no tensor either.
     """
 
     dims: Dims | None
     span: Span | None
     parts: tuple[Typed, ...] = ()
+    chooses: bool = False
 
 
 class Argument(NamedTuple):
@@ -76,6 +78,8 @@ class Terms:
         try:
             if isinstance(item.value, s.Call) and item.value.func.text in PARTS:
                 return self._group(item, item.value)
+            if isinstance(item.value, s.Call) and item.value.func.text == INDEX:
+                return self._choice(item, item.value)
             typed = self.term(item.value)
             self._bind(name, typed)
             return Statement(name.text, typed.term, item.span)
@@ -97,6 +101,15 @@ class Terms:
         self._bind(item.name, Typed(term, dims))
         self.values[item.name.text] = Seen(dims, item.name.span, tuple(typed))
         return Statement(item.name.text, term, item.span)
+
+    def _choice(self, item: s.Field, call: s.Call) -> Statement:
+        """``picked = index(q, k, w, top_k = 2048)``: a name for a choice of keys, which only `among` takes."""
+        from plandsl.grammar.index import choice_term
+
+        typed = choice_term(call, self)
+        self._bind(item.name, typed)
+        self.values[item.name.text] = Seen(typed.dims, item.name.span, chooses=True)
+        return Statement(item.name.text, typed.term, item.span)
 
     def note(self, wrong: Wrong) -> None:
         """Record a mistake."""
@@ -172,6 +185,10 @@ class Terms:
             labels = (Label(seen.span, "made here"),) if seen.span else ()
             message = f"`{ref.name}` is a group of tensors, which only `attention` takes"
             raise Wrong("E213", message, ref.span, labels=labels, hint="`attention(query(...), latent(...))`")
+        if seen.chooses:
+            labels = (Label(seen.span, "made here"),) if seen.span else ()
+            message = f"`{ref.name}` is a choice of keys, and no tensor"
+            raise Wrong("E531", message, ref.span, labels=labels, hint=f"`attention(q, k, v, among = {ref.name})`")
         return Typed(Var(ref.name, ref.span), seen.dims)
 
     def weight(self, index: s.Index) -> Typed:
@@ -237,6 +254,13 @@ class Terms:
         if call.func.text in PARTS:
             hint = "write it as an argument, `attention(query(...), latent(...))`, or give it a name"
             raise Wrong("E213", f"`{call.func.text}(...)` is not a tensor", call.func.span, hint=hint)
+        if call.func.text == INDEX:
+            hint = "give it a name, `picked = index(...)`, and write `attention(..., among = picked)`"
+            raise Wrong("E531", "`index(...)` is a choice of keys, and no tensor", call.func.span, hint=hint)
+        if call.func.text == "attention" and any(option.name.text == AMONG for option in call.kwargs):
+            from plandsl.grammar.index import attention_among
+
+            return attention_among(call, self)
         if call.func.text == "attention" and any(map(self._is_group, call.args)):
             from plandsl.grammar.latent import latent_attention
 

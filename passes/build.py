@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from math import inf, prod
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from attrs import evolve
 
@@ -20,8 +20,24 @@ from plandsl.ir.types import Mesh, TensorType, Value, tensor
 from plandsl.passes.rewrite import Names
 from plandsl.spec.formats import BITS, base_format, with_inputs
 from plandsl.spec.hardware import GpuSpec
-from plandsl.spec.model import GAINS, STATEFUL, Apply, BlockSpec, ModelSpec, Statement, Term, Var, Weight, walk
+from plandsl.spec.model import (
+    AMONG,
+    GAINS,
+    INDEX,
+    STATEFUL,
+    Apply,
+    BlockSpec,
+    ModelSpec,
+    Statement,
+    Term,
+    Var,
+    Weight,
+    walk,
+)
 from plandsl.spec.plan import PlanSpec
+
+if TYPE_CHECKING:
+    from plandsl.passes.index import Choice
 
 TOKENS = ("batch", "position")
 
@@ -103,7 +119,7 @@ def build_model(
     regions = [_embedding(model, stream) if model.entry is None else builder().entry(model.entry)]
     regions += [builder().block(b, stream, len(model.blocks) > 1) for b in model.blocks]
     regions.append(builder().head(stream, model.causal and not verifies))
-    steps = (*steps, *_tails(model))
+    steps = (*steps, *_tails(model), *_picks(model))
     sizes = (*steps, *model.sizes, *((place, model.size(place.experts)) for place in imbalance))
     return Program(model.name, phase, Mesh(), sizes, tuple(regions), imbalance=tuple(imbalance.items()))
 
@@ -115,6 +131,15 @@ def _tails(model: ModelSpec) -> Iterable[tuple[str, int]]:
     from plandsl.passes.states import tails
 
     return tails(model).items()
+
+
+def _picks(model: ModelSpec) -> Iterable[tuple[str, int]]:
+    """The dimensions of the keys that queries pick, which few models have."""
+    if not model.choices:
+        return ()
+    from plandsl.passes.index import picked_dims
+
+    return picked_dims(model)
 
 
 def _embedding(model: ModelSpec, stream: TensorType) -> Region:
@@ -148,6 +173,7 @@ class _Builder:
         self.weights: dict[str, Value] = {}
         self.variables: dict[str, Value] = {}
         self.groups: dict[str, tuple[Value, ...]] = {}
+        self.choices: dict[str, Choice] = {}
         self.caches = 0
         self.convolves = False
         self.rows: Value | None = None  # in the embedding: what tokens pick of the table
@@ -199,6 +225,8 @@ class _Builder:
     def _statement(self, statement: Statement) -> None:
         if isinstance(statement.term, Apply) and statement.term.fn in ("query", "latent"):
             self.groups[statement.target] = self._group(statement.term, statement.target)
+        elif isinstance(statement.term, Apply) and statement.term.fn == INDEX:
+            self.choices[statement.target] = self._choice(statement.term)
         else:
             self.variables[statement.target] = self._term(statement.term, statement.target)
 
@@ -372,8 +400,15 @@ class _Builder:
     def _attention(self, term: Apply, name: str) -> Value:
         cache = f"kv{self.caches or ''}"
         self.caches += 1
+        among, scores = None, self._scores(term)
+        if term.option(AMONG, False):
+            from plandsl.passes.index import pick_keys
+
+            *args, choice = term.args
+            term = term._replace(args=tuple(args))
+            among = pick_keys(self._choice(choice), scores, self.ops, self.names)
         if len(term.args) == 2:
-            return self._latent(term, name, cache)
+            return self._latent(term, name, cache, among)
         q, k, v, *sinks = (self._term(a, name) for a in term.args)
         kept = tuple(
             self._out(wish, tensor(self.model.kv_cache, ("batch", "context", *x.type.names[2:])))
@@ -383,7 +418,7 @@ class _Builder:
         out = self._out(name, tensor(q.type.dtype, (*q.type.names[:-1], v.type.names[-1])))
         keys, values = kept
         sink = sinks[0] if sinks else None
-        self.ops.append(Attention(out, q, keys, values, sinks=sink, **self._scores(term), span=term.span))
+        self.ops.append(Attention(out, q, keys, values, sinks=sink, among=among, **scores, span=term.span))
         return out
 
     def _scores(self, term: Apply) -> Scores:
@@ -395,13 +430,22 @@ class _Builder:
             alibi=bool(term.option("alibi", False)),
         )
 
-    def _latent(self, term: Apply, name: str, cache: str) -> Value:
+    def _choice(self, term: Term) -> Choice:
+        """An `index`, written in place or bound to a name before."""
+        if not isinstance(term, Apply):
+            assert isinstance(term, Var), "the grammar lets no weight stand here"
+            return self.choices[term.name]
+        from plandsl.passes.index import cache_keys
+
+        return cache_keys(term, tuple(self._term(a, "index") for a in term.args), self.model, self.names)
+
+    def _latent(self, term: Apply, name: str, cache: str, among: Value | None) -> Value:
         """`attention(query(qn, qr), latent(c, kr, w_uk, w_uv))`."""
         from plandsl.passes.latent import Latent, latent_attention
 
         (qn, qr), (c, kr, w_uk, w_uv) = (self._group(a, name) for a in term.args)
         scores = self._scores(term)
-        operands = Latent((qn, qr), (c, kr), (w_uk, w_uv), cache=cache, scores=scores, span=term.span)
+        operands = Latent((qn, qr), (c, kr), (w_uk, w_uv), cache=cache, scores=scores, among=among, span=term.span)
         ops = latent_attention(
             operands, name, self.phase, stored=self.model.kv_cache, compute=self._multiplies, names=self.names
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 from attrs import evolve
 
@@ -14,7 +14,7 @@ from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region
 from plandsl.ir.states import ShortConv
 from plandsl.ir.types import Value
-from plandsl.passes.rewrite import count_uses, each_region
+from plandsl.passes.rewrite import count_uses, each_region, merge_kinds
 from plandsl.spec.plan import PlanSpec
 
 
@@ -69,27 +69,13 @@ def _fuse_gemms(ops: tuple[Op, ...]) -> tuple[Op, ...]:
 
 
 def _fuse_ropes(ops: tuple[Op, ...]) -> tuple[Op, ...]:
-    """Merge a rotary embedding into the next one, unless an op between them reads it."""
-    out: list[Op] = []
-    waiting: Rope | None = None
-    for op in ops:
-        if isinstance(op, Rope):
-            if waiting is not None and _turned(waiting) == _turned(op):
-                op = evolve(op, outs=waiting.outs + op.outs, xs=waiting.xs + op.xs)
-            elif waiting is not None:
-                out.append(waiting)
-            waiting = op
-            continue
-        if waiting is not None and {x.name for x in op.operands} & {v.name for v in waiting.outs}:
-            out.append(waiting)
-            waiting = None
-        out.append(op)
-    return (*out, waiting) if waiting is not None else tuple(out)
+    """Merge rotary embeddings that turn as many elements of one dimension."""
+    return merge_kinds(ops, _turned, lambda a, b: evolve(b, outs=a.outs + b.outs, xs=a.xs + b.xs))
 
 
-def _turned(op: Rope) -> tuple[str, int | None]:
+def _turned(op: Op) -> Hashable:
     """What a rotary embedding turns: a dimension, and how much of it."""
-    return op.xs[0].type.names[-1], op.first
+    return (op.xs[0].type.names[-1], op.first) if isinstance(op, Rope) else None
 
 
 def _fuse_clamps(ops: tuple[Op, ...]) -> tuple[Op, ...]:

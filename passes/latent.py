@@ -31,6 +31,7 @@ class Latent(NamedTuple):
     weights: tuple[Value, Value]
     cache: str
     scores: Scores
+    among: Value | None
     span: Span | None
 
 
@@ -39,10 +40,13 @@ def latent_attention(
 ) -> list[Op]:
     """The ops of one attention, whose cache has dtype ``stored``; the last op makes the result ``name``.
 
-    ``compute`` gives the dtype in which a GEMM with a weight multiplies.
+    ``compute`` gives the dtype in which a GEMM with a weight multiplies. Where queries pick their keys, prefill leaves
+    the cache packed too: each query reads other keys, so that kernels of sparse attention gather packed ones
+    (DeepSeek-AI, "DeepSeek-V3.2", arXiv 2512.02556: DSA is built on the MQA mode of MLA).
 
     In prefill    %c, %kr = cache_write ...; %keys, %values = gemm %c, %w_uk, %w_uv; latent_attention of them
-    In decode     %absorbed = head_gemm %q, %w_uk; latent_attention of %absorbed and %c; head_gemm with %w_uv
+    In decode,
+    among keys    %absorbed = head_gemm %q, %w_uk; latent_attention of %absorbed and %c; head_gemm with %w_uv
     """
     q, q_rope = x.queries
     w_uk, w_uv = x.weights
@@ -54,9 +58,9 @@ def latent_attention(
     def make(wish: str, *dims: str) -> Value:
         return Value(names.fresh(wish), tensor(q.type.dtype, dims))
 
-    attention = partial(LatentAttention, scaled=nope, **x.scores, span=x.span)
+    attention = partial(LatentAttention, scaled=nope, among=x.among, **x.scores, span=x.span)
     ops: list[Op] = [CacheWrite((c, kr), x.cached, x.cache, span=x.span)]
-    if phase == PREFILL:
+    if phase == PREFILL and x.among is None:
         keys = make("keys", "batch", "context", heads, nope)
         values = make("values", "batch", "context", heads, w_uv.type.names[-1])
         ops += [Gemm((out,), c, (w,), compute(w), span=x.span) for out, w in ((keys, w_uk), (values, w_uv))]

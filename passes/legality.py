@@ -70,6 +70,10 @@ def check_program(plan: PlanSpec, program: Program) -> Iterator[Diagnostic]:
         from plandsl.passes.shard_states import check_states
 
         yield from check_states(plan, program)
+    if plan.model.choices:
+        from plandsl.passes.shard_index import check_index
+
+        yield from check_index(plan, program)
     sizes = dict(plan.model.sizes)
     for region in program.regions:
         for op in region.ops:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
 from attrs import evolve
@@ -42,6 +42,26 @@ def count_uses(ops: Iterable[Op]) -> dict[str, int]:
         for x in op.operands:
             count[x.name] = count.get(x.name, 0) + 1
     return count
+
+
+def merge_kinds(ops: Iterable[Op], kind: Callable[[Op], Hashable], merge: Callable[[Any, Any], Op]) -> tuple[Op, ...]:
+    """Merge each op into the next one of its ``kind``, unless an op between them reads it; None: not to be merged.
+
+    An op waits for the next one of its kind until its first reader, whether it then merges or not: so the result is its
+    own result.
+    """
+    out: list[Op] = []
+    waiting: dict[Hashable, Op] = {}
+    for op in ops:
+        read = {x.name for x in op.operands}
+        for key in [key for key, before in waiting.items() if not read.isdisjoint(v.name for v in before.results)]:
+            out.append(waiting.pop(key))
+        if (key := kind(op)) is None:
+            out.append(op)
+        else:
+            before = waiting.pop(key, None)
+            waiting[key] = op if before is None else merge(before, op)
+    return (*out, *waiting.values())
 
 
 def substitute(op: Op, replace: dict[str, Value]) -> Op:

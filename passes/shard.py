@@ -20,6 +20,7 @@ from plandsl.ir.base import Relay
 from plandsl.ir.collectives import Reshard, Ring
 from plandsl.ir.compute import Attention, CacheWrite, Ids, Map
 from plandsl.ir.experts import Combine, Dispatch, GroupedGemm
+from plandsl.ir.index import PickKeys
 from plandsl.ir.latent import LatentAttention
 from plandsl.ir.names import ENDS, HEAD, group_of, has_places, stem
 from plandsl.ir.ops import Op
@@ -64,6 +65,7 @@ class Sharder:
         self.placed = {op.sinks.name for op in region.ops if isinstance(op, Attention) and op.sinks is not None}
         self.placed |= self._state_weights()
         self.latents = self._latents()
+        self.indexed = {op.k.name for op in region.ops if isinstance(op, PickKeys)}
         self.inside = {x.name for op in region.ops if isinstance(op, GroupedGemm | Map) for x in _expert_operands(op)}
         matrices = (w for op in region.ops if isinstance(op, GroupedGemm) for w in op.weights)
         self.busy = frozenset(a for w in matrices for a in self._inner_axes(w.type))
@@ -161,6 +163,14 @@ class Sharder:
                 return self._dispatch(op)
             case Combine():
                 return self._combine(op)
+            case CacheWrite() if op.outs[0].name in self.indexed:
+                from plandsl.passes.shard_index import write_keys
+
+                return write_keys(op, self)
+            case PickKeys():
+                from plandsl.passes.shard_index import lay_out_picks
+
+                return lay_out_picks(op, self)
             case CacheWrite():
                 cached = self._cache_dims(self.reader[op.outs[0].name])
                 written = Dim("position", self.layout.written_axes(cached[1].axes))
@@ -173,7 +183,8 @@ class Sharder:
                 staying = tuple(a for a in self.now[op.k.name].type.on("context") if a not in position)
                 k, v = self.bring_keys((op.k, op.v), staying, position, op.span)
                 sinks = None if op.sinks is None else self.lay(op.sinks, q.type.dims[2:3])
-                return evolve(op, q=q, k=k, v=v, sinks=sinks)
+                among = None if op.among is None else self.lay(op.among, (*q.type.dims[:2], op.among.type.dims[2]))
+                return evolve(op, q=q, k=k, v=v, sinks=sinks, among=among)
             case LatentAttention():
                 raise AssertionError("Latents lays it out")
             case ShortConv() | Recurrence():
@@ -182,6 +193,8 @@ class Sharder:
                 return lay_out_state(op, self)
             case Map() if self._adds_bias_to_partial(op):
                 return self._add_on_first(op)
+            case Map() if self._lie_alike(op):
+                return self._in_place(op)
             case AdapterGemm() if self._keeps_partial(op):
                 return evolve(op, x=self.now[op.x.name], weights=tuple(self.now[w.name] for w in op.weights))
             case Ids():
@@ -214,6 +227,21 @@ class Sharder:
         laid = self.lay(bias, tuple([Dim(n, dims[stem(n)]) for n in bias.type.names]))
         axes = tuple(axis for axis, _ in self.mesh.axes if axis in x.type.partial)
         return evolve(op, xs=(x, laid), first=group_of(axes))
+
+    def _lie_alike(self, op: Map) -> bool:
+        """Whether all operands of ``op`` that are not weights are complete and have one layout."""
+        types = [self.now[x.name].type for x in op.xs if x not in self.region.weights]
+        return bool(types) and all(not t.pending and t.dims == types[0].dims for t in types)
+
+    def _in_place(self, op: Map) -> Map:
+        """``op`` on operands as they lie. Each element is by itself, so that no other layout is needed first.
+
+        A GEMM of `batch` and `ffn` over one axis may have made them; the next GEMM then takes them in this layout.
+        """
+        first = next(x for x in op.xs if x not in self.region.weights)
+        axes = {stem(d.name): d.axes for d in self.now[first.name].type.dims}
+        laid = (self.lay(x, tuple([Dim(n, axes[stem(n)]) for n in x.type.names])) for x in op.xs)
+        return evolve(op, xs=tuple(laid))
 
     def _by_rule(self, rule: Rule) -> Iterator[tuple[str, Value]]:
         """Lay out the operands of ``rule``, by name.

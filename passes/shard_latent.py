@@ -131,8 +131,8 @@ class Latents:
             *rows, last = x.type.names
             return self.sharder.lay(x, (*(by_name.get(n, Dim(n)) for n in rows), Dim(last)))
 
-        q, q_rope, k, k_rope, v = (whole(x) for x in op.operands)
-        return evolve(op, q=q, q_rope=q_rope, k=k, k_rope=k_rope, v=v)
+        q, q_rope, k, k_rope, v, *among = (whole(x) for x in op.operands)
+        return evolve(op, q=q, q_rope=q_rope, k=k, k_rope=k_rope, v=v, among=among[0] if among else None)
 
 
 def _drop_axes(dim: Dim, axes: tuple[str, ...]) -> Dim:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from plandsl.diagnostics import Diagnostic, Label
-from plandsl.ir.ops import KEEPS
+from plandsl.ir.ops import KEEPS, cache_name
 from plandsl.ir.program import Program
 from plandsl.ir.types import Mesh, shard_range
 from plandsl.spec.plan import CutSpec, PlanSpec, ShardingSpec, ShiftSpec
@@ -70,8 +70,8 @@ def _cuts(program: Program, sharding: ShardingSpec) -> Iterator[Cut]:
     yield Cut("replicas", None, sharding.replica_axes)
     yield Cut("layers", None, program.stage_axes)
     for region in program.regions:
-        for op in region.ops:
-            for dim in (d for x in op.kept for d in x.type.dims) if isinstance(op, KEEPS) else ():
+        for op in sorted((op for op in region.ops if isinstance(op, KEEPS)), key=cache_name):
+            for dim in (d for x in op.kept for d in x.type.dims):
                 size = program.size(dim.name)
                 yield Cut(dim.name, size if isinstance(size, int) else None, dim.axes)
 

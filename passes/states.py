@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 
 from attrs import evolve
 
@@ -10,8 +10,8 @@ from plandsl.ir.compute import Map
 from plandsl.ir.functions import LIMITING, MAPS
 from plandsl.ir.ops import Op
 from plandsl.ir.states import TAIL, Recurrence, ShortConv
-from plandsl.ir.types import TensorType, Value, tensor
-from plandsl.passes.rewrite import Names, count_uses
+from plandsl.ir.types import Value, tensor
+from plandsl.passes.rewrite import Names, count_uses, merge_kinds
 from plandsl.spec.model import Apply, ModelSpec
 
 
@@ -78,36 +78,16 @@ def apply_functions(ops: Iterable[Op]) -> tuple[Op, ...]:
 
 
 def fuse_convs(ops: tuple[Op, ...]) -> tuple[Op, ...]:
-    """Merge a convolution into the next one of its kind, unless an op between them reads it: one kernel runs both."""
-    out: list[Op] = []
-    waiting: ShortConv | None = None
-    for op in ops:
-        if waiting is not None and not (_alike(waiting, op) if isinstance(op, ShortConv) else _free(waiting, op)):
-            out.append(waiting)
-            waiting = None
-        if isinstance(op, ShortConv):
-            if waiting is not None:
-                op = evolve(op, made=waiting.made + op.made, parts=waiting.parts + op.parts, state=waiting.state)
-            waiting = op
-        else:
-            out.append(op)
-    return (*out, waiting) if waiting is not None else tuple(out)
+    """Merge convolutions of one function and width, both with a bias or without: one kernel runs them."""
+    return merge_kinds(ops, _kind, _merge)
 
 
-def _alike(a: ShortConv, b: ShortConv) -> bool:
-    """Whether one kernel can run both: of one function and width, both with a bias or without."""
-    wide = _rows(a.kept[0].type) == _rows(b.kept[0].type)
-    return wide and (a.fn, a.biased) == (b.fn, b.biased) and not _reads(b, a.made)
+def _kind(op: Op) -> Hashable:
+    if not isinstance(op, ShortConv):
+        return None
+    kept = op.kept[0].type
+    return kept.dtype, kept.dims[:2], op.fn, op.biased
 
 
-def _free(conv: ShortConv, op: Op) -> bool:
-    """Whether ``op`` can run before ``conv``."""
-    return not _reads(op, conv.made)
-
-
-def _rows(kept: TensorType) -> tuple[object, ...]:
-    return (kept.dtype, *kept.dims[:2])
-
-
-def _reads(op: Op, made: Iterable[Value]) -> bool:
-    return not {x.name for x in op.operands}.isdisjoint(v.name for v in made)
+def _merge(a: ShortConv, b: ShortConv) -> ShortConv:
+    return evolve(b, made=a.made + b.made, parts=a.parts + b.parts, state=a.state)

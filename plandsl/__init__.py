@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from plandsl.answers.estimate import Estimate
     from plandsl.api.functions import (
         check,
+        compare,
         compile,
         compile_all,
         diff,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         estimate,
         evaluate,
         explain,
+        run,
         search,
         simulate,
         verify,
@@ -56,8 +58,8 @@ if TYPE_CHECKING:
     from plandsl.ir.schedule import Schedule
 
 _FUNCTIONS = (
-    "check", "compile", "compile_all", "diff", "draw", "estimate", "evaluate", "explain", "search", "simulate",
-    "verify",
+    "check", "compare", "compile", "compile_all", "diff", "draw", "estimate", "evaluate", "explain", "run", "search",
+    "simulate", "verify",
 )  # fmt: skip
 _PARTS = (
     "Calibration", "Cluster", "Engine", "Gpu", "Link", "Model", "Network", "Node", "Pool", "RequestClass",
@@ -111,6 +113,7 @@ __all__ = [
     "Workload",
     "__version__",
     "check",
+    "compare",
     "compile",
     "compile_all",
     "diff",
@@ -118,6 +121,7 @@ __all__ = [
     "estimate",
     "evaluate",
     "explain",
+    "run",
     "search",
     "simulate",
     "verify",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import codecs
 import gc
 import importlib
+import io
 import keyword
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from plandsl._version import __version__
 
@@ -164,6 +166,15 @@ def _diff(made: _Parser) -> None:
     _add_selection(made)
 
 
+def _compare(made: _Parser) -> None:
+    made.add_argument("file", metavar="FILE", help="a .plan file")
+    made.add_argument("benches", metavar="BENCH", nargs="+",
+                      help="results of a benchmark: vLLM's, SGLang's, AIPerf's, GuideLLM's, InferenceX's")  # fmt: skip
+    _add_selection(made)
+    made.add_argument("--rows", metavar="OUT", help="write each statistic of each run, a .csv or .parquet file")
+    made.add_argument("--fit", metavar="OUT", help="write an engine fitted to the runs, a .plan file")
+
+
 def _compare_comm(made: _Parser) -> None:
     made.add_argument("files", metavar="FILE[:PLAN]", nargs="+", help="all plans of a file, or one")
     made.add_argument("-o", "--output", metavar="OUT", help="also draw the comparison, a .svg, .png, .pdf or .dot file")
@@ -176,6 +187,19 @@ def _calibrate(made: _Parser) -> None:
                       help="a .plan file for all calibrations, or a folder for one file each")  # fmt: skip
     made.add_argument("--pooled", action="store_true",
                       help="also fit one calibration to all GPUs, for those not measured (minutes)")  # fmt: skip
+
+
+def _measure(made: _Parser) -> None:
+    made.add_argument("-o", "--output", metavar="OUT", required=True,
+                      help="a .csv file for all rows; rows that it has already are not measured again")  # fmt: skip
+    made.add_argument("--for", metavar="FILE", dest="file", help="a .plan file: measure only what its plans run")
+    _add_selection(made)
+    made.add_argument("--gpu", metavar="NAME", help="the GPU in the rows (default: a name made of the device's)")
+    made.add_argument("--seconds", metavar="N", type=float, default=300,
+                      help="start no kernel after so many seconds (default: 300)")  # fmt: skip
+    made.add_argument("--dtype", metavar="NAME", default="bf16",
+                      help="format of kernels without --for (default: bf16)")  # fmt: skip
+    made.add_argument("--devices", metavar="N", type=int, help="take a CPU as N devices, for collectives")
 
 
 def _accuracy(made: _Parser) -> None:
@@ -256,7 +280,12 @@ VERBS: dict[str, tuple[str, Takes]] = {
     "passes": ("list the passes of the compiler, in order", _passes),
     "explain": ("show where a plan's time goes and what would change it, or explain a diagnostic or a word", _explain),
     "diff": ("compare two plans term by term", _diff),
+    "compare": (
+        "lay results of benchmarks beside the predictions of a plan, and name the cause of the largest gap",
+        _compare,
+    ),
     "compare-comm": ("compare what several plans send: by phase and mesh axis", _compare_comm),
+    "measure": ("measure the kernels of this machine's GPUs or CPU, for `planc calibrate`", _measure),
     "calibrate": ("fit the constants of calibrations to measurements", _calibrate),
     "accuracy": ("compare predictions with measurements", _accuracy),
     "simulate": ("serve the requests of a plan one by one: percentiles, goodput, occupancy", _simulate),
@@ -275,7 +304,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     gc.set_threshold(100_000, 50, 50)
     # at exit Python would search once more, though the system takes the memory back anyway: it skips what is frozen
     atexit.register(gc.freeze)
-    given = sys.argv[1:] if argv is None else argv
+    codecs.register_error("planc", _in_ascii)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="planc")
+    try:
+        return _main(sys.argv[1:] if argv is None else argv)
+    except OSError:  # standard error cannot be written either
+        _discard(sys.stderr)
+        return WRONG
+
+
+def _main(given: Sequence[str]) -> int:
+    """As `main`. Raises `OSError` where standard error cannot be written."""
     if not given and sys.stdout is not None:
         _print_landing_page()
         return OK
@@ -297,7 +338,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return OK
     except OSError as error:
         sys.stderr.write(f"error[E405]: cannot write the output: {error.strerror}\nhelp: planc explain E405\n")
-        _discard_output()
+        _discard(sys.stdout)
         return WRONG
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
@@ -333,11 +374,19 @@ def _print_landing_page() -> None:
     print_list({name: text for name, (text, _) in VERBS.items()})
 
 
-def _discard_output() -> None:
-    """Send the rest of standard output to the null device, so that Python does not try to write it again at exit."""
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    """What to print for signs that an output cannot encode: bars as `#`, `.` and `|`, all others as `?`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    found = error.object[error.start : error.end]
+    return "".join({"\u2588": "#", "\u2591": ".", "\u258f": "|"}.get(sign, "?") for sign in found), error.end
+
+
+def _discard(stream: TextIO) -> None:
+    """Send the rest of a stream to the null device, so that Python does not try to write it again at exit."""
     import os
 
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from plandsl.codes_compare import COMPARE_CODES
 from plandsl.codes_export import EXPORT_CODES
 from plandsl.codes_headers import HEADER_CODES
 from plandsl.codes_hf import HF_CODES
+from plandsl.codes_index import INDEX_CODES
+from plandsl.codes_measure import MEASURE_CODES
 from plandsl.codes_models import MODEL_CODES
 from plandsl.codes_money import MONEY_CODES
 from plandsl.codes_names import NAME_CODES
@@ -274,8 +277,8 @@ SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
     "E322": (
         "prefill and decode pools must serve the same model",
         "The prefill pool computes prompts, and the decode pool continues with their KV cache. Both pools must have "
-        "the same model, the same `kv_cache` format, the same requests, and the same draft model, whose KV cache is "
-        "sent along. The `weights` and `compute` formats may differ.",
+        "the same model, the same formats of the KV cache and of states, the same requests, and the same draft model, "
+        "whose KV cache is sent along. The `weights` and `compute` formats may differ.",
         _POOLS.replace("POOLS", _PAIR + "  decode { node = h200_8, model = llama_3_1_70b }"),
         "give the field once, outside the pools, for both.",
     ),
@@ -541,7 +544,8 @@ CODES: dict[str, Code] = {
     name: Code(*parts)
     for table in (
         *(SYNTAX_CODES, NAME_CODES, HF_CODES, HEADER_CODES, MODEL_CODES, SHARDING_CODES),
-        *(COMMAND_CODES, RENDER_CODES, MONEY_CODES, PYTHON_CODES, EXPORT_CODES, STATE_CODES, TRACE_CODES),
+        *(COMMAND_CODES, RENDER_CODES, MONEY_CODES, PYTHON_CODES, EXPORT_CODES),
+        *(STATE_CODES, TRACE_CODES, COMPARE_CODES, MEASURE_CODES, INDEX_CODES),
     )
     for name, parts in table.items()
 }

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
+from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from attrs import evolve
 
@@ -31,6 +32,7 @@ from plandsl.units import show_percent, show_time
 if TYPE_CHECKING:
     from plandsl.answers.autoscale import Autoscale
     from plandsl.answers.communication import Compared
+    from plandsl.answers.comparison import Comparison
     from plandsl.answers.difference import Difference
     from plandsl.answers.explanation import Explanation
     from plandsl.answers.flows import Flows
@@ -42,6 +44,10 @@ if TYPE_CHECKING:
     from plandsl.backends.graphviz.picture import Picture
     from plandsl.backends.jax import Sharding
     from plandsl.backends.reference import Verdict
+
+
+BenchFiles: TypeAlias = "str | PathLike[str] | Sequence[str | PathLike[str]]"
+"""The path of a result file of a benchmark, or of several."""
 
 
 class CompiledPlan:
@@ -219,6 +225,27 @@ class CompiledPlan:
         )
 
     @guarded
+    def compare(self, benches: str | Sequence[str], *, fit: str | None = None, tick: Tick | None = None) -> Comparison:
+        """Runs of a benchmark beside what this plan predicts for their loads, and the cause of the largest gap.
+
+        ``benches`` are result files of vLLM's, SGLang's, AIPerf's, GuideLLM's or InferenceX's benchmark. With ``fit``,
+        an engine of that name is fitted to the runs (`Comparison.fitted`). ``tick`` hears how much is done. Raises
+        `PlanError` where a file is wrong (E560 to E563), a run cannot be simulated (E565), or nothing can be fitted
+        (E566).
+        """
+        from plandsl.backends.compare.compare import compare_runs, read_runs
+        from plandsl.entries import catalog_has
+
+        call = Arguments("compare", benches=benches, fit=fit)
+        paths = [benches] if isinstance(benches, str | PathLike) else benches
+        if not (isinstance(paths, list | tuple) and paths and all(isinstance(p, str | PathLike) for p in paths)):
+            raise call.wrong("benches", "the path of a result file, or a list of them")
+        if fit is not None and not (isinstance(fit, str) and fit.isascii() and fit.isidentifier()):
+            raise call.wrong("fit", "the name of an engine: letters, digits and _")
+        runs = read_runs([fspath(path) for path in paths])
+        return compare_runs(self.served, runs, catalog_has, fit, tick or silent)
+
+    @guarded
     def simulate(self, requests: int | None = None, tick: Tick | None = None, *, keep_steps: bool = True) -> Run:
         """Serve the requests of the workload one by one; ``requests`` replaces the number that the workload states.
 
@@ -301,6 +328,9 @@ class CompiledPlan:
         call = Arguments("draw", view=view, phase=phase)
         call.word("view", VIEWS, code="E432")
         call.word("phase", PHASES, code="E432")
+        if self.spec.workload.encodes and phase == "decode":
+            why = "nothing comes out of this load (`output = 0`), so there is no decode step to draw"
+            raise PlanError([Diagnostic("E481", why, hint="draw prefill")])
         if self._pools and view not in WHOLE:
             pool = self._pools[phase == "decode"]
             return Picture(draw(view, pool.cost, pool.closed_form(), phase))

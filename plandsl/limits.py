@@ -51,6 +51,9 @@ MAX_RANKS = 65_536
 MAX_LAYERS = 10_000
 """Most layers of a model (E214)."""
 
+MAX_EXPERTS = 4_096
+"""Most experts of a layer; popularities have an entry for each (E214)."""
+
 MAX_BALANCED = 512
 """Most layers of a model with `cut = balanced` (E214)."""
 
@@ -111,11 +114,23 @@ MAX_TRACE_BYTES = 1_073_741_824
 MAX_TRACE_LINE = 1_048_576
 """Longest line of such a file, in bytes (E452)."""
 
+MAX_BENCH_BYTES = 268_435_456
+"""Largest result file of a benchmark, in bytes (E560)."""
+
+MAX_BENCH_RUNS = 1_000
+"""Most runs of benchmarks that are compared at once (E560)."""
+
 MAX_REQUESTS = 100_000_000
 """Most requests that are drawn for one load (E214)."""
 
 MAX_SEEDS = 10_000
 """Most seeds from which Python serves one load (E445)."""
+
+MAX_YAML_NODES = 262_144
+"""Most nodes of a YAML file, an alias counted as all that it stands for (E509). Without aliases a text has fewer."""
+
+MAX_YAML_LEVELS = 32
+"""Most levels of a YAML file (E509)."""
 
 MAX_TRACE_EVENTS = 1_000_000
 """Most events of a trace that is exported, or nodes of all its files (E511)."""

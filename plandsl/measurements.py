@@ -61,6 +61,9 @@ NUMBERS: dict[str, Range] = {
     **dict.fromkeys(("window", "prefill_chunk", "kv_prefill", "n_decode", "kv_decode"), LENGTH),
     **dict.fromkeys(("n_heads", "n_kv_heads", "n_experts", "n_local_experts", "n_sms"), COUNT),
     **dict.fromkeys(("n_gpu", "n_nodes", "tp", "pp", "ep", "attn_dp", "replicas"), COUNT),
+    **dict.fromkeys(("median_s", "p90_s"), SECONDS),
+    "repetitions": WIDTH,
+    "value": Range(1e-12, 1e24),
     "n_ranks": Range(2, 100_000),
     "tokens_per_local_expert": Range(1e-6, 1e9),
     "bytes": Range(1, 1e15),
@@ -89,6 +92,9 @@ def read_number(column: str, cell: str) -> float:
 
 
 # ---- files
+
+FILE = "file"
+"""The column of a file that holds rows of several tables: the name of the table that a row belongs to."""
 
 HINT = "a table has a line of column names, then rows: docs/calibration.md lists the columns of each kind"
 

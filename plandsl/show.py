@@ -35,7 +35,19 @@ from plandsl.spec.hardware import (
     TableSpec,
     constant_dimension,
 )
-from plandsl.spec.model import ADAPTERS, LORA_RANK, Apply, BlockSpec, LoraSpec, ModelSpec, Statement, Term, Var, Weight
+from plandsl.spec.model import (
+    ADAPTERS,
+    AMONG,
+    LORA_RANK,
+    Apply,
+    BlockSpec,
+    LoraSpec,
+    ModelSpec,
+    Statement,
+    Term,
+    Var,
+    Weight,
+)
 from plandsl.spec.plan import PlanSpec, RequireSpec, RuleSpec, ShardingSpec, ShiftSpec, SpeculateSpec, WorkloadSpec
 from plandsl.spec.scheduler import SchedulerSpec, TierSpec
 from plandsl.units import (
@@ -192,6 +204,8 @@ def show_model(model: ModelSpec) -> str:
     ]
     if model.state_cache:
         lines.append(f"state_cache = {model.state_cache}")
+    if model.index_cache:
+        lines.append(f"index_cache = {model.index_cache}")
     if model.compute is not None:
         lines.append(f"compute = {model.compute}")
     if not model.causal:
@@ -266,6 +280,10 @@ def show_term(term: Term) -> str:
             return f"{_operand(term.args[0])} + {_number(float(term.option('by', 0.0)))}"
         case Apply(fn="recurrence"):
             return f"recurrence({', '.join(_recurrence_arguments(term))})"
+        case Apply(fn="attention") if term.option(AMONG, False):
+            *args, among = map(show_term, term.args)
+            options = (f"{name} = {_option(value)}" for name, value in term.options if name != AMONG)
+            return f"attention({', '.join([*args, *options, f'{AMONG} = {among}'])})"
         case Apply():
             options = (f"{name} = {_option(value)}" for name, value in term.options)
             call = f"{term.fn}({', '.join([*map(show_term, term.args), *options])})"

@@ -54,6 +54,11 @@ WORK: Entries = {
         ("kernel launches", "launches"),
         "docs/cost.md#ops",
     ),
+    "index": (
+        "The kernels of sparse attention that score all keys of a request, and pick those that each query attends to.",
+        ("pick_keys", "indexer", "lightning indexer", "sparse attention", "top-k of keys", "DSA"),
+        "docs/cost.md#sparse-attention",
+    ),
     "recurrence": (
         "A layer that updates a state of each request: in a prompt a scan in chunks, in a decode step one update.",
         ("scan", "gated delta net", "Mamba", "linear attention", "lightning attention"),
@@ -90,7 +95,7 @@ WORK: Entries = {
         "docs/cost.md#utilisation",
     ),
     "MBU": (
-        "Memory bandwidth utilisation: bytes that kernels read and write, over what the memory could move in the time.",
+        "Memory bandwidth utilisation: bytes that kernels move in memory, over what it could move in the time.",
         ("memory bandwidth utilisation", "MFU, MBU"),
         "docs/cost.md#utilisation",
     ),

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, settings
 GOLDEN = Path(__file__).parent / "golden"
 
 SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much)
-# Each run draws afresh, unless it is given a seed: what fails is printed as a blob that `@reproduce_failure` draws again.
+# Each run draws afresh, unless it is given a seed. What fails is printed as a blob for `@reproduce_failure`.
 always = settings(deadline=None, suppress_health_check=SLOW, derandomize=False, print_blob=True)
 settings.register_profile("dev", always, max_examples=12)
 settings.register_profile("ci", always, max_examples=80)

@@ -59,6 +59,7 @@ FEATURES: dict[str, dict[str, Said]] = {
     "chunk": {"chunk": True},
     "latent": {"latent": True},
     "adapters": {"adapters": True},
+    "sparse": {"sparse": True},
     # under which load
     "batch": {"load": "batch = 4"},
     "concurrency": {"load": "concurrency = 8"},
@@ -112,6 +113,9 @@ LATENT = """q = query(h @ w_uq[hidden, heads, nope_dim], rope(h @ w_qr[hidden, h
     kr = rope(h @ w_kr[hidden, rope_dim])
     a = attention(q, latent(c, kr, w_uk[kv_rank, heads, nope_dim], w_uv[kv_rank, heads, v_dim]){reach})
     x = x + a @ w_o[heads, v_dim, hidden]"""
+INDEX = """i = rope(h @ w_iq[hidden, index_heads, index_dim])
+    picked = index(i, rope(h @ w_ik[hidden, index_dim]), h @ w_iw[hidden, index_heads], top_k = 4)
+    """
 MTP = """  mtp x[tokens, hidden] with e[tokens, hidden] {
     x = concat(rms_norm(e), rms_norm(x), into = pair) @ w_join[pair, hidden]
     h = rms_norm(x)
@@ -124,12 +128,13 @@ MTP = """  mtp x[tokens, hidden] with e[tokens, hidden] {
 def _model(said: dict[str, Said], name: str = "small") -> str:
     """Layers of one kind; or in turns: those with an even number have the window, those with an odd one the chunk."""
     moe = MOE.format(imbalance=f", imbalance = {said['imbalance']}" if "imbalance" in said else "")
-    attention = LATENT if "latent" in said else SELF
+    attention = (INDEX if "sparse" in said else "") + (LATENT if "latent" in said else SELF)
+    among = ", among = picked" if "sparse" in said else ""
     blocks = ""
     turns = (("even", "0..layers by 2", "window"), ("odd", "1..layers by 2", "chunk"))
     for block, layers, reach in turns if {"window", "chunk"} & said.keys() else (("all", "0..layers", ""),):
         body = f"""h = rms_norm(x)
-    {attention.format(reach=f", {reach} = 8" if reach in said else "")}
+    {attention.format(reach=(f", {reach} = 8" if reach in said else "") + among)}
     h = rms_norm(x)
     {moe if "experts" in said else MLP}"""
         blocks += f"  block {block} [layers = {layers}] x[tokens, hidden] {{\n    {body}\n  }}\n"
@@ -137,6 +142,7 @@ def _model(said: dict[str, Said], name: str = "small") -> str:
   layers = 4, hidden = 32, heads = 8, kv_heads = 4, head_dim = 8, ffn = 64, vocab = 96
   {"experts = 8, expert_ffn = 16" if "experts" in said else ""}
   {"kv_rank = 16, nope_dim = 8, rope_dim = 4, v_dim = 8" if "latent" in said else ""}
+  {"index_heads = 4, index_dim = 8, index_cache = fp8" if "sparse" in said else ""}
   {"pair = 2 * hidden" if said.get("guess") == "mtp" else ""}
   {"lora { adapters = 3, rank = 4, targets = all, active = 2 }" if "adapters" in said else ""}
   weights = bf16

@@ -83,6 +83,7 @@ SLIPS = {
     "phase of a program": Slip(lambda: serve().program("train"), "E445", "`prefill` or `decode`, found 'train'"),
     "pass": Slip(lambda: serve().program("decode", after="fusion"), "E404", "found 'fusion'"),
     "steps": Slip(lambda: serve().verify(-1), "E445", "`steps` must be a whole number from 0 to 64"),
+    "steps of a run": Slip(lambda: plandsl.run(PLAN, steps=-1), "E445", "`steps` must be a whole number from 0 to 64"),
     "half a step": Slip(lambda: serve().verify(1.5), "E445", "found 1.5"),  # type: ignore[arg-type]
     "seed": Slip(lambda: serve().verify(1, "x"), "E445", "`seed` must be a whole number"),  # type: ignore[arg-type]
     "requests": Slip(lambda: serve().simulate(0), "E445", "`requests` must be a whole number from 1"),

@@ -101,6 +101,13 @@ PARAMETERS = {  # as published with each checkpoint
     "gpt_oss_120b": 116_829_156_672,
     "kimi_k2": 1_026_408_232_448,
     "kimi_k2_5": 1_026_408_232_448,  # without the vision encoder
+    "kimi_k2_6": 1_026_408_232_448,  # without the vision encoder
+    "devstral_small": 23_572_403_200,
+    "command_a": 111_057_580_032,  # 111B are published
+    # As MTEB lists them (embeddings-benchmark/mteb, models of Qwen3-Embedding).
+    "qwen3_embedding_0_6b": 595_776_512,
+    "qwen3_embedding_4b": 4_021_774_336,
+    "qwen3_embedding_8b": 7_567_295_488,
     # As llama.cpp counts the tensors: 228.69 B, of which 62 x 6912 are gains of norms over all heads;
     "minimax_m2": 228_689_764_864 - 62 * (6144 + 1024 - 2 * 128),
     "minimax_m2_5": 228_689_764_864 - 62 * (6144 + 1024 - 2 * 128),
@@ -119,8 +126,10 @@ PARAMETERS = {  # as published with each checkpoint
     "qwen3_vl_8b": 8_190_735_360,
     "qwen3_0_6b": 596_049_920,
     "qwen3_1_7b": 1_720_574_976,
-    "glm_5": 743_180_209_920,  # without the indexer
-    "deepseek_v3_2": 671_026_419_200,  # without the indexer
+    # with the indexer, of 9,371,904 and 13,959,424 in each layer
+    "glm_5": 743_180_209_920 + 78 * 9_371_904,
+    "glm_5_1": 743_180_209_920 + 78 * 9_371_904,
+    "deepseek_v3_2": 671_026_419_200 + 61 * 13_959_424,
     "nemotron_3_super_120b_a12b": 120_668_707_840,
     "nemotron_3_ultra_550b_a55b": 549_308_993_536,
     "nemotron_h_56b": 56_324_350_464,
@@ -164,7 +173,7 @@ WHOLE = {  # billions of active parameters, rounded, and the matrices of the voc
     "qwen3_5_122b_a10b": (10, 0),
     "qwen3_5_397b_a17b": (17, 0),
     "qwen3_vl_30b_a3b": (3, 1),
-    "glm_5": (40, 1),
+    "glm_5": (40, 2),  # as GLM-4.5 counts
     "deepseek_v3_2": (37, 1),
     "nemotron_3_super_120b_a12b": (12, 1),
     "nemotron_3_ultra_550b_a55b": (55, 1),
@@ -335,6 +344,13 @@ def test_deepseek_v3_caches_576_elements_a_layer() -> None:
     spec = open_text("").spec("model", "deepseek_v3")
     assert isinstance(spec, ModelSpec)
     assert kv_bytes_per_token(build_model(spec, "prefill", spec.activations)) == 61 * (512 + 64) * 2
+
+
+def test_deepseek_v3_2_caches_index_keys_of_132_bytes_beside_the_latents() -> None:
+    """vLLM, model_executor/models/deepseek_v2.py, `Indexer`: 128 elements of fp8, and a scale of 4 bytes."""
+    spec = open_text("").spec("model", "deepseek_v3_2")
+    assert isinstance(spec, ModelSpec)
+    assert kv_bytes_per_token(build_model(spec, "prefill", spec.activations)) == 61 * ((512 + 64) * 2 + 132)
 
 
 @pytest.mark.parametrize(

@@ -394,6 +394,28 @@ def test_colours_only_where_wanted():
         assert ("\x1b[3" in done.stdout) is coloured
 
 
+def run_apart(*arguments: str, **streams: object) -> subprocess.CompletedProcess[str]:
+    """`planc` in a process of its own."""
+    command = [sys.executable, "-m", "plandsl", *arguments]
+    return subprocess.run(command, text=True, cwd=ROOT, check=False, timeout=60, **streams)
+
+
+def test_an_output_without_some_signs_shows_others():
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = run_apart("compile", EXAMPLE, "--plan", "hybrid", capture_output=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "##" in done.stdout
+    assert "?" not in done.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("arguments", [("check", "nosuch.plan"), ("nosuch",), ("compile", EXAMPLE, "--plan", "none")])
+def test_an_error_that_cannot_be_printed_still_gives_the_status(arguments):
+    with open("/dev/full", "w") as full:
+        done = run_apart(*arguments, stdout=subprocess.PIPE, stderr=full)
+    assert (done.returncode, done.stdout) == (2, "")
+
+
 REPORTS = {
     "compile": [EXAMPLE],
     "explain": [EXAMPLE, "--plan", "hybrid"],

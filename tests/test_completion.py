@@ -39,7 +39,7 @@ def test_scripts_are_those_of_the_command_line():
 @pytest.mark.parametrize(
     ("words", "found"),
     [
-        (["planc", "comp"], ["compile", "compare-comm", "completion"]),
+        (["planc", "comp"], ["compile", "compare", "compare-comm", "completion"]),
         (["planc", "catalog", "mo"], ["model"]),
         (["planc", "check", "--format", ""], ["text", "json", "sarif", "github"]),
         (["planc", "render", "--view", "t"], ["timeline", "tradeoff"]),

@@ -61,8 +61,9 @@ from tests.checkpoints import first_kept, gguf_llama, llama, write_folder, write
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = (
-    "language.md", "cost.md", "api.md", "architecture.md", "calibration.md", "accuracy.md", "search.md", "traffic.md",
-    "operator.md", "ci.md", "money.md", "laws.md", "gallery.md", "engines.md", "machines.md", "traces.md",
+    "language.md", "cost.md", "api.md", "architecture.md", "calibration.md", "measuring.md", "accuracy.md", "search.md",
+    "traffic.md", "operator.md", "ci.md", "money.md", "laws.md", "gallery.md", "engines.md", "machines.md", "traces.md",
+    "compare.md", "partitioner.md",
 )  # fmt: skip
 FENCE = re.compile(r"^```([^\n`]+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 GENERATED = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -118,6 +119,8 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     write_folder(tmp_path / "small_fp8", llama(first_kept))  # the files of weights that pages speak of
     write_gguf(tmp_path / "small-q4_k_m.gguf", gguf_llama())
+    for path in (ROOT / "tests" / "bench").glob("vllm_*.json"):  # results of benchmarks
+        (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

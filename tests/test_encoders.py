@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 from math import isclose
 
 import pytest
+from rich.console import Console
 
 import plandsl
+from plandsl.answers.text.estimate import print_comparison
+from plandsl.backends.cost.answers.shares import shares
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.ir.compute import CacheWrite
 from plandsl.show import show_plan
+from plandsl.testing.laws import check
 
 BERT = """
 model bert {
@@ -32,9 +37,9 @@ model bert {
 """.replace("types = 2\n", "types = 2, pooled = 768\n")
 
 
-def plan_of(load: str, rest: str = "", sharding: str = "tp = 2") -> CompiledPlan:
+def plan_of(load: str, rest: str = "", sharding: str = "tp = 2", model: str = BERT) -> CompiledPlan:
     text = (
-        f"{BERT}\nplan p {{ model = bert, node = h100_8, sharding {{ {sharding} }}, workload {{ {load} }} \n {rest} }}"
+        f"{model}\nplan p {{ model = bert, node = h100_8, sharding {{ {sharding} }}, workload {{ {load} }} \n {rest} }}"
     )
     (plan,) = compile_text(text)
     return plan
@@ -124,6 +129,52 @@ def test_the_closed_form_is_near_the_simulation() -> None:
     assert 0.7 < e.simulated.output_rate / e.throughput_tokens_per_s < 1.25
 
 
+def test_texts_in_chunks_share_steps_with_texts_alone() -> None:
+    """A budget of 4096 tokens reads 8 texts at once: none of them decodes, so that no token is held back for one."""
+    model = BERT.replace("causal = false", "causal = true")
+    whole, chunked = plan_of(BATCH, model=model), plan_of(BATCH, "chunked_prefill = 4096", model=model)
+    one, two = (float(chunked.evaluate(batch=n).ttft) for n in (8, 16))
+    assert isclose(
+        one, float(whole.evaluate(batch=8).ttft), rel_tol=0.05
+    )  # a kernel of attention to chunks is another one
+    assert isclose(two, 2 * one, rel_tol=0.05)
+    for load in (f"{TEXT}, concurrency = 16", f"{TEXT}, concurrency = 256"):
+        e = plan_of(load, "engine = vllm\n chunked_prefill = 4096", "tp = 1", model).estimate()
+        assert 0.7 < e.simulated.output_rate / e.throughput_tokens_per_s < 1.25
+
+
+def test_shares_are_those_of_prefill_and_no_more_than_all() -> None:
+    """A GELU behind a GEMM finds what the GEMM wrote in the cache of the chip, faster than memory would bring it."""
+    asked = "workload { input = 512, output = 0, batch = 1 }, require mbu >= 1 % and mfu >= 1 %"
+    (plan,) = compile_text(f"plan texts {{ model = arctic_embed_m, node = l4_1, engine = vllm, {asked} }}")
+    estimate = plan.estimate()
+    rates = [op.count * op.bytes / op.time_s for op in estimate.prefill.ops]
+    assert max(rates) > plan.spec.node.gpu.bandwidth
+    assert 0 < estimate.prefill.mbu <= 1
+    assert [r.value for r in estimate.requires] == [estimate.prefill.mbu, estimate.prefill.mfu]
+    found = shares(plan.cost, plan.cost.evaluate())
+    assert isclose(found.mbu, estimate.prefill.mbu, rel_tol=1e-9)
+    assert isclose(found.mfu, estimate.prefill.mfu, rel_tol=1e-9)
+
+
+def test_nobody_sends_anything_in_a_decode_step() -> None:
+    plan = plan_of(BATCH)
+    assert [flows.phase for flows in plan.flows()] == ["prefill"]
+    assert str(plan.draw("communication")).startswith("digraph")
+    with pytest.raises(PlanError) as found:
+        plan.draw("timeline", "decode")
+    assert [d.code for d in found.value.diagnostics] == ["E481"]
+
+
+@pytest.mark.parametrize("rest", ["", "engine = vllm", "shift { tensor = wide, threshold = 600 }"])
+def test_no_line_of_a_report_and_no_table_is_about_decode(rest: str) -> None:
+    wide = "sharding wide { mesh tensor = 2\n heads, ffn -> tensor }\n"
+    plan = plan_of(BATCH, rest, model=wide + BERT.replace("causal = false", "causal = true"))
+    check(plan, "encoders-do-not-decode")
+    assert "decode" not in plan.estimate().tables
+    assert "decode" not in plan.explain()._repr_html_()
+
+
 def test_the_difference_of_two_encoders_has_no_tpot() -> None:
     a, b = plan_of(BATCH), plan_of(BATCH, sharding="tp = 3")
     found = a.diff(b)
@@ -143,3 +194,28 @@ search s {{
     (first, *_) = found.as_json()["top"]
     assert "tpot_s" not in first
     assert first["throughput_tokens_per_s"] > 0
+
+
+@pytest.mark.parametrize(
+    ("loads", "wanted"),
+    [
+        ((BATCH, BATCH), {"per M input": True}),
+        (
+            (BATCH, "input = 512, output = 8, batch = 4"),
+            {"per M tokens": True, "USD, input": True, "USD, output": True},
+        ),
+        (("input = 512, output = 8, batch = 4",) * 2, {"per M output": True, "per M input": False}),
+    ],
+)
+def test_the_table_of_money_names_the_tokens_that_each_plan_is_paid_by(
+    loads: tuple[str, str], wanted: dict[str, bool]
+) -> None:
+    plans = [
+        f"plan p{at} {{ model = {'bert' if load == BATCH else 'llama_3_1_8b'}, node = h100_8, workload {{ {load} }} }}"
+        for at, load in enumerate(loads)
+    ]
+    out = StringIO()
+    print_comparison([plan.estimate() for plan in compile_text(BERT + "\n".join(plans))], Console(file=out, width=120))
+    text = out.getvalue()
+    assert {word: word in text for word in wanted} == wanted
+    assert " 0.00 USD" not in text

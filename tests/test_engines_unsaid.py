@@ -42,7 +42,7 @@ TOLD = {
     WorkloadSpec: "prefix demand encodes",
     SpeculateSpec: "sharding",
     SplitSpec: "bandwidth latency kv_transfer between",
-    ModelSpec: "compute state_cache lora",
+    ModelSpec: "compute state_cache index_cache lora",
     LoraSpec: "targets",
     SchedulerSpec: "graphs tiers write",
     TrafficSpec: "sessions classes duration adapters",

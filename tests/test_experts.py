@@ -547,6 +547,14 @@ def test_a_mistake_is_told_with_its_place_and_a_way_out(experts: str, code: str,
     assert errors[0].hint or errors[0].labels or code in ("E210", "E214", "E217")
 
 
+def test_a_layer_has_a_bounded_number_of_experts() -> None:
+    text = MODEL.format(sharding="tp = 2", experts=ROUTED, node="h100_8", weights="bf16", more="")
+    with pytest.raises(PlanError) as caught:
+        compile_text(text.replace("experts = 16", "experts = 5000"))
+    (error,) = caught.value.diagnostics
+    assert (error.code, error.hint) == ("E214", "at most `experts = 4_096`")
+
+
 def test_a_value_that_nothing_reads_is_warned_of() -> None:
     unread = ROUTED.replace("g @ w_down", "z = h @ w_z[hidden, ffn]\n      g @ w_down")
     plan = moe("tp = 2", unread)

@@ -46,14 +46,14 @@ COUNTS: dict[str, tuple[int, int]] = {
     "command_r7b": (8_028_033_024, 8_028_033_024),
     "dbrx_132b": (131_596_523_520, 36_469_708_800),
     "deepseek_v2": (235_741_434_880, 21_375_800_320),
-    "deepseek_v3_2": (671_026_419_200, 37_552_297_472),  # without the indexer, which has 851,524,864 more
+    "deepseek_v3_2": (671_026_419_200 + 851_524_864, 37_552_297_472 + 851_524_864),  # the second is the indexer
     "ernie_4_5_0_3b": (360_748_032, 360_748_032),
     "ernie_4_5_21b_a3b": (21_825_437_888, 3_352_150_208),
     "falcon_7b": (6_921_720_704, 6_921_720_704),
     "gemma_7b": (8_537_680_896, 8_537_680_896),
     "glm_4_7": (352_797_814_784 + 89 * 160, 33_632_266_144),
     "glm_4_9b_0414": (9_400_279_040, 9_400_279_040),
-    "glm_5": (743_180_209_920, 41_053_720_320),  # without the indexer, which has 731,008,512 more
+    "glm_5": (743_180_209_920 + 731_008_512, 41_053_720_320 + 731_008_512),  # the second is the indexer
     "gpt_neox_20b": (20_554_567_680, 20_554_567_680),
     "granite_3_1_2b": (2_533_531_648, 2_533_531_648),
     "hunyuan_7b": (7_504_568_320, 7_504_568_320),
@@ -136,6 +136,21 @@ def test_a_model_has_as_many_parameters_as_published(name: str) -> None:
     assert (parameters(program), active_parameters(program)) == COUNTS[name]
 
 
+def test_layers_that_take_the_keys_of_an_earlier_layer_are_told() -> None:
+    config = published("glm_5")
+    for more in ({"index_topk_freq": 4}, {"indexer_types": ["full", *["shared"] * 77]}):
+        _, found = made(config | more)
+        assert [d.code for d in found if "an earlier layer picked" in d.message] == ["N201"]
+    _, found = made(config | {"indexer_types": ["full"] * 78})
+    assert not found
+
+
+def test_keys_of_an_indexer_have_the_elements_that_are_turned() -> None:
+    text, found = made(published("deepseek_v3_2") | {"index_head_dim": 32})
+    assert not text
+    assert [d.code for d in found if d.severity == "error"] == ["E214"]
+
+
 def test_a_head_that_a_config_of_starcoder2_does_not_speak_of_is_assumed_and_told() -> None:
     config = published("starcoder2_15b")
     for more, words in (({}, "a head apart from"), ({"hidden_size": 3072, "num_attention_heads": 24}, "as head")):
@@ -144,6 +159,14 @@ def test_a_head_that_a_config_of_starcoder2_does_not_speak_of_is_assumed_and_tol
         assert "is assumed" in note.message
         assert ("w_head" in text) == (not more)
     assert not made(config | {"tie_word_embeddings": False})[1]
+
+
+def test_the_norm_of_groups_of_heads_is_told() -> None:
+    config = published("nemotron_h_56b")
+    (note,) = (d for d in made(config)[1] if "normalised" in d.message)
+    assert (note.code, f"each of {config['n_groups']} groups" in note.message) == ("N201", True)
+    alone = made(config | {"n_groups": config["mamba_num_heads"]})[1]
+    assert not [d for d in alone if "normalised" in d.message]
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -164,6 +187,22 @@ def test_the_sharded_program_of_each_family_is_the_unsharded_one(name: str) -> N
     verdict = plan.verify()
     assert verdict.ok, verdict.message
     assert verdict.worst < 1e-9
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_layers_that_a_config_lists_with_a_window_have_one_or_are_refused(name: str) -> None:
+    config = short(config_of(name))
+    inner = config.get("text_config", config)
+    count = next(inner[key] for key in ("num_hidden_layers", "n_layers", "n_layer") if key in inner)
+    inner |= {"layer_types": ["sliding_attention"] * count, "sliding_window": 77}
+    text, found = made(config)
+    if not text:
+        assert any("sliding_attention" in one.message for one in found)
+        return
+    spec_of(text)
+    used = re.findall(r"attention\(.*", text.split("  mtp")[0])
+    assert used
+    assert all("window = 77" in one for one in used)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -79,6 +79,18 @@ def test_every_collective_over_neighbours_is_one() -> None:
         assert all("a*b" in axis for _, axis in moves(program, "head")), "what the head wants whole"
 
 
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_gates_of_a_split_ffn_stay_as_their_gemm_made_them(phase: str) -> None:
+    """Requests and the FFN share an axis: tokens are gathered before both GEMMs, and results scattered after."""
+    made = plan("mesh a = 2, b = 4\n batch -> a\n ffn -> a, b\n heads, kv_heads -> b")
+    assert moves(made.program(phase)) == [
+        ("all_reduce", "b"),
+        ("all_gather", "a"),
+        ("reduce_scatter", "a"),
+        ("all_reduce", "b"),
+    ]
+
+
 def test_axes_with_another_one_between_them_stay_apart() -> None:
     made = plan(f"mesh a = 2, c = 2, b = 2\n {SPLIT} a, b\n tokens -> c")
     assert {axis for _, axis in moves(made.prefill.program)} <= {"a", "b", "c"}

@@ -33,6 +33,7 @@ WINGS = {
     "backends.cost.deployments.shift", "backends.cost.machine.tables", "backends.cost.work.crossing",
     "backends.cost.work.experts", "backends.cost.work.joined", "backends.cost.work.latent", "backends.cost.work.lookup",
     "backends.cost.work.adapters", "grammar.lora", "passes.adapters",
+    "backends.cost.work.index", "grammar.index", "passes.index", "passes.shard_index",
     "backends.cost.work.states", "grammar.states", "passes.shard_states", "passes.states",
     "backends.cost.time.mixed", "backends.cost.time.trace", "backends.cost.time.unlike",
     "backends.graphviz.devices_cluster", "backends.graphviz.devices_sections", "grammar.experts", "grammar.foreign",
@@ -45,7 +46,7 @@ WINGS = {
 }  # fmt: skip
 """Modules that few plans need: the first that does loads them, inside a function, for start-up's sake."""
 
-SHOWN = ("autoscale", "difference", "estimate", "explanation", "rate", "seeds", "simulation")
+SHOWN = ("autoscale", "comparison", "difference", "estimate", "explanation", "rate", "seeds", "simulation")
 """Answers that show themselves: what prints their reports imports them."""
 
 BACK = {
@@ -55,6 +56,7 @@ BACK = {
     ("backends.graphviz.devices_cluster", "backends.graphviz.devices"),
     ("backends.graphviz.devices_sections", "backends.graphviz.devices"), ("grammar.split", "grammar.plans"),
     ("grammar.experts", "grammar.terms"), ("grammar.latent", "grammar.terms"), ("grammar.states", "grammar.terms"),
+    ("grammar.index", "grammar.terms"), ("passes.shard_index", "passes.shard"),
     ("passes.shard_states", "passes.shard"), ("ir.kinds", "spec.plan"),
     ("backends.cost.answers.pools", "backends.cost.answers.estimate"), ("passes.drafts", "passes.legality"),
     ("passes.shard_latent", "passes.shard"), ("grammar.traffic", "grammar.workloads"),

@@ -41,6 +41,7 @@ from plandsl.ir.compute import (
 )
 from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
 from plandsl.ir.extents import Extents
+from plandsl.ir.index import PickKeys
 from plandsl.ir.latent import HeadGemm, LatentAttention
 from plandsl.ir.ops import OPS, Op
 from plandsl.ir.program import Part, Program, Region, verify
@@ -79,6 +80,8 @@ PAIRS = value("p", "bf16[batch@b, experts:2@a, ffn@c]")
 EXPERTS = value("w", "bf16[experts@a, ffn@c, hidden]")
 KEYS = value("keys", "fp8[batch, context, kv_heads@a, head_dim]")
 SPLIT_KEYS = value("split", "fp8[batch, context@b, kv_heads@a, head_dim]")
+IQ, IK = value("iq", "bf16[batch, position@a, n, d]"), value("ik", "fp8[batch, context, d]")
+PICKED = value("pk", "int32[batch, position@a, picks.8]")
 SOME = value("some", "bf16[batch, position, heads@a, head_dim]{~b}")
 
 SOUND: tuple[Op, ...] = (
@@ -117,6 +120,12 @@ SOUND: tuple[Op, ...] = (
     GroupedGemm((value("u", "bf16[batch@b, experts:2@a, hidden]{+c}"),), PAIRS, (EXPERTS,), "fp8"),
     Map(PAIRS, (PAIRS, value("b", "bf16[experts@a, ffn@c]")), "add"),
     Combine(value("y", "bf16[batch@b, hidden]{+a, +c}"), value("r", "bf16[batch@b, experts:2@a, hidden]{+c}"), GATES),
+    PickKeys(PICKED, IQ, IK, top_k=8, window=16),
+    PickKeys(PICKED, IQ, IK, value("iw", "bf16[batch, position@a, n]"), top_k=8, causal=False, chunk=16),
+    Attention(value("sa", "bf16[batch, position@a, heads, head_dim]"),
+              value("q", "bf16[batch, position@a, heads, head_dim]"),
+              value("k", "fp8[batch, context, heads, head_dim]"), value("v", "fp8[batch, context, heads, head_dim]"),
+              among=PICKED),
     ShortConv((value("c", str(X.type)), value("ct", "bf16[batch, w.tail, hidden]")),
               (X, value("w", "bf16[w, hidden]")), "ct"),
     ShortConv((value("c", str(Q.type)), value("ct", "bf16[batch, w.tail, heads@a, head_dim]"),
@@ -208,6 +217,11 @@ UNSOUND: tuple[tuple[Op, str], ...] = (
     (Rope((Q,), (value("q", "bf16[batch, position, heads, head_dim@a]"),)), "last dimension whole"),
     (Map(X, (X, value("b", "bf16[batch@a, position, hidden]")), "add"), "tensors with different layouts"),
     (Map(X, (GAIN, X), "add"), "tensors with different layouts"),
+    (PickKeys(PICKED, value("iq", "bf16[batch, position@a, n@b, d]"), IK), "all heads of a query"),
+    (PickKeys(PICKED, IQ, value("ik", "fp8[batch, context@b, d]")), "all keys of its request"),
+    (PickKeys(PICKED, IQ, value("ik", "fp8[batch@b, context, d]")), "different requests"),
+    (PickKeys(PICKED, IQ, IK, value("iw", "bf16[batch, position, n]")), "other heads"),
+    (Attention(Q, Q, KEYS, KEYS, among=PICKED), "keys that other queries picked"),
     (CacheWrite((KEYS,), (value("k", "bf16[batch, position@a, kv_heads, head_dim]"),), "kv"), "positions"),
     (Attention(Q, Q, *[value("k", "bf16[batch, context@a, kv_heads, head_dim]")] * 2), "split by context"),
     (Attention(Q, Q, *[value("k", "bf16[batch@b, context, kv_heads@a, head_dim]")] * 2), "different layouts"),

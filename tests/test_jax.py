@@ -27,6 +27,7 @@ CALLS = {
 
 SHOWN = [
     ("experts", "dealt"),
+    ("long_context", "states"),
     ("llama_4_scout", "context"),
     ("own_model", "megatron"),
     ("shift_llama_3_3_70b", "shift"),
@@ -105,6 +106,12 @@ def test_formats_that_jax_lacks_are_named_and_small_programs_do_without() -> Non
     assert [d.code for d in error.value.diagnostics] == ["E516"]
     assert "`fp6`" in str(error.value)
     assert "fp6 = jnp.float64" in plan.jax_program(shrink=True, exact=True)
+
+
+def test_steps_of_a_trace_are_no_option_of_a_program(capsys: pytest.CaptureFixture[str]) -> None:
+    """0 is a number that was given, though it counts as false."""
+    assert main(["export", str(EXAMPLES / "own_model.plan"), "--plan", "own", "--to", "jax", "--steps", "0"]) == 2
+    assert "error[E400]: `--steps` is no option of `--to jax`" in capsys.readouterr().err
 
 
 def test_export_writes_real_and_small_sizes(capsys: pytest.CaptureFixture[str]) -> None:

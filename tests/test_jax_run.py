@@ -1,15 +1,22 @@
-"""Plans run in JAX on devices of the host, beside the reference in float64. No plan here has more than 16 ranks."""
+"""Plans run in JAX on devices of the host, beside the reference in float64.
+
+Plans have at most 16 ranks; with LARGE set, some have 64, and some are drawn.
+"""
 
 import importlib.util
 import json
+import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
 
 from plandsl.backends.jax import time_program
 from plandsl.cli import main
 from plandsl.diagnostics import PlanError
-from plandsl.driver import compile_file, compile_text
+from plandsl.driver import CompiledPlan, compile_file, compile_text
+from plandsl.spec.plan import PlanSpec
+from plandsl.testing import mixtures
 
 pytestmark = [
     pytest.mark.extras,
@@ -21,6 +28,7 @@ RUN = [
     ("experts", ("cut", "dealt", "stay")),
     ("llama3_70b", ("tensor_parallel", "hybrid")),
     ("llama_4_scout", ("heads", "experts", "context")),
+    ("long_context", ("states", "keys")),
     ("own_model", ("own", "ulysses", "megatron")),
     ("shift_llama_3_3_70b", ("shift",)),
     ("speculate", ("guessed", "own")),
@@ -66,6 +74,36 @@ def test_examples_compute_what_the_reference_does(file: str, names: tuple[str, .
             assert verdict.worst <= 1e-9
 
 
+STATES = {
+    "pools": (
+        "qwen3_next_80b_a3b",
+        "prefill { node = h100_4, sharding { tp = 4 } }\n decode { node = h100_2, sharding { tp = 2 } }\n"
+        " transfer { bandwidth = 50 GB/s, latency = 10 us }",
+    ),
+    "groups of requests in stages": (
+        "nemotron_3_nano_30b_a3b",
+        "node = h100_8, sharding { dp = 2, pp = 2, tp = 2 }, micro_batches = 2",
+    ),
+    "prompts in parts": ("minimax_m1", "node = h100_8, sharding { sp = 4, tp = 2 }, chunked_prefill = 100"),
+    "a state of single values": ("jamba_v0_1", "node = h100_2, sharding { tp = 2 }"),
+    "guesses": (
+        "qwen3_next_80b_a3b",
+        "node = h100_4, sharding { tp = 4 }\n speculate { draft = qwen3_0_6b, tokens = 2, acceptance = 80 % }",
+    ),
+}
+"""Models with gated delta nets, Mamba-2, lightning attention and Mamba; three requests, which ranks do not divide."""
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_layers_with_a_state_compute_what_the_reference_does(name: str) -> None:
+    model, rest = STATES[name]
+    load = "workload { input = 400, output = 64, batch = 3 }"
+    (plan,) = compile_text(f"plan p {{\n model = {model}\n {load}\n {rest}\n}}")
+    verdict = plan.run(steps=2)
+    assert verdict.ok, verdict.message
+    assert verdict.worst <= 1e-9
+
+
 @pytest.mark.parametrize("name", PLANS)
 def test_plans_of_our_own_model_compute_what_the_reference_does(name: str) -> None:
     sharding, more = PLANS[name]
@@ -102,3 +140,39 @@ def test_a_small_plan_is_timed_beside_its_prediction(capsys: pytest.CaptureFixtu
     with pytest.raises(PlanError) as error:
         time_program(wide.jax_program())
     assert [d.code for d in error.value.diagnostics] == ["E519"]
+
+
+LARGE = pytest.mark.skipif(not os.environ.get("LARGE"), reason="`make test-extras LARGE=1` runs it")
+
+WIDE = {
+    "heads and stages": "mesh stage = 4, tensor = 16\n layers -> stage\n heads, kv_heads, ffn, vocab -> tensor",
+    "context, requests and heads": "dp = 2, cp = 4, tp = 8",
+    "two axes of weights": "mesh x = 8, y = 8\n heads, kv_heads, ffn, vocab -> x\n tokens -> y",
+}
+"""Shardings over 64 ranks."""
+
+
+@LARGE
+@pytest.mark.parametrize("name", WIDE)
+def test_plans_of_64_ranks_compute_what_the_reference_does(name: str) -> None:
+    load = "workload { input = 4096, output = 64, batch = 8 }"
+    node = "node = h100_8 with { count = 64 }"
+    text = f"{MODEL} plan p {{\n {node}\n model = m\n sharding {{ {WIDE[name]} }}\n {load}\n}}"
+    verdict = compile_text(text)[0].run(steps=2)
+    assert verdict.ok, verdict.message
+    assert verdict.worst <= 1e-9
+
+
+@LARGE
+@settings(max_examples=40)
+@given(plan=mixtures())
+def test_law_drawn_plans_compute_what_the_reference_does(plan: PlanSpec) -> None:
+    """A plan that cannot be a program in JAX says why (E515); every other one agrees."""
+    try:
+        verdict = CompiledPlan(plan, ()).run(steps=2)
+    except PlanError as error:
+        if {d.code for d in error.diagnostics} != {"E515"}:
+            raise
+        return
+    assert verdict.ok, verdict.message
+    assert verdict.worst <= 1e-9

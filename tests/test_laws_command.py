@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from plandsl.backends.cost.answers.lines import PhaseLines
 from plandsl.backends.cost.deployments.memory import ProgramMemory
 from plandsl.backends.cost.serving.records import Kept
+from plandsl.backends.cost.time.phase import PhaseModel
 from plandsl.backends.reference import collectives
 from plandsl.cli import main
 from plandsl.diagnostics import PlanError
@@ -31,6 +32,7 @@ from plandsl.testing import (
     compiled,
     laws,
     laws_machine,
+    laws_models,
     laws_relations,
     laws_traffic,
     neighbours,
@@ -315,6 +317,21 @@ def test_relations_see_what_differs() -> None:
         assert "of the throughput" in broken(laws_relations.more_requests_hardly_lower_throughput, plan)
     with sums_forget_a_rank():
         assert "off by" in broken(laws_relations.permuted_ranks_change_nothing, plan)
+
+
+def test_laws_of_models_see_what_grows_and_what_is_told_of_output() -> None:
+    load = "node = h100_1, workload { input = 64, output = 0, batch = 2 }"
+    (texts,) = compile_text(f"plan texts {{ model = arctic_embed_m, {load} }}")
+    told = texts.closed_form()
+    with patch.object(texts, "closed_form", lambda: told._replace(text=0)):
+        assert "speaks of output" in broken(laws_models.encoders_do_not_decode, texts)
+    (states,) = compile_text(f"plan s {{ model = nemotron_3_nano_30b_a3b, {load.replace('= 0', '= 8')} }}")
+    held = ProgramMemory.kv_per_request
+    with patch.object(ProgramMemory, "kv_per_request", lambda self, stage, n: held(self, stage, n) + 0.001 * n**2):
+        assert "bytes of states" in broken(laws_models.states_keep_their_size, states)
+    grow: Any = lambda self, bind: lambda context: {run: [context] * len(works) for run, works in self.work.items()}  # noqa: E731
+    with patch.object(PhaseModel, "seconds", grow):
+        assert "depends on the context" in broken(laws_models.states_keep_their_size, states)
 
 
 def test_requests_out_of_order_are_found() -> None:

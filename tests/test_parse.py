@@ -431,7 +431,7 @@ def test_any_text_gives_a_tree_and_diagnostics(text: str) -> None:
     assert isinstance(tree, s.File)
     render(found, {"t": text})
     for diagnostic in found:
-        assert diagnostic.code in SYNTAX_CODES
+        assert diagnostic.code in {*SYNTAX_CODES, "E201"}  # an id such as `Qwen/Qwen2.5` is no name, but may mean one
         assert diagnostic.span is not None
         assert 1 <= diagnostic.span.line <= text.count("\n") + 1
 

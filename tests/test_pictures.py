@@ -161,5 +161,7 @@ def test_every_send_has_an_arrow_and_its_bytes(name: str) -> None:
 @given(deployments(), st.sampled_from(sorted(VIEWS)), st.sampled_from(PHASES))
 def test_drawn_plans_have_room_for_all_texts_and_bytes_that_add_up(spec, view: str, phase: str) -> None:
     plan = compiled(spec)
+    if spec.workload.encodes:  # no step decodes
+        phase = PHASES[0]
     assert faults(plan.draw(view, phase)) == []
     assert_bytes_add_up(plan)

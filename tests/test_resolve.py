@@ -28,7 +28,7 @@ from plandsl.spec.plan import PlanSpec, ShardingSpec, WorkloadSpec
 from tests.draws import draws
 
 ERRORS = Path(__file__).parent / "golden" / "errors"
-PATTERNS = ("e2*.plan", "e306*.plan", "e475*.plan", "e49*.plan", "w2*.plan", "w4*.plan")
+PATTERNS = ("e2*.plan", "e306*.plan", "e475*.plan", "e530*.plan", "e49*.plan", "w2*.plan", "w4*.plan")
 CASES = sorted(p.stem for pattern in PATTERNS for p in ERRORS.glob(pattern))
 ENTRIES = [(kind, path.stem) for kind, folder in FOLDERS.items() for path in sorted((CATALOG / folder).glob("*.plan"))]
 MODELS = [name for kind, name in ENTRIES if kind == "model"]

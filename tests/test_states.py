@@ -17,6 +17,7 @@ from plandsl.ir.states import Recurrence, ShortConv, state_bytes
 from plandsl.ir.text import read, show
 from plandsl.ir.types import Value, tensor
 from plandsl.show import show_plan
+from plandsl.testing.laws import check
 
 SIZES = "state_heads = 16, state_groups = 8, state_width = 32, state_dim = 48, conv_width = 4"
 CONV = """
@@ -84,6 +85,8 @@ def plan(layer: str, sharding: str = "", more: str = "", node: str = "h100_8") -
     return compile_text(f"{model(LAYERS[layer])}\nplan p {{ model = hybrid, {body}\n{more} }}")[0]
 
 
+LOAD = "workload { input = 1000, output = 100, batch = 8 }"
+
 CASES = (
     ("gated delta net", "tp = 4", ""),
     ("gated delta net", "sp = 2, tp = 2, pp = 2", ""),
@@ -139,6 +142,31 @@ def test_a_pool_decodes_on_the_states_of_another() -> None:
     assert verdict.ok, verdict.message
 
 
+ATTENDS = """  block full [layers = 3..4] x[tokens, hidden] {
+    h = rms_norm(x)
+    k = rope(h @ w_k[hidden, kv_heads, head_dim])
+    a = attention(rope(h @ w_q[hidden, heads, head_dim]), k, h @ w_v[hidden, kv_heads, head_dim])
+    x = x + a @ w_o[heads, head_dim, hidden]
+  }
+"""
+
+
+def test_pools_of_a_model_without_keys_send_its_states() -> None:
+    text = model(LAYERS["Mamba-2"])
+    assert ATTENDS in text
+    (made,) = compile_text(text.replace(ATTENDS, "") + POOLS)
+    states = made.estimate().states.request
+    assert made.estimate().pools.sent.request == states > 0
+    check(made, "states-keep-their-size")
+
+
+def test_pools_keep_states_in_one_format() -> None:
+    other = POOLS.replace("decode {", "decode { model = hybrid with { state_cache = bf16 },")
+    with pytest.raises(PlanError) as error:
+        compile_text(model(LAYERS["Mamba-2"]) + other)
+    assert "different formats of states" in error.value.diagnostics[-1].message
+
+
 def test_two_shardings_take_turns_on_one_state() -> None:
     verdict = compile_text(model(LAYERS["gated delta net"]) + SHIFT)[0].verify(steps=1)
     assert verdict.ok, verdict.message
@@ -170,6 +198,20 @@ def test_one_kernel_convolves_queries_keys_and_values_and_applies_what_follows()
     (conv,) = (op for op in ops if isinstance(op, ShortConv))
     assert (len(conv.xs), conv.fn) == (3, "silu")
     assert not any(getattr(op, "fn", "") == "silu" for op in ops if not isinstance(op, ShortConv))
+
+
+def test_convolutions_of_two_kinds_wait_for_others_of_their_kind() -> None:
+    """Convolutions of keys have a bias, those of queries and values have none: queries and values share a kernel."""
+    layer = LAYERS["Mamba-2"].replace(
+        "w_ck[conv_width, state_groups, state_width]",
+        "w_ck[conv_width, state_groups, state_width], b_ck[state_groups, state_width]",
+    )
+    text = f"{model(layer)}\nplan p {{ model = hybrid, node = h100_4, sharding {{ sp = 2, cp = 2 }}, {LOAD} }}"
+    (made,) = compile_text(text)
+    for phase in ("prefill", "decode"):
+        ops = made.program(phase).region("block.mixer").ops
+        assert sorted(len(op.xs) for op in ops if isinstance(op, ShortConv)) == [1, 2]
+    check(made, ["fusing-twice-is-fusing-once", "caches-stay-where-they-are"])
 
 
 def test_heads_that_are_split_need_one_sum_after_the_layer() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from attrs import field, frozen
 
 from plandsl.backends.calibrate.between import fill_between
+from plandsl.backends.calibrate.declare import tables_of
 from plandsl.backends.calibrate.distance import Left, Margins, end_residuals, kind_margins, lent_residuals
 from plandsl.backends.calibrate.fit import Fitted, fit
 from plandsl.backends.calibrate.kind import AnyKind
@@ -44,16 +45,22 @@ def files(data: Sequence[Path]) -> Iterator[tuple[AnyKind, Table]]:
     """Every file of a known kind among ``data``, which are files or folders of them."""
     found = False
     for place in data:
+        several = tables_of(place) if place.is_file() else None
         for kind in KINDS:
             path = place / kind.file if place.is_dir() else place
-            if path.name == kind.file and path.is_file():
+            if path.is_file() and (path.name == kind.file if several is None else kind.file in several):
                 found = True
-                table = read_table(path, kind.columns, kind.blank)
+                table = read_table(path, kind.columns, kind.blank, part=kind.file)
                 yield kind, table.where(kind.where(table))
     if not found:
-        names = ", ".join(k.file for k in KINDS)
+        names = ", ".join(dict.fromkeys(k.file for k in KINDS))
         where = ", ".join(map(str, data))
         raise PlanError([Diagnostic("E450", f"no measurements in {where}", hint=f"files are known by name: {names}")])
+
+
+def gpus_of(data: Sequence[Path]) -> set[str]:
+    """The names in the column ``gpu`` of all files."""
+    return {str(name) for _, table in files(data) for name in table.texts("gpu")}
 
 
 def jobs(data: Sequence[Path], gpu_of: GpuOf, link_of: LinkOf) -> Iterator[Job]:

@@ -10,7 +10,7 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from plandsl.diagnostics import Diagnostic, PlanError
-from plandsl.measurements import AT_MOST, NUMBERS, Unfit, read_number, read_rows
+from plandsl.measurements import AT_MOST, FILE, NUMBERS, Unfit, read_number, read_rows
 
 Column = NDArray[np.float64] | NDArray[np.str_]
 
@@ -58,8 +58,9 @@ def read_table(
     needed: tuple[str, ...] = (),
     blank: tuple[str, ...] = (),
     number: Callable[[str, str], float] = read_number,
+    part: str = "",
 ) -> Table:
-    """Read one CSV file.
+    """Read one CSV file, or of one that holds several tables (`FILE`) the rows of the table ``part``.
 
     ``needed`` columns must be there, and hold a number in every row where they hold numbers, those of ``blank`` apart.
     ``number`` reads the cell of a column.
@@ -68,6 +69,9 @@ def read_table(
     """
     try:
         header, rows = _rows(path, needed)
+        if part and FILE in header:
+            at = header.index(FILE)
+            rows = [(number, cells) for number, cells in rows if cells[at] == part]
         filled = set(needed).difference(blank)
         columns = {name: _column(name, [(at, row[i]) for at, row in rows], name in filled, number)
                    for i, name in enumerate(header)}  # fmt: skip

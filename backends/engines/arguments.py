@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from plandsl.backends.engines.flags import FLAGS, MODEL_FLAG, OTHER, SHOWN, Flag, Settings, Value, find_flag, normal
 from plandsl.backends.engines.server import Role
-from plandsl.backends.engines.words import Command, Word
+from plandsl.backends.engines.words import Command, Word, is_whole
 from plandsl.diagnostics import Diagnostic, Span, clip, either, nearest
 from plandsl.spec.scheduler import SchedulerName
 
@@ -53,7 +53,7 @@ class Launch(NamedTuple):
     def copies(self) -> int:
         """How many such servers are started."""
         given = self.environment.get("REPLICAS", "")
-        return int(given) if given.isdigit() and len(given) < 6 else 1
+        return int(given) if is_whole(given) and len(given) < 6 else 1
 
 
 def find_launch(command: Command, found: list[Diagnostic]) -> Launch | None:

@@ -28,9 +28,7 @@ CONNECTOR: dict[SchedulerName, str] = {"vllm": "nixl", "sglang": "mooncake", "tr
 
 def write_settings(engine: SchedulerName, server: Server, plan: PlanSpec, connector: str) -> Settings:
     """The arguments of one server. Raises `PlanError` at the plan's words for what the engine cannot do."""
-    pool = plan
-    if plan.split is not None:
-        pool = plan.split.prefill if server.role == "prefill" else plan.split.decode
+    pool = server.pool(plan)
     match engine:
         case "vllm":
             return write_vllm(server, pool, connector)

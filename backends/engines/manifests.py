@@ -146,7 +146,7 @@ def _container(engine: SchedulerName, server: Server, settings: Settings, deploy
         out |= {"command": ["sh", "-c"], "args": ["\n".join(script) + "\n"]}
     else:
         out |= {"command": list(LAUNCH[engine]), "args": _arguments(engine, server, settings, name)}
-    gpu = deployment.plan.node.gpu
+    gpu = server.pool(deployment.plan).node.gpu
     resource = GPU.get(vendor_of((gpu.name, *gpu.bases)), "nvidia.com/gpu")
     out["resources"] = {"limits": {resource: str(own)}}
     out["ports"] = [{"containerPort": PORTS[engine]}]

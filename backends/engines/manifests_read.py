@@ -1,41 +1,93 @@
 """Reads YAML: the file of `--config`, and manifests of Kubernetes with launch commands in their containers.
 
 PyYAML reads it (the extra `yaml`), as nodes with places, and without making objects: a manifest is data of somebody
-else. Keys are looked for by name, so an alias costs nothing however often it is used.
+else. An alias counts as all that it stands for, so a short file cannot ask for long work.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from plandsl.backends.engines.arguments import Launch, find_launch, take_config
 from plandsl.backends.engines.manifests import Files
 from plandsl.backends.engines.server import Role
 from plandsl.backends.engines.words import Command, Word, split_commands
-from plandsl.diagnostics import Diagnostic, PlanError, Span
+from plandsl.diagnostics import Diagnostic, PlanError, Span, clip
+from plandsl.limits import MAX_YAML_LEVELS, MAX_YAML_NODES
 
 if TYPE_CHECKING:
     import yaml
 
-DEEPEST = 32
-"""Levels of YAML that are read."""
-
 
 def _compose(text: str, file: str, skipped: int) -> list[yaml.Node]:
-    """The documents of a text as nodes. Raises `PlanError` (E509) if it is no YAML, or PyYAML is missing."""
+    """The documents of a text, which starts after ``skipped`` lines of a file, as nodes.
+
+    Raises `PlanError` (E509) if the text is no YAML, asks for too much, or if PyYAML is missing.
+    """
     try:
         import yaml
     except ImportError as error:
         hint = "pip install 'plandsl[yaml]'"
         raise PlanError([Diagnostic("E509", f"reading {file} needs PyYAML, which is missing", hint=hint)]) from error
     try:
-        return [node for node in yaml.compose_all(text, yaml.SafeLoader) if node is not None]
+        documents = [node for node in yaml.compose_all(text, yaml.SafeLoader) if node is not None]
     except (yaml.YAMLError, RecursionError) as error:
         mark, why = getattr(error, "problem_mark", None), getattr(error, "problem", None) or "it is no YAML"
         span = mark and Span(file, mark.line + 1 + skipped, mark.column + 1, mark.line + 1 + skipped, mark.column + 2)
         hint = "correct the file; `python -m yaml` tells more"
-        raise PlanError([Diagnostic("E509", f"cannot read {file}: {why}", span, hint=hint)], {file: text}) from error
+        shown = {file: "\n" * skipped + text}
+        raise PlanError([Diagnostic("E509", f"cannot read {file}: {why}", span, hint=hint)], shown) from error
+    total, sizes = 0, dict[int, int]()
+    refuse = _refuser(text, file, skipped)
+    for node in documents:
+        total += _measure(node, sizes, refuse)
+        if total > MAX_YAML_NODES:
+            raise refuse(node, f"its aliases stand for more than {MAX_YAML_NODES:,} nodes", "write fewer aliases")
+    return documents
+
+
+Refuse: TypeAlias = "Callable[[yaml.Node, str, str], PlanError]"
+"""Makes an error (E509) at a node, of what is wrong and what helps."""
+
+
+def _refuser(text: str, file: str, skipped: int) -> Refuse:
+    """What refuses nodes of a text that starts after ``skipped`` lines of a file."""
+
+    def refuse(node: yaml.Node, why: str, hint: str) -> PlanError:
+        span = _word(node, file, skipped).span
+        found = Diagnostic("E509", f"cannot read {file}: {why}", span, hint=hint)
+        return PlanError([found], {file: "\n" * skipped + text})
+
+    return refuse
+
+
+def _measure(node: yaml.Node, sizes: dict[int, int], refuse: Refuse, level: int = 0) -> int:
+    """How many nodes ``node`` is with all below it, an alias counted as what it stands for; ``sizes`` has them by id.
+
+    Raises `PlanError` (E509) for too many levels, and for a key that is no word.
+    """
+    import yaml
+
+    if id(node) in sizes:
+        return sizes[id(node)]
+    if level > MAX_YAML_LEVELS:
+        raise refuse(node, f"it has more than {MAX_YAML_LEVELS} levels", "an alias inside itself has no end")
+    below: list[yaml.Node] = []
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise refuse(key, "a key is a list or a mapping", "keys are words here")
+            below += [key, value]
+    elif isinstance(node, yaml.SequenceNode):
+        below = node.value
+    sizes[id(node)] = size = 1 + sum(_measure(one, sizes, refuse, level + 1) for one in below)
+    return size
+
+
+def _text(node: Any) -> str:
+    """The word of a node; empty where there is no node, or where it is a list or a mapping."""
+    return node.value if node is not None and isinstance(node.value, str) else ""
 
 
 def _word(node: yaml.Node, file: str, skipped: int) -> Word:
@@ -43,7 +95,7 @@ def _word(node: yaml.Node, file: str, skipped: int) -> Word:
     same = end.line == start.line
     span = Span(file, start.line + 1 + skipped, start.column + 1, start.line + 1 + skipped,
                 end.column + 1 if same else start.column + 2)  # fmt: skip
-    return Word(str(node.value) if isinstance(node.value, str) else "", span)
+    return Word(_text(node), span)
 
 
 def _pairs(node: Any) -> list[tuple[Any, Any]]:
@@ -65,16 +117,14 @@ def _items(node: Any) -> list[Any]:
     return node.value if isinstance(node, yaml.SequenceNode) else []
 
 
-def _plain(node: Any, depth: int = 0) -> object:
+def _plain(node: Any) -> object:
     """A node as a value: mappings, lists, words, numbers and switches."""
     import yaml
 
-    if depth > DEEPEST:
-        return None
     if isinstance(node, yaml.MappingNode):
-        return {str(key.value): _plain(value, depth + 1) for key, value in node.value}
+        return {str(key.value): _plain(value) for key, value in node.value}
     if isinstance(node, yaml.SequenceNode):
-        return [_plain(item, depth + 1) for item in node.value]
+        return [_plain(item) for item in node.value]
     kind, text = node.tag.rsplit(":", 1)[-1], node.value
     try:
         match kind:
@@ -93,9 +143,15 @@ def _plain(node: Any, depth: int = 0) -> object:
 
 
 def read_config(text: str, file: str, skipped: int) -> list[tuple[Word, object]]:
-    """The keys of a `--config` file with their places and values; its text starts after ``skipped`` lines of a file."""
-    documents = _compose(text, file, skipped)
-    return [(_word(key, file, skipped), _plain(value)) for one in documents[:1] for key, value in _pairs(one)]
+    """The keys of a `--config` file with their places and values; its text starts after ``skipped`` lines of a file.
+
+    Raises `PlanError` (E509) if it is no mapping.
+    """
+    documents = _compose(text, file, skipped)[:1]
+    for one in documents:
+        if one.id != "mapping":
+            raise _refuser(text, file, skipped)(one, "arguments are a mapping", "write `name: value`, a line for each")
+    return [(_word(key, file, skipped), _plain(value)) for one in documents for key, value in _pairs(one)]
 
 
 # ---- manifests
@@ -106,7 +162,7 @@ def read_manifest(text: str, file: str) -> tuple[list[Launch], list[Diagnostic]]
     found: list[Diagnostic] = []
     launches: list[Launch] = []
     documents = _compose(text, file, 0)
-    configs = {key.value: value for one in documents if getattr(_get(one, "kind"), "value", "") == "ConfigMap"
+    configs = {key.value: value for one in documents if _text(_get(one, "kind")) == "ConfigMap"
                for key, value in _pairs(_get(one, Files._fields[0]))}  # fmt: skip
     for document in documents:
         for role, replicas, containers in _workers(document):
@@ -125,54 +181,62 @@ def _with_config(launch: Launch, configs: dict[str, Any], file: str, found: list
         return launch
     node = configs.get(launch.config.text.rsplit("/", 1)[-1])
     if node is None:
-        why = f"no ConfigMap of the manifest has `{launch.config.text}`"
+        why = f"no ConfigMap of the manifest has `{clip(launch.config.text)}`"
         found.append(Diagnostic("E505", why, launch.config.span, hint="add the ConfigMap to the file"))
         return launch
+    if not _text(node).strip():
+        why = f"the ConfigMap's `{clip(launch.config.text)}` is no text"
+        hint = "write the file's lines after `|`"
+        found.append(Diagnostic("E505", why, _word(node, file, 0).span, hint=hint))
+        return launch
     place = _placer(node, file)
-    items = [(place(word), given) for word, given in read_config(node.value, file, 0)]
+    try:
+        items = [(place(word), given) for word, given in read_config(_text(node), file, 0)]
+    except PlanError as error:
+        found += [one._replace(span=one.span and place(Word("", one.span)).span) for one in error.diagnostics]
+        return launch
     return take_config(launch, items, found)
 
 
-def _copied(launch: Launch, replicas: int) -> Launch:
-    return launch._replace(environment={**launch.environment, "REPLICAS": str(replicas)})
+def _copied(launch: Launch, replicas: str) -> Launch:
+    return launch._replace(environment={**launch.environment, "REPLICAS": replicas})
 
 
-def _workers(document: Any) -> Iterator[tuple[Role, int, list[Any]]]:
+def _workers(document: Any) -> Iterator[tuple[Role, str, list[Any]]]:
     """The role, the replicas and the containers of each worker of a manifest that may start a server."""
     spec = _get(document, "spec")
-    kind = getattr(_get(document, "kind"), "value", "")
+    kind = _text(_get(document, "kind"))
     if kind == "DynamoGraphDeployment":
         for name, service in _pairs(_get(spec, "services")):
-            words = f"{name.value} {getattr(_get(service, 'subComponentType'), 'value', '')}".lower()
+            words = f"{_text(name)} {_text(_get(service, 'subComponentType'))}".lower()
             container = _get(service, "extraPodSpec", "mainContainer")
-            yield _role(words), _replicas(service), [container] if container is not None else []
+            yield _role(words), _text(_get(service, "replicas")), [container] if container is not None else []
         for component in _items(_get(spec, "components")):
-            words = " ".join(str(getattr(_get(component, key), "value", "")) for key in ("name", "type")).lower()
-            yield _role(words), _replicas(component), _items(_get(component, "podTemplate", "spec", "containers"))
+            words = " ".join(_text(_get(component, key)) for key in ("name", "type")).lower()
+            yield (
+                _role(words),
+                _text(_get(component, "replicas")),
+                _items(_get(component, "podTemplate", "spec", "containers")),
+            )
         return
-    name = str(getattr(_get(document, "metadata", "name"), "value", "")).lower()
+    name = _text(_get(document, "metadata", "name")).lower()
     leader = _get(spec, "leaderWorkerTemplate", "leaderTemplate", "spec", "containers")
     worker = _get(spec, "leaderWorkerTemplate", "workerTemplate", "spec", "containers")
     plain = _get(spec, "template", "spec", "containers")
-    yield _role(name), _replicas(spec), _items(leader) or _items(worker) or _items(plain)
+    yield _role(name), _text(_get(spec, "replicas")), _items(leader) or _items(worker) or _items(plain)
 
 
 def _role(words: str) -> Role:
     return "prefill" if "prefill" in words else "decode" if "decode" in words else ""
 
 
-def _replicas(node: Any) -> int:
-    value = _get(node, "replicas")
-    return int(value.value) if value is not None and str(value.value).isdigit() else 1
-
-
 def _launch(container: Any, file: str, found: list[Diagnostic]) -> Launch | None:
     """The server that a container starts: its words are a list, or a script in a block of text."""
     parts = [part for key in ("command", "args") for part in _items(_get(container, key))]
     environment = {
-        str(_get(item, "name").value): str(_get(item, "value").value)
+        _text(_get(item, "name")): _text(_get(item, "value"))
         for item in _items(_get(container, "env"))
-        if _get(item, "name") is not None and _get(item, "value") is not None
+        if _text(_get(item, "name")) and _get(item, "value") is not None
     }
     words = tuple(_word(part, file, 0) for part in parts)
     for part, word in zip(parts, words, strict=True):
@@ -188,7 +252,7 @@ def _launch(container: Any, file: str, found: list[Diagnostic]) -> Launch | None
 def _placer(node: Any, file: str) -> Callable[[Word], Word]:
     """What gives a word in the text of a node its place in the file: its own line in a block (``|``), else the node."""
     outer = _word(node, file, 0).span
-    if node.style != "|" or not node.value:
+    if getattr(node, "style", "") != "|" or not node.value:
         return lambda word: word._replace(span=outer)
     first = node.start_mark.buffer.split("\n")[outer.line]  # the line below the mark
     indent = len(first) - len(first.lstrip(" "))

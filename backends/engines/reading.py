@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from plandsl.backends.engines.flags import Settings
 from plandsl.backends.engines.formats import DTYPES
 from plandsl.backends.engines.server import Lora, Role
+from plandsl.backends.engines.words import is_whole
 from plandsl.diagnostics import Diagnostic, PlanError, Span
 from plandsl.spec.model import Apply, ModelSpec, Weight, walk
 from plandsl.spec.scheduler import SchedulerName
@@ -137,7 +138,7 @@ class Reading:
     def partition(self, variable: str) -> tuple[int, ...]:
         """The layers of each stage that an environment variable lists."""
         words = self.environment.get(variable, "").split(",")
-        return tuple(map(int, words)) if all(word.strip().isdigit() for word in words) else ()
+        return tuple(map(int, words)) if all(is_whole(word.strip()) for word in words) else ()
 
     def wrong(self, name: str, why: str, hint: str) -> PlanError:
         """An error (E508) at the argument ``name``."""

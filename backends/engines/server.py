@@ -87,6 +87,12 @@ class Server(NamedTuple):
     options: tuple[tuple[str, bool | int | float | str], ...] = ()
     gpus: int = 8
 
+    def pool(self, plan: PlanSpec) -> PlanSpec:
+        """The part of a plan that this server is: a pool, or all of it."""
+        if plan.split is None:
+            return plan
+        return plan.split.prefill if self.role == "prefill" else plan.split.decode
+
     @property
     def nodes(self) -> int:
         """The nodes that one copy takes."""

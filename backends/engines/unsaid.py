@@ -29,6 +29,13 @@ LEFT: dict[str, tuple[object, ...]] = {
 """Fields of a plan that no engine takes as an argument, and their values that ask for nothing."""
 
 
+INDEX_KEYS = "fp8_128"
+"""The format in which engines keep the keys of an index: fp8 with a scale of 4 bytes for each 128 elements.
+
+Source: vllm-project/vllm, model_executor/models/deepseek_v2.py (`Indexer`): `head_dim + head_dim // 128 * 4` bytes.
+"""
+
+
 def find_unsaid(plan: PlanSpec, engine: SchedulerName, sources: Mapping[str, str]) -> list[Diagnostic]:
     """Remarks (W500) on a pool: what the engine decides by itself."""
     out = [*_fields(plan, sources), *_places(plan, sources), *_machine(plan, sources)]
@@ -109,6 +116,9 @@ def _model(plan: PlanSpec, engine: SchedulerName, sources: Mapping[str, str]) ->
     if model.stateful:
         kept = model.state_cache or model.activations
         why = f"the engine keeps the states of layers in its own way; the plan counts with `state_cache = {kept}`"
+        yield _remark(why, at)
+    if model.choices and (kept := model.index_cache or model.activations) != INDEX_KEYS:
+        why = f"engines keep index keys in {INDEX_KEYS}, and the plan counts with `index_cache = {kept}`"
         yield _remark(why, at)
     if model.lora is not None:
         yield from _adapters(plan, model.lora, engine, at)

@@ -6,6 +6,7 @@ import re
 from typing import NamedTuple
 
 from plandsl.diagnostics import Span
+from plandsl.limits import MAX_DIGITS
 
 _ENDS = (";", "&&", "||", "|", "&", ";;")
 _SIGN = re.compile(r"\\\r?\n|[ \t\r]+|\n|;;|&&|\|\||[;&|]")
@@ -24,6 +25,11 @@ class Command(NamedTuple):
 
     environment: dict[str, str]
     words: tuple[Word, ...]
+
+
+def is_whole(text: str) -> bool:
+    """Whether a text is a whole number in the digits 0 to 9, of a length that is read."""
+    return text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS
 
 
 def split_commands(text: str, file: str) -> list[Command]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -59,10 +59,10 @@ def export(title: str, shardings: Sequence[Sharding], room: int = 0, *, exact: b
     """
     words = {op.fn for s in shardings for p in s.programs for r in p.regions for op in r.ops if isinstance(op, Map)}
     fixed = [meanings(), functions_of_one(words), texts.ON_A_DEVICE, texts.SETTINGS]
-    taken = _names("\n".join([texts.HEAD, *fixed]))
+    taken = names_in("\n".join([texts.HEAD, *fixed]))
     about = "Written by plandsl; needs jax and numpy. Run it for the time of its steps."
     parts = [f'"""{title}\n\n{about}\n"""', texts.HEAD]
-    parts += [_formats(shardings, exact), *fixed[:3]]
+    parts += [formats_text([p for s in shardings for p in s.programs], exact=exact), *fixed[:3]]
     for sharding in shardings:
         parts += _functions(sharding, taken)
     parts.append(texts.SETTINGS)
@@ -72,7 +72,7 @@ def export(title: str, shardings: Sequence[Sharding], room: int = 0, *, exact: b
     return "\n\n\n".join(part.strip("\n") for part in parts if part) + "\n"
 
 
-def _names(text: str) -> set[str]:
+def names_in(text: str) -> set[str]:
     """The names that a text binds at its top, and those that it imports."""
     found: set[str] = set()
     for node in ast.parse(text).body:
@@ -86,14 +86,13 @@ def _names(text: str) -> set[str]:
     return found
 
 
-def _formats(shardings: Sequence[Sharding], exact: bool) -> str:
-    """The number formats of a plan by their names."""
+def formats_text(programs: Iterable[Program], *, exact: bool) -> str:
+    """The number formats of programs by their names; ``exact``: float64 for all of them."""
     words = {"bf16"}
-    for sharding in shardings:
-        for program in sharding.programs:
-            for region in program.regions:
-                words |= {v.type.dtype for v in region.values().values()}
-                words |= {op.compute for op in region.ops if hasattr(op, "compute")}
+    for program in programs:
+        for region in program.regions:
+            words |= {v.type.dtype for v in region.values().values()}
+            words |= {op.compute for op in region.ops if hasattr(op, "compute")}
     lines = []
     for word in sorted(words):
         if word == "int32":
@@ -199,9 +198,9 @@ def _stage(sharding: Sharding, index: int, mesh: Mesh, room: _Room) -> Iterator[
         if some == (None,):
             continue
         yield f'        "{name}": {{'
-        for op in caches_of(program.region(name)):
-            tensors = ", ".join(_cached(out, len(some), layouts, room) for out in op.outs)
-            yield f'            "{op.cache}": ({tensors},),'
+        for cache, held in caches_of(program.region(name)):
+            tensors = ", ".join(_cached(one, len(some), layouts, room) for one in held)
+            yield f'            "{cache}": ({tensors},),'
         yield "        },"
     yield "    },"
     yield "    steps={"
@@ -246,4 +245,6 @@ def _cached(out: Value, layers: int, layouts: Layouts, room: _Room) -> str:
             shape.append(layouts.extent(dim))
             if (times := layouts.repeats(dim)) > 1:
                 more = f", {i + 1}, {times}"
+    if "context" not in out.type.names:
+        more = (more or ", 0, 1") + ", False"
     return f"Tensor({tuple(shape)}, {out.type.dtype}, {spec(out.type, stacked=True)}{more})"

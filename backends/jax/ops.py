@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from string import ascii_letters
 from typing import assert_never
 
@@ -40,11 +40,12 @@ from plandsl.ir.compute import (
 )
 from plandsl.ir.experts import Combine, Dispatch, TopK
 from plandsl.ir.functions import GATES, LIMITING
+from plandsl.ir.index import PickKeys
 from plandsl.ir.latent import LatentAttention
 from plandsl.ir.limits import NONE, Limit, read_limits
 from plandsl.ir.names import axes_of, stem
 from plandsl.ir.ops import Op
-from plandsl.ir.states import Recurrence, ShortConv
+from plandsl.ir.states import Recurrence, ShortConv, States
 from plandsl.ir.types import Dim, TensorType, Value
 
 SIGNS = {"add": "+", "sub": "-", "mul": "*"}
@@ -69,10 +70,13 @@ class Writer:
         texts = self._expressions(op)
         outs = [self.names(v) for v in op.results]
         if len(texts) != len(outs):  # one expression for all results
-            return [f"{', '.join(outs)} = {text}" for text in texts if outs]
+            lines = [f"{', '.join(outs)} = {text}" for text in texts if outs]
+            return [*lines, *self._cast_state(op)] if isinstance(op, Recurrence) else lines
         lines = [f"{out} = {text}" for out, text in zip(outs, texts, strict=True)]
         if isinstance(op, CacheWrite):
-            lines.append(f'new["{op.cache}"] = ({", ".join(outs)}{"," if len(outs) == 1 else ""})')
+            lines.append(_keep(op.cache, outs))
+        elif isinstance(op, States):
+            lines.append(_keep(op.state, map(self.names, op.kept)))
         return lines
 
     def _expressions(self, op: Op) -> list[str]:
@@ -121,6 +125,11 @@ class Writer:
                 return [self._attention(op)]
             case LatentAttention():
                 return [self._latent_attention(op)]
+            case PickKeys():
+                w = "None" if op.w is None else f"wide({self.names(op.w)})"
+                mask = self._mask(op, op.k)
+                text = f"pick_keys(wide({self.names(op.q)}), wide({self.names(op.k)}), {w}, {mask}, {op.top_k})"
+                return [cast(text, op.out)]
             case LastToken():
                 at = self._at(op.x, "position")
                 x = self.names(op.x)
@@ -133,8 +142,10 @@ class Writer:
                 over = dim.chunk.over if dim.chunk is not None else ()
                 at = self._at(op.out, op.dim)
                 return [f"join([{', '.join(map(self.names, op.xs))}], {at}, {self._blocks(dim, over)})"]
-            case ShortConv() | Recurrence():
-                raise refuse(f"it has no layers with a state, as `{op.state}` is")
+            case ShortConv():
+                return [text for i in range(len(op.xs)) for text in self._short_conv(op, i)]
+            case Recurrence():
+                return [self._recurrence(op)]
             case Slice() | Rescale() | Ring() | Send() | Recv() | Reshard():
                 return [self._exchange(op)]
             case _:
@@ -281,10 +292,12 @@ class Writer:
         index = f"lax.axis_index({show_axes(axes)})" if axes else "0"
         return f"slots({self.prefix.upper()}SETTING, {ways}, {parts})[{index}]"
 
-    def _mask(self, op: Attention | LatentAttention, keys: Value) -> str:
+    def _mask(self, op: Attention | LatentAttention | PickKeys, keys: Value) -> str:
         options = f"causal={op.causal}"
         options += f", window={op.window}" if op.window else ""
         options += f", chunk={op.chunk}" if op.chunk else ""
+        if not isinstance(op, PickKeys) and op.among is not None:
+            options += f", among={self.names(op.among)}"
         return f"Mask({self._positions(op.q)}, known({self._slots(keys)}, total), {options})"
 
     def _change(self, op: Attention | LatentAttention) -> str:
@@ -292,13 +305,11 @@ class Writer:
         if not op.alibi:
             return "" if op.softcap is None else f", change=Change({op.softcap!r})"
         dim = op.q.type.dims[2]
-        slopes = f"alibi_slopes({self.layouts.sizes[dim.name]})"
-        if dim.axes:
-            slopes = f"own_part({slopes}, {show_axes(dim.axes)}, {self.layouts.mesh.ways(dim.axes)}, 0)"
+        slopes = self._own_heads(f"alibi_slopes({self.layouts.sizes[dim.name]})", dim)
         return f", change=Change({op.softcap!r}, {slopes})"
 
     def _attention(self, op: Attention) -> str:
-        k, v = (f"wide({self._for_queries(op, x)})" for x in (op.k, op.v))
+        k, v = (f"wide({self._for_heads(x, op.q.type.dims[2])})" for x in (op.k, op.v))
         kind = "partial_attention" if op.out.type.softmax else "attention"
         sinks = ""
         if op.sinks is not None:
@@ -309,26 +320,77 @@ class Writer:
         inside = f"wide({self.names(op.q)}), {k}, {v}, {self._mask(op, op.k)}{sinks}{self._change(op)}"
         return cast(f"{kind}({inside})", op.out)
 
-    def _for_queries(self, op: Attention, keys: Value) -> str:
-        """``keys`` with the key head of each query head of a rank."""
-        q, k = op.q.type.dims[2], op.k.type.dims[2]
-        mine, have = self.layouts.local(q.name, q.axes), self.layouts.local(k.name, k.axes)
-        own = q.axes[len(k.axes) :]
+    def _for_heads(self, keys: Value, heads: Dim) -> str:
+        """``keys`` with the key head, or the group, of each of a rank's ``heads``; without any, the same for each."""
+        text, mine = self.names(keys), self.layouts.local(heads.name, heads.axes)
+        if len(keys.type.dims) == 3:
+            return f"jnp.repeat(jnp.expand_dims({text}, 2), {mine}, axis=2)"
+        k = keys.type.dims[2]
+        have, own = self.layouts.local(k.name, k.axes), heads.axes[len(k.axes) :]
         ways = self.layouts.mesh.ways(own)
-        text = self.names(keys)
         if own and ways > 1:
             index = f"lax.axis_index({show_axes(own)})"
             return f"jnp.take({text}, ({index} * {mine} + jnp.arange({mine})) * {have} // {mine * ways}, axis=2)"
         return text if mine == have else f"jnp.repeat({text}, {mine // have}, axis=2)"
 
     def _latent_attention(self, op: LatentAttention) -> str:
-        q, q_rope, k, k_rope, v = (f"wide({self.names(x)})" for x in op.operands)
+        q, q_rope, k, k_rope, v = (f"wide({self.names(x)})" for x in op.operands[:5])
         rope_dim = self.layouts.sizes[op.k_rope.type.names[-1]]
         scale = (self.layouts.sizes[op.scaled] + rope_dim) ** -0.5
         partial = ", partial=True" if op.out.type.softmax else ""
         mask = self._mask(op, op.k_rope)
         inside = f"({q}, {q_rope}), ({k}, {k_rope}), {v}, {mask}, {scale!r}{partial}{self._change(op)}"
         return cast(f"latent_attention({inside})", op.out)
+
+    # ---- layers with a state
+
+    def _short_conv(self, op: ShortConv, i: int) -> tuple[str, str]:
+        """The ``i``-th result, and the tokens that its convolution keeps."""
+        x, w, kept = self.names(op.xs[i]), self.names(op.weights[i]), f'cache["{op.state}"][{i}]'
+        tokens = f"with_tail({kept}, {x}, past)"
+        bias = f", wide({self.names(op.biases[i])})" if op.biased else ""
+        text = f"convolve(wide({w}), wide({tokens}){bias})"
+        tail = f"lax.dynamic_slice_in_dim({tokens}, total - past, {w}.shape[0] - 1, 1)"
+        return cast(f"{op.fn}({text})" if op.fn else text, op.outs[i]), cast(tail, op.kept[i])
+
+    def _recurrence(self, op: Recurrence) -> str:
+        """The result and the state, of one scan."""
+        q, k = (f"wide({self._for_heads(x, op.v.type.dims[2])})" for x in (op.q, op.k))
+        qk = f"*unit_length({q}, {k})" if op.normalize else f"{q}, {k}"
+        more = [f"decay={self._decay(op)}"]
+        more += [f"{n}=wide({self.names(x)})" for n in ("write", "skip") if (x := op.role(n)) is not None]
+        more += ["delta=True"] if op.delta else []
+        kept, v = f'cache["{op.state}"][0]', f"wide({self.names(op.v)})"
+        return f"recurrence({kept}, {qk}, {v}, {', '.join(more)}, past=past, total=total)"
+
+    def _cast_state(self, op: Recurrence) -> list[str]:
+        """The lines after its scan: both results in their formats, and the state as what the layer keeps."""
+        lines = [f"{self.names(v)} = {cast(self.names(v), v)}" for v in op.results]
+        return [*lines, _keep(op.state, [self.names(op.kept_state)])]
+
+    def _decay(self, op: Recurrence) -> str:
+        """The factor of the state at each token, ``[batch, position, heads, n]``; missing dimensions have length 1."""
+        step, rate, heads = op.role("step"), op.role("rate"), op.v.type.dims[2]
+        if step is not None and rate is not None:
+            given = ((step, 4), (rate, 2))
+            made = (f"wide({self.names(x)})" + ("" if len(x.type.dims) == n else "[..., None]") for x, n in given)
+            step_text, rate_text = made
+            return f"decay_of({rate_text}, {step_text})"
+        if not op.slopes:
+            return "jnp.ones((1, 1, 1, 1), WIDE)"
+        return f"{self._own_heads(f'decay_slopes({self.layouts.sizes[heads.name]})', heads)}[:, None]"
+
+    def _own_heads(self, text: str, heads: Dim) -> str:
+        """A rank's part of an array of all ``heads``."""
+        if not heads.axes:
+            return text
+        return f"own_part({text}, {show_axes(heads.axes)}, {self.layouts.mesh.ways(heads.axes)}, 0)"
+
+
+def _keep(name: str, held: Iterable[str]) -> str:
+    """The line that hands on what a layer keeps of each request."""
+    texts = list(held)
+    return f'new["{name}"] = ({", ".join(texts)}{"," if len(texts) == 1 else ""})'
 
 
 def cast(text: str, out: Value) -> str:

@@ -12,6 +12,7 @@ from plandsl.ir.collectives import Send
 from plandsl.ir.compute import CacheWrite
 from plandsl.ir.names import RegionName
 from plandsl.ir.program import Part, Program, Region, in_order
+from plandsl.ir.states import States
 from plandsl.ir.types import TensorType, Value
 
 ARGUMENTS = ("w", "cache", "x", "ids", "past", "total", "new")
@@ -47,10 +48,12 @@ def namer(region: Region, taken: Set[str]) -> Callable[[Value], str]:
     return name
 
 
-def write_region(program: Program, region: Region, layouts: Layouts, prefix: str, taken: Set[str]) -> str:
-    """The function of a region: weights, cache and input of one layer to output and cache."""
+def write_region(
+    program: Program, region: Region, layouts: Layouts, prefix: str, taken: Set[str], kind: type[Writer] = Writer
+) -> str:
+    """The function of a region: weights, cache and input of one layer to output and cache. ``kind`` writes its ops."""
     names = namer(region, taken)
-    writer = Writer(layouts, names, prefix)
+    writer = kind(layouts, names, prefix)
     lines = ["new = {}"]
     for arg in region.args:
         if arg.type.pending:
@@ -89,9 +92,13 @@ def layers_of(parts: tuple[Part, ...]) -> dict[RegionName, tuple[int | None, ...
     return found
 
 
-def caches_of(region: Region) -> Iterator[CacheWrite]:
-    """The ops of a region that write a cache."""
-    return (op for op in region.ops if isinstance(op, CacheWrite))
+def caches_of(region: Region) -> Iterator[tuple[str, tuple[Value, ...]]]:
+    """What a region keeps of each request: the name and the tensors of each KV cache, and of each op with a state."""
+    for op in region.ops:
+        if isinstance(op, CacheWrite):
+            yield op.cache, op.outs
+        elif isinstance(op, States):
+            yield op.state, op.kept
 
 
 def write_stage(program: Program, index: int, parts: tuple[Part, ...], prefix: str) -> str:

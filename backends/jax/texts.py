@@ -112,6 +112,37 @@ def write_slots(kept: Array, new: Array, at: Array, first: Array) -> Array:
     return jnp.where(here, jnp.take(new, jnp.clip(rows, 0, new.shape[1] - 1), axis=1), kept)
 
 
+def with_tail(kept: Array, x: Array, past: Array) -> Array:
+    """``x [batch, position, channels...]`` behind the tokens that its convolution kept; zeros before the first."""
+    return jnp.concatenate([jnp.where(past == 0, 0, kept).astype(x.dtype), x], axis=1)
+
+
+def recurrence(
+    kept: Array, q: Array, k: Array, v: Array, *, decay: Array, write: Array | None = None, skip: Array | None = None,
+    delta: bool = False, past: Array, total: Array,
+) -> tuple[Array, Array]:
+    """What the tokens of a step read of the state, as ``v [batch, position, heads, p]``, and the state after the last.
+
+    Tokens run one by one. Those from ``total`` on are padding, and leave the state as it is. Without p, each head has
+    one value.
+    """
+    flat = v.ndim == 3
+    kept, v = (kept[..., None], v[..., None]) if flat else (kept, v)
+    live = past + jnp.arange(v.shape[1]) < total
+    write = jnp.ones(v.shape[:3], WIDE) if write is None else write
+    decay = jnp.broadcast_to(decay, v.shape[:3] + decay.shape[-1:])
+
+    def token(state: Array, each: Any) -> tuple[Array, Array]:
+        new, out = recur_token(state, *each[:-1], delta)
+        return jnp.where(each[-1], new, state), out
+
+    tokens = [jnp.moveaxis(x, 1, 0) for x in (q, k, v, decay, write)]
+    state, outs = lax.scan(token, jnp.where(past == 0, 0, wide(kept)), (*tokens, live))
+    out = jnp.moveaxis(outs, 0, 1)
+    out = out if skip is None else out + skip[:, None] * v
+    return (out[..., 0], state[..., 0]) if flat else (out, state)
+
+
 def layers(
     block: Callable, w: Any, cache: Any, x: Array, ids: Array, past: Array, total: Array, at: Any = None
 ) -> Any:
@@ -126,7 +157,8 @@ def layers(
 SETTINGS = '''class Tensor(NamedTuple):
     """The stacked layers of a weight, or of an operand of a cache: its shape, format and layout.
 
-    Items of dimension ``along`` are repeated ``times`` times, one for each rank that needs it.
+    Items of dimension ``along`` are repeated ``times`` times, one for each rank that needs it. A cached tensor without
+    ``positions`` is a state, which has the same size after every token.
     """
 
     shape: tuple[int, ...]
@@ -134,6 +166,7 @@ SETTINGS = '''class Tensor(NamedTuple):
     spec: P
     along: int = 0
     times: int = 1
+    positions: bool = True
 
 
 class Step(NamedTuple):
@@ -327,7 +360,10 @@ def with_requests(cache: list[Any], some: list[Any], setting: Setting, group: in
 
 
 def decode(name: str, weights: list[Any], cache: list[Any], ids: np.ndarray, past: int) -> tuple[Any, list[Any]]:
-    """Run the next tokens ``ids`` ``[batch, queries]`` after ``past`` tokens; gives their logits, and the cache."""
+    """Run the next tokens ``ids`` ``[batch, queries]`` after ``past`` tokens; gives their logits, and the cache.
+
+    A KV cache forgets tokens where the next step begins at an earlier ``past``; a state has seen all of ``ids``.
+    """
     return run(name, "decode", weights, cache, ids, past)
 
 
@@ -365,13 +401,16 @@ def ways_of(setting: Setting, spec: P, along: int) -> int:
 
 
 def unsplit(setting: Setting, tensor: Tensor, kept: Array) -> Array:
-    """A cached tensor ``[layers, batch, position, ...]`` with the prompt's positions in order and no repeated items."""
-    ways = ways_of(setting, tensor.spec, 2)
-    prompt = sum(setting.parts)
-    if ways > 1:
-        at = np.argsort(np.asarray(slots(setting, ways, 1))[0], kind="stable")
-        kept = jnp.take(kept, at, axis=2)
-    kept = kept[:, : setting.batch, :prompt]
+    """A cached tensor ``[layers, batch, position, ...]`` with the prompt's positions in order and no repeated items.
+
+    A state ``[layers, batch, ...]`` has no positions.
+    """
+    kept = kept[:, : setting.batch]
+    if tensor.positions:
+        if (ways := ways_of(setting, tensor.spec, 2)) > 1:
+            at = np.argsort(np.asarray(slots(setting, ways, 1))[0], kind="stable")
+            kept = jnp.take(kept, at, axis=2)
+        kept = kept[:, :, : sum(setting.parts)]
     return lax.slice_in_dim(kept, 0, kept.shape[tensor.along], tensor.times, tensor.along)
 
 
@@ -379,7 +418,7 @@ def resplit(setting: Setting, tensor: Tensor, whole: Array) -> Array:
     """The inverse of `unsplit`: empty slots for what follows the prompt."""
     ways = ways_of(setting, tensor.spec, 2)
     whole = jnp.repeat(whole, tensor.times, axis=tensor.along)
-    if ways > 1:
+    if ways > 1 and tensor.positions:
         at = np.asarray(slots(setting, ways, 1))[0]
         whole = jnp.take(whole, np.minimum(at, whole.shape[2] - 1), axis=2)
     pads = [(0, to - have) for have, to in zip(whole.shape, tensor.shape, strict=True)]

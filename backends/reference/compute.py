@@ -30,6 +30,7 @@ from plandsl.ir.compute import (
 )
 from plandsl.ir.experts import Combine, Dispatch, Routing, TopK
 from plandsl.ir.functions import FUNCTIONS, GATES, PLUS
+from plandsl.ir.index import PickKeys
 from plandsl.ir.latent import Latent, LatentAttention
 from plandsl.ir.limits import NONE, read_limits
 from plandsl.ir.meaning import elementwise, experts
@@ -40,12 +41,13 @@ from plandsl.ir.meaning.attention import (
     attention,
     latent_attention,
     partial_attention,
+    pick_keys,
     rope,
 )
 from plandsl.ir.names import axes_of, stem
 from plandsl.ir.types import TensorType, Value
 
-OnDevice: TypeAlias = Compute | Latent | Routing | Chunks
+OnDevice: TypeAlias = Compute | Latent | PickKeys | Routing | Chunks
 """Ops that a device runs on its own arrays."""
 
 Routed: TypeAlias = TopK | Dispatch | Combine
@@ -157,6 +159,8 @@ def compute(op: OnDevice, here: Local) -> tuple[Array, ...]:
             return (_attention(op, here),)
         case LatentAttention():
             return (_latent_attention(op, here),)
+        case PickKeys():
+            return (_pick_keys(op, here),)
         case LastToken():
             return (_last_token(op, here),)
         case Split():
@@ -283,8 +287,7 @@ def _attention(op: Attention, here: Local) -> Array:
         raise Mismatch(f"attention: rank {here.rank} holds other keys in {op.k} than in {op.v}")
     heads = _key_heads(op, here)
     k, v = (here.array(x)[:, :, heads] for x in (op.k, op.v))
-    begin, end = here.held_range(op.q, queries[1].name)
-    mask = Mask(np.arange(begin, end) + here.past, here.positions(op.k), op.causal, op.window, op.chunk)
+    mask = _mask(op, here, op.q, op.k)._replace(among=_picked(op, here))
     sinks = None if op.sinks is None else here.array(op.sinks)
     change = _change(op, here)
     if not op.out.type.softmax:
@@ -292,6 +295,12 @@ def _attention(op: Attention, here: Local) -> Array:
     if here.place.index(keys[1].axes, here.rank):  # only the first of the ranks that share the keys adds the sink
         sinks = None
     return partial_attention(here.array(op.q), k, v, mask, sinks=sinks, change=change)
+
+
+def _mask(op: Attention | LatentAttention | PickKeys, here: Local, queries: Value, keys: Value) -> Mask:
+    """The keys that this rank's queries see by their positions."""
+    begin, end = here.held_range(queries, "position")
+    return Mask(np.arange(begin, end) + here.past, here.positions(keys), op.causal, op.window, op.chunk)
 
 
 def _change(op: Attention | LatentAttention, here: Local) -> Change:
@@ -302,15 +311,33 @@ def _change(op: Attention | LatentAttention, here: Local) -> Change:
     return Change(op.softcap, alibi_slopes(here.place.sizes[heads])[slice(*here.held_range(op.q, heads))])
 
 
+def _picked(op: Attention | LatentAttention, here: Local) -> Array | None:
+    """The keys that this rank's queries picked; None where they see all keys."""
+    if op.among is None:
+        return None
+    for name in op.among.type.names[:2]:
+        if here.held_ranges(op.among, name) != here.held_ranges(op.q, name):
+            raise Mismatch(f"attention: rank {here.rank} holds other queries in {op.among} than in {op.q}")
+    return here.array(op.among)
+
+
+def _pick_keys(op: PickKeys, here: Local) -> Array:
+    here.check_ranges(op, *op.operands)
+    if here.held_ranges(op.k, "context") != ((0, here.place.sizes["context"]),):
+        raise Mismatch(f"pick_keys: rank {here.rank} holds only some of the context of {op.k}")
+    mask = _mask(op, here, op.q, op.k)
+    w = None if op.w is None else here.array(op.w)
+    return pick_keys(here.array(op.q), here.array(op.k), w, mask, op.top_k)
+
+
 def _latent_attention(op: LatentAttention, here: Local) -> Array:
     here.check_ranges(op, *op.operands)
     partial = bool(op.out.type.softmax)
     if not partial and here.held_ranges(op.k, "context") != ((0, here.place.sizes["context"]),):
         raise Mismatch(f"latent attention: rank {here.rank} holds only some of the context of {op.k}")
-    q, q_rope, k, k_rope, v = (here.array(x) for x in op.operands)
-    begin, end = here.held_range(op.q, "position")
+    q, q_rope, k, k_rope, v = (here.array(x) for x in op.operands[:5])
     scale = (here.place.sizes[op.scaled] + k_rope.shape[-1]) ** -0.5
-    mask = Mask(np.arange(begin, end) + here.past, here.positions(op.k_rope), op.causal, op.window, op.chunk)
+    mask = _mask(op, here, op.q, op.k_rope)._replace(among=_picked(op, here))
     return latent_attention((q, q_rope), (k, k_rope), v, mask, scale, partial=partial, change=_change(op, here))
 
 

@@ -15,7 +15,7 @@ from attrs import evolve
 
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.ir.types import REPLICATED
-from plandsl.spec.model import Apply, BlockSpec, ModelSpec, Statement, Term, Weight, looks_up_position, walk
+from plandsl.spec.model import INDEX, Apply, BlockSpec, ModelSpec, Statement, Term, Weight, looks_up_position, walk
 from plandsl.spec.plan import CutSpec, PlanSpec, ShardingSpec
 
 MAX_RANKS = 64
@@ -38,6 +38,9 @@ TURNED = 2
 
 TOP_K = 2
 """Most experts of a token, unless every token goes to all experts."""
+
+TOP_KEYS = 2
+"""Most keys that a query picks: fewer than `INPUT`, so that keys are left out already in prefill."""
 
 POSITIONS = 64
 """Positions that a table has beyond the longest prompt, for tokens that are decoded."""
@@ -264,10 +267,12 @@ def _narrow_all(statements: Iterable[Statement], small: _Small) -> tuple[Stateme
 
 
 def _narrow(term: Term, small: _Small) -> Term:
-    """``term`` with small windows, chunks, parts that `rope` turns, and numbers of experts per token."""
+    """``term`` with small windows, chunks, parts that `rope` turns, and numbers of picked keys and of experts."""
     if not isinstance(term, Apply):
         return term
     changes = {"first": TURNED}
+    if term.fn == INDEX:
+        changes["top_k"] = min(int(term.option("top_k", 1)), TOP_KEYS)
     for name in REACHES:
         if reach := int(term.option(name, 0)):
             changes[name] = small.windows[reach]

@@ -13,6 +13,7 @@ import numpy as np
 from plandsl.backends.reference.cache import merge_requests
 from plandsl.backends.reference.compute import Local, function_of
 from plandsl.backends.reference.placement import Array, Block, Mismatch, Placement, index
+from plandsl.ir.meaning.states import convolve, decay_of, decay_slopes, recur_token, unit_length
 from plandsl.ir.names import RegionName
 from plandsl.ir.program import Program, Region
 from plandsl.ir.states import Recurrence, ShortConv, States
@@ -72,9 +73,8 @@ class Memory:
             here.check_ranges(op, x, w, *op.biases[i : i + 1])
             bias = here.array(op.biases[i]) if op.biased else 0.0
             tokens = np.concatenate([self._start(kept, at, here), here.array(x)], axis=1)
-            taps, count = here.array(w), here.array(x).shape[1]
-            width = len(taps)
-            out = sum(taps[n] * tokens[:, n : n + count] for n in range(width)) + bias
+            width, count = len(here.array(w)), here.array(x).shape[1]
+            out = convolve(here.array(w), tokens, bias)
             after = [tokens[:, n : n + width - 1] for n in range(1, count + 1)]
             made += [function_of(op.fn)(out) if op.fn else out, self._keep(kept, at, here, after)]
         return tuple(made)
@@ -141,18 +141,13 @@ def recur(
     """
     q, k, v = tokens
     if op.normalize:
-        q, k = (x / np.sqrt((x * x).sum(-1, keepdims=True) + 1e-6) for x in (q, k))
-        q = q / np.sqrt(q.shape[-1])
+        q, k = unit_length(q, k)
     outs, after = [], []
+    writes = np.ones(v.shape[:3]) if write is None else write
     for t in range(v.shape[1]):
-        state = state * decay[:, t, :, :, None]
-        new = v[:, t]
-        if op.delta:
-            new = new - np.einsum("bhnp,bhn->bhp", state, k[:, t])
-        if write is not None:
-            new = new * write[:, t, :, None]
-        state = state + k[:, t, :, :, None] * new[:, :, None]
-        outs.append(np.einsum("bhnp,bhn->bhp", state, q[:, t]))
+        here = {"q": q[:, t], "k": k[:, t], "v": v[:, t], "decay": decay[:, t], "write": writes[:, t]}
+        state, out = recur_token(state, **here, delta=op.delta)
+        outs.append(out)
         after.append(state)
     return np.stack(outs, axis=1), after
 
@@ -163,12 +158,11 @@ def _decay(op: Recurrence, more: dict[str, Array], here: Local) -> Array:
     start, stop = here.held_range(op.v, op.v.type.names[2])
     if "step" in more:
         step, rate = (x if x.ndim == dims else x[..., None] for x, dims in ((more["step"], 4), (more["rate"], 2)))
-        found: Array = np.exp(-np.exp(rate) * step)
-        return found
+        return decay_of(rate, step)
     if not op.slopes:
         return np.ones((batch, positions, stop - start, 1))
-    slopes = 2.0 ** (-8.0 * np.arange(start + 1, stop + 1) / here.place.sizes[op.v.type.names[2]])
-    return np.broadcast_to(np.exp(-slopes)[:, None], (batch, positions, stop - start, 1))
+    slopes = decay_slopes(here.place.sizes[op.v.type.names[2]])[start:stop]
+    return np.broadcast_to(slopes[:, None], (batch, positions, stop - start, 1))
 
 
 def _groups(op: Recurrence, here: Local) -> Array:

@@ -31,6 +31,7 @@ from plandsl.ir.collectives import (
     Slice,
 )
 from plandsl.ir.compute import Attention, CacheWrite, Ids
+from plandsl.ir.index import PickKeys
 from plandsl.ir.latent import LatentAttention
 from plandsl.ir.rule import Regular
 from plandsl.ir.states import Recurrence, ShortConv
@@ -189,8 +190,8 @@ class Rank:
             case Send() | Recv() | Reshard():
                 raise AssertionError("hops have nodes of their own, and nothing is left to reshard")
             case (
-                Regular() | CacheWrite() | Attention() | LatentAttention() | ShortConv() | Recurrence() | Slice()
-                | Split() | Join() | Ids()
+                Regular() | CacheWrite() | Attention() | LatentAttention() | PickKeys() | ShortConv() | Recurrence()
+                | Slice() | Split() | Join() | Ids()
             ):  # fmt: skip
                 parts = len(come) + 1
                 given = chakra.compute(line.flops * share / parts, line.bytes * share / parts)

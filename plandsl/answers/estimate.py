@@ -108,6 +108,11 @@ class Estimate(NamedTuple):
         return self.throughput_tokens_per_s / self.text if self.text else None
 
     @property
+    def timed(self) -> dict[str, PhaseEstimate]:
+        """The phases that take time, by name: where nothing comes out, no step decodes."""
+        return {"prefill": self.prefill} if self.encodes else {"prefill": self.prefill, "decode": self.decode}
+
+    @property
     def banded(self) -> tuple[str, ...]:
         """The metrics in `BANDED` that the plan has."""
         return tuple(metric for metric in BANDED if not self.encodes or metric != "tpot_s")
@@ -135,8 +140,8 @@ class Estimate(NamedTuple):
             return ""
         if self.encodes and metric == "tpot_s":
             return "nothing comes out"
-        phases = {"ttft_s": (self.prefill,), "tpot_s": (self.decode,)}.get(metric, (self.prefill, self.decode))
-        phases = phases[:1] if self.encodes else phases
+        own = {"ttft_s": (self.prefill,), "tpot_s": (self.decode,)}
+        phases = own.get(metric, tuple(self.timed.values()))
         ops = list(dict.fromkeys(name for phase in phases for name in phase.without_band))
         more = f" and {len(ops) - MOST} more" if len(ops) > MOST else ""
         return f"no errors are known of {', '.join(ops[:MOST])}{more}" if ops else "nothing takes time"
@@ -156,7 +161,7 @@ class Estimate(NamedTuple):
         """The names of its tables."""
         from plandsl.answers.tables import ESTIMATE
 
-        return ESTIMATE
+        return tuple(name for name in ESTIMATE if name != "decode" or name in self.timed)
 
     def table(self, name: str) -> Table:
         """A table by its name. Raises `PlanError` (E445) for another name."""

@@ -6,16 +6,17 @@ from typing import Any, NamedTuple
 
 
 class Mode(NamedTuple):
-    """One of two shardings, and the times of the plan if it had this sharding alone."""
+    """One of two shardings, and the times of the plan if it had this sharding alone; an encoder has no TPOT."""
 
     sharding: str
     mesh: tuple[tuple[str, int], ...]
     ttft_s: float
-    tpot_s: float
+    tpot_s: float | None
 
     def as_json(self) -> dict[str, Any]:
         """The ``base`` or ``tensor`` object."""
-        return {"sharding": self.sharding, "mesh": dict(self.mesh), "ttft_s": self.ttft_s, "tpot_s": self.tpot_s}
+        out = {"sharding": self.sharding, "mesh": dict(self.mesh), "ttft_s": self.ttft_s}
+        return out if self.tpot_s is None else out | {"tpot_s": self.tpot_s}
 
 
 class Shift(NamedTuple):
@@ -23,6 +24,7 @@ class Shift(NamedTuple):
 
     ``prefill`` and ``decode`` name the sharding that runs each phase. ``base`` is faster from ``prefill_tokens`` tokens
     of one request in a prefill step, and from ``decode_tokens`` requests in a decode step; None where it never is.
+    Of an encoder ``decode`` is empty: no step decodes.
     """
 
     threshold: int
@@ -35,13 +37,17 @@ class Shift(NamedTuple):
 
     def as_json(self) -> dict[str, Any]:
         """The ``shift`` object."""
+        decodes = bool(self.decode)
         return {
             "threshold": self.threshold,
             "prefill": self.prefill,
-            "decode": self.decode,
+            **({"decode": self.decode} if decodes else {}),
             "base": self.base.as_json(),
             "tensor": self.tensor.as_json(),
-            "crossover": {"prefill_tokens": self.prefill_tokens, "decode_tokens": self.decode_tokens},
+            "crossover": {
+                "prefill_tokens": self.prefill_tokens,
+                **({"decode_tokens": self.decode_tokens} if decodes else {}),
+            },
         }
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from plandsl.answers.text.autoscale import print_autoscale
+from plandsl.answers.text.comparison import print_comparison
 from plandsl.answers.text.difference import print_difference
 from plandsl.answers.text.estimate import print_estimate
 from plandsl.answers.text.explanation import print_explanation
@@ -20,6 +21,7 @@ from plandsl.units import counted, show_count, show_time
 
 if TYPE_CHECKING:
     from plandsl.answers.autoscale import Autoscale
+    from plandsl.answers.comparison import Comparison
     from plandsl.answers.difference import Difference
     from plandsl.answers.estimate import Estimate
     from plandsl.answers.explanation import Explanation
@@ -52,6 +54,7 @@ def report_of(answer: Any) -> Print | None:
 
 PRINTERS: dict[str, Callable[[PlanSpec, Any, Console], None]] = {
     "Autoscale": print_autoscale,
+    "Comparison": print_comparison,
     "Estimate": print_estimate,
     "Explanation": print_explanation,
     "FoundRate": print_rate,
@@ -75,6 +78,16 @@ def explanation_line(found: Explanation) -> str:
     """The bottleneck of each metric."""
     told = (f"{b.metric.upper()} bound by {b.name}, {b.share:.0%}" for b in found.bottlenecks)
     return f"<Explanation {found.estimate.plan}: {'; '.join(told) or 'nothing takes time'}>"
+
+
+def comparison_line(found: Comparison) -> str:
+    """``<Comparison chat: 4 runs, TPOT 1.36x the predicted, decode_kernels>``."""
+    verdict = found.verdict
+    if verdict is None:
+        return f"<Comparison {found.plan}: {counted(len(found.runs), 'run')}, no cause named>"
+    causes = " or ".join(s.name for s in verdict.suspects[: verdict.likely]) or "no single cause"
+    gap = f"{verdict.gap.name} {verdict.gap.ratio:.3g}x the predicted"
+    return f"<Comparison {found.plan}: {counted(len(found.runs), 'run')}, {gap}, {causes}>"
 
 
 def difference_line(found: Difference) -> str:

@@ -10,6 +10,7 @@ from plandsl.columns import Table, pick_table
 
 if TYPE_CHECKING:
     from plandsl.answers.communication import Communication
+    from plandsl.answers.comparison import Comparison
     from plandsl.answers.difference import Difference, Part
     from plandsl.answers.estimate import Estimate, Requirement
     from plandsl.answers.explanation import Breakdown, Explanation
@@ -27,6 +28,7 @@ ESTIMATE = ("prefill", "decode", "memory", "stages", "communication", "requires"
 EXPLANATION = ("ttft", "tpot", "per_token", "memory", "sensitivities", "bottlenecks")
 DIFFERENCE = ("metrics", "fields", "ttft", "tpot", "throughput", "memory")
 SIMULATION = ("percentiles", "requires")
+COMPARISON = ("runs", "suspects")
 
 
 def estimate_table(e: Estimate, name: str) -> Table:
@@ -34,8 +36,7 @@ def estimate_table(e: Estimate, name: str) -> Table:
     return pick_table(
         name,
         {
-            "prefill": partial(ops_table, e.prefill, "prefill"),
-            "decode": partial(ops_table, e.decode, "decode"),
+            **{phase: partial(ops_table, times, phase) for phase, times in e.timed.items()},
             "memory": partial(memory_table, e.memory),
             "stages": partial(_stages, e),
             "communication": partial(communication_table, e.communication),
@@ -189,6 +190,40 @@ def _parts(parts: Sequence[Part], name: str) -> Table:
 
 
 # ---- simulations
+
+
+def comparison_table(found: Comparison, name: str) -> Table:
+    """A table of `COMPARISON`: a row for each statistic of each run; the suspects."""
+    return pick_table(name, {"runs": partial(_compared_runs, found), "suspects": partial(_suspects, found)})
+
+
+def _compared_runs(found: Comparison) -> Table:
+    columns = ("file", "at", "metric", "statistic", "measured", "predicted")
+    rows = (
+        {
+            "file": run.file, "at": run.at, "tool": run.tool, "label": run.label, "load": run.load,
+            "concurrency": float(run.clients) or None, "requests_per_s": run.rate or None, "requests": run.requests,
+            "input": run.input, "output": run.output, "metric": m.metric, "statistic": m.statistic,
+            "measured": m.measured, "predicted": m.predicted, "ratio": m.ratio, "low": m.low, "high": m.high,
+            "inside": "" if m.inside is None else "yes" if m.inside else "no",
+        }
+        for run in found.runs
+        for m in run.measures
+    )  # fmt: skip
+    return Table.of_rows("runs", rows, columns)
+
+
+def _suspects(found: Comparison) -> Table:
+    verdict = found.verdict
+    columns = ("name", "likely", "change", "share", "explained", "error")
+    rows = (
+        {
+            "name": s.name, "likely": at < (verdict.likely if verdict else 0), "change": s.change, "share": s.share,
+            "explained": s.explained, "error": s.error,
+        }
+        for at, s in enumerate(verdict.suspects if verdict else ())
+    )  # fmt: skip
+    return Table.of_rows("suspects", rows, columns)
 
 
 def simulation_table(found: Simulation, name: str) -> Table:

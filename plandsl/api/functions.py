@@ -10,12 +10,13 @@ from plandsl.api.searching import SearchAnswer, run_search
 from plandsl.api.sources import Plans, Source, compile_each, compile_source, each_source, open_source
 from plandsl.arguments import Arguments, Overrides, guarded
 from plandsl.diagnostics import Diagnostic
-from plandsl.driver import CompiledPlan, check_module
+from plandsl.driver import BenchFiles, CompiledPlan, check_module
 from plandsl.driver import simulate as simulate_each
 from plandsl.ir.types import Number
 from plandsl.progress import Tick, silent
 
 if TYPE_CHECKING:
+    from plandsl.answers.comparison import Comparison
     from plandsl.answers.difference import Difference
     from plandsl.answers.estimate import Estimate
     from plandsl.answers.explanation import Explanation
@@ -81,6 +82,19 @@ def explain(source: Source, plan: str | None = None, overrides: Overrides | None
 
 
 @guarded
+def compare(
+    source: Source, benches: BenchFiles, plan: str | None = None, overrides: Overrides | None = None, *,
+    fit: str | None = None, tick: Tick | None = None,
+) -> Comparison:  # fmt: skip
+    """Results of benchmarks beside the predictions of a plan, and the cause of the largest gap.
+
+    ``benches`` are result files of vLLM's, SGLang's, AIPerf's, GuideLLM's or InferenceX's benchmark. With ``fit``, an
+    engine of that name is fitted to the runs. ``tick`` hears how much is done.
+    """
+    return compile_source("compare", source, plan, overrides).compare(benches, fit=fit, tick=tick)
+
+
+@guarded
 def diff(a: Source, b: Source, overrides: Overrides | None = None) -> Difference:
     """What ``b`` says that ``a`` does not, and what comes of it, term by term. ``overrides`` are laid on both."""
     first = compile_source("diff", a, None, overrides, argument="a")
@@ -93,6 +107,17 @@ def verify(
 ) -> Verdict:
     """Run a plan's sharded program on small dimensions against the unsharded one."""
     return compile_source("verify", source, plan, overrides).verify(steps, seed)
+
+
+@guarded
+def run(
+    source: Source, plan: str | None = None, overrides: Overrides | None = None, *, steps: int = 3, seed: int = 0
+) -> Verdict:
+    """Run a plan as a program in JAX, on small dimensions and devices of the host, against the unsharded program.
+
+    Raises `PlanError` where jax is not installed (E517), and as `CompiledPlan.run` does.
+    """
+    return compile_source("run", source, plan, overrides).run(steps, seed)
 
 
 @guarded

@@ -26,6 +26,7 @@ from plandsl.arguments import Arguments, guarded
 from plandsl.grammar import plans, searches
 
 if TYPE_CHECKING:
+    from plandsl.answers.comparison import Comparison
     from plandsl.answers.difference import Difference
     from plandsl.answers.estimate import Estimate
     from plandsl.answers.explanation import Explanation
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from plandsl.backends.graphviz.picture import Picture
     from plandsl.backends.reference import Verdict
     from plandsl.diagnostics import Diagnostic
-    from plandsl.driver import CompiledPlan
+    from plandsl.driver import BenchFiles, CompiledPlan
     from plandsl.ir.types import Number
     from plandsl.progress import Tick
     from plandsl.spec.plan import PlanSpec
@@ -167,6 +168,11 @@ class Plan(Whole):
         return diff(self.compile(), other)
 
     @guarded
+    def compare(self, benches: BenchFiles, *, fit: str | None = None, tick: Tick | None = None) -> Comparison:
+        """As `CompiledPlan.compare`."""
+        return self.compile().compare(benches, fit=fit, tick=tick)
+
+    @guarded
     def simulate(self, requests: int | None = None, tick: Tick | None = None) -> Run:
         """As `CompiledPlan.simulate`."""
         return self.compile().simulate(requests, tick)
@@ -185,6 +191,11 @@ class Plan(Whole):
     def verify(self, steps: int = 3, seed: int = 0) -> Verdict:
         """As `CompiledPlan.verify`."""
         return self.compile().verify(steps, seed)
+
+    @guarded
+    def run(self, steps: int = 3, seed: int = 0) -> Verdict:
+        """As `CompiledPlan.run`."""
+        return self.compile().run(steps, seed)
 
     @guarded
     def draw(self, view: str = "devices", phase: str = "prefill") -> Picture:

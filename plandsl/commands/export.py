@@ -144,7 +144,8 @@ def _check_options(arguments: Namespace, target: Target) -> None:
         for option in one.options:
             takers.setdefault(option, []).append(one.name)
     for option, names in takers.items():
-        if getattr(arguments, option) not in (None, False) and option not in target.options:
+        given = getattr(arguments, option)
+        if given is not None and given is not False and option not in target.options:
             why = f"`--{option}` is no option of `--to {target.name}`"
             raise PlanError([Diagnostic("E400", why, hint=f"it is one of `--to {'` and `--to '.join(names)}`")])
 

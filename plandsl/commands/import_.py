@@ -22,7 +22,7 @@ from plandsl.backends.engines.server import Role, Server
 from plandsl.backends.engines.sglang import read_sglang
 from plandsl.backends.engines.trtllm import read_trtllm
 from plandsl.backends.engines.vllm import read_vllm
-from plandsl.backends.engines.words import split_commands
+from plandsl.backends.engines.words import is_whole, split_commands
 from plandsl.commands.console import OK, print_json
 from plandsl.commands.findings import print_diagnostics
 from plandsl.commands.sources import read_source
@@ -140,9 +140,9 @@ def _load(bench: dict[str, str]) -> dict[str, str]:
     """The fields of a workload that a benchmark's flags say."""
     out: dict[str, str] = {}
     for flag, field in LOAD.items():
-        if bench.get(flag, "").isdigit():
+        if is_whole(bench.get(flag, "")):
             out[field] = bench[flag]
-    cached = int(bench["random-prefix-len"]) if bench.get("random-prefix-len", "").isdigit() else 0
+    cached = int(bench["random-prefix-len"]) if is_whole(bench.get("random-prefix-len", "")) else 0
     if cached and "input" in out:
         whole = int(out["input"]) + cached
         out |= {"input": str(whole), "reuse": f"{round(100 * cached / whole, 6):g} %"}
@@ -151,10 +151,10 @@ def _load(bench: dict[str, str]) -> dict[str, str]:
     rate, together, count = (bench.get(k, "") for k in ("request-rate", "max-concurrency", "num-prompts"))
     if re.fullmatch(r"\d+(\.\d+)?", rate):
         return out | {"rate": f"{rate} req/s"}
-    if together.isdigit():
-        ongoing = count.isdigit() and int(count) > int(together)
+    if is_whole(together):
+        ongoing = is_whole(count) and int(count) > int(together)
         return out | ({"concurrency": together} if ongoing else {"batch": together})
-    return out | {"batch": count} if count.isdigit() else out
+    return out | {"batch": count} if is_whole(count) else out
 
 
 def _plan(found: _Found, arguments: Namespace) -> tuple[str, list[Diagnostic]]:

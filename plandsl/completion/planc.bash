@@ -5,7 +5,7 @@
 #    source ~/.local/share/bash_completion/planc
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_planc_subparsers=(init compile check render verify laws search fmt catalog passes explain diff compare-comm calibrate accuracy simulate autoscale completion export import run)
+_shtab_planc_subparsers=(init compile check render verify laws search fmt catalog passes explain diff compare compare-comm measure calibrate accuracy simulate autoscale completion export import run)
 
 _shtab_planc_init_option_strings=(-h --help --json --model --node)
 _shtab_planc_compile_option_strings=(-h --help --json --plan --set --dump --phase)
@@ -19,7 +19,9 @@ _shtab_planc_catalog_option_strings=(-h --help --json)
 _shtab_planc_passes_option_strings=(-h --help --json)
 _shtab_planc_explain_option_strings=(-h --help --json --plan --set)
 _shtab_planc_diff_option_strings=(-h --help --json --each --plan --set)
+_shtab_planc_compare_option_strings=(-h --help --json --plan --set --rows --fit)
 _shtab_planc_compare_comm_option_strings=(-h --help --json -o --output --plan --set)
+_shtab_planc_measure_option_strings=(-h --help --json -o --output --for --plan --set --gpu --seconds --dtype --devices)
 _shtab_planc_calibrate_option_strings=(-h --help --json -o --output --pooled)
 _shtab_planc_accuracy_option_strings=(-h --help --json --rows)
 _shtab_planc_simulate_option_strings=(-h --help --json --plan --set --requests --seeds --find-rate --rows --plot --view --scheduler)
@@ -47,9 +49,16 @@ _shtab_planc_search___rows_COMPGEN=_shtab_compgen_files
 _shtab_planc_search___plot_COMPGEN=_shtab_compgen_files
 _shtab_planc_fmt_pos_0_COMPGEN=_shtab_compgen_files
 _shtab_planc_diff_pos_0_COMPGEN=_shtab_compgen_files
+_shtab_planc_compare_pos_0_COMPGEN=_shtab_compgen_files
+_shtab_planc_compare_pos_1_COMPGEN=_shtab_compgen_files
+_shtab_planc_compare___rows_COMPGEN=_shtab_compgen_files
+_shtab_planc_compare___fit_COMPGEN=_shtab_compgen_files
 _shtab_planc_compare_comm_pos_0_COMPGEN=_shtab_compgen_files
 _shtab_planc_compare_comm__o_COMPGEN=_shtab_compgen_files
 _shtab_planc_compare_comm___output_COMPGEN=_shtab_compgen_files
+_shtab_planc_measure__o_COMPGEN=_shtab_compgen_files
+_shtab_planc_measure___output_COMPGEN=_shtab_compgen_files
+_shtab_planc_measure___for_COMPGEN=_shtab_compgen_files
 _shtab_planc_calibrate_pos_0_COMPGEN=_shtab_compgen_files
 _shtab_planc_calibrate__o_COMPGEN=_shtab_compgen_files
 _shtab_planc_calibrate___output_COMPGEN=_shtab_compgen_files
@@ -75,7 +84,7 @@ _shtab_planc_catalog_pos_0_choices=(model gpu node cluster calibration engine)
 _shtab_planc_simulate___view_choices=(latency occupancy steps rates)
 _shtab_planc_completion_pos_0_choices=(bash zsh fish)
 _shtab_planc_export___connector_choices=(nixl mooncake)
-_shtab_planc_pos_0_choices=(init compile check render verify laws search fmt catalog passes explain diff compare-comm calibrate accuracy simulate autoscale completion export import run)
+_shtab_planc_pos_0_choices=(init compile check render verify laws search fmt catalog passes explain diff compare compare-comm measure calibrate accuracy simulate autoscale completion export import run)
 
 _shtab_planc_init__h_nargs=0
 _shtab_planc_init___help_nargs=0
@@ -120,10 +129,17 @@ _shtab_planc_diff__h_nargs=0
 _shtab_planc_diff___help_nargs=0
 _shtab_planc_diff___json_nargs=0
 _shtab_planc_diff___each_nargs=0
+_shtab_planc_compare_pos_1_nargs=+
+_shtab_planc_compare__h_nargs=0
+_shtab_planc_compare___help_nargs=0
+_shtab_planc_compare___json_nargs=0
 _shtab_planc_compare_comm_pos_0_nargs=+
 _shtab_planc_compare_comm__h_nargs=0
 _shtab_planc_compare_comm___help_nargs=0
 _shtab_planc_compare_comm___json_nargs=0
+_shtab_planc_measure__h_nargs=0
+_shtab_planc_measure___help_nargs=0
+_shtab_planc_measure___json_nargs=0
 _shtab_planc_calibrate_pos_0_nargs=+
 _shtab_planc_calibrate__h_nargs=0
 _shtab_planc_calibrate___help_nargs=0

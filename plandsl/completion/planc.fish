@@ -50,8 +50,8 @@ function _shtab_planc_using
   test "$_shtab_planc_cmdpath" = "$argv"
 end
 
-set -g _shtab_planc_commands init compile check render verify laws search fmt catalog passes explain diff compare-comm calibrate accuracy simulate autoscale completion export import run
-set -g _shtab_planc_opts_with_value --against --connector --draws --dump --every --format --law --least --model --node --output --phase --plan --plot --ranks --requests --rows --scheduler --search --seed --seeds --set --simulate --steps --to --top --view -o
+set -g _shtab_planc_commands init compile check render verify laws search fmt catalog passes explain diff compare compare-comm measure calibrate accuracy simulate autoscale completion export import run
+set -g _shtab_planc_opts_with_value --against --connector --devices --draws --dtype --dump --every --fit --for --format --gpu --law --least --model --node --output --phase --plan --plot --ranks --requests --rows --scheduler --search --seconds --seed --seeds --set --simulate --steps --to --top --view -o
 
 complete -c planc -e
 complete -c planc -f
@@ -145,6 +145,15 @@ complete -c planc -n '_shtab_planc_using diff' -l each -d 'compare every plan of
 complete -c planc -n '_shtab_planc_using diff' -l plan -x -d 'only this plan and what it uses'
 complete -c planc -n '_shtab_planc_using diff' -l set -x -d 'override a field, e.g. workload.batch=64'
 complete -c planc -n '_shtab_planc_using diff; and test $_shtab_planc_npos -ge 0' -ka "(__fish_complete_path (commandline -ct))" -d 'two plans, or one file that has two'
+complete -c planc -n '_shtab_planc_using; and test $_shtab_planc_npos -eq 0' -a compare -d 'Lay results of benchmarks beside the predictions of a plan, and name the cause of the largest gap.'
+complete -c planc -n '_shtab_planc_using compare' -s h -l help -d 'show this help message and exit'
+complete -c planc -n '_shtab_planc_using compare' -l json -d 'print the machine form'
+complete -c planc -n '_shtab_planc_using compare' -l plan -x -d 'only this plan and what it uses'
+complete -c planc -n '_shtab_planc_using compare' -l set -x -d 'override a field, e.g. workload.batch=64'
+complete -c planc -n '_shtab_planc_using compare' -l rows -xka "(__fish_complete_path (commandline -ct))" -d 'write each statistic of each run, a .csv or .parquet file'
+complete -c planc -n '_shtab_planc_using compare' -l fit -xka "(__fish_complete_path (commandline -ct))" -d 'write an engine fitted to the runs, a .plan file'
+complete -c planc -n '_shtab_planc_using compare; and test $_shtab_planc_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a .plan file'
+complete -c planc -n '_shtab_planc_using compare; and test $_shtab_planc_npos -ge 1' -ka "(__fish_complete_path (commandline -ct))" -d 'results of a benchmark: vLLM'"'"'s, SGLang'"'"'s, AIPerf'"'"'s, GuideLLM'"'"'s, InferenceX'"'"'s'
 complete -c planc -n '_shtab_planc_using; and test $_shtab_planc_npos -eq 0' -a compare-comm -d 'Compare what several plans send: by phase and mesh axis.'
 complete -c planc -n '_shtab_planc_using compare-comm' -s h -l help -d 'show this help message and exit'
 complete -c planc -n '_shtab_planc_using compare-comm' -l json -d 'print the machine form'
@@ -152,6 +161,17 @@ complete -c planc -n '_shtab_planc_using compare-comm' -s o -l output -xka "(__f
 complete -c planc -n '_shtab_planc_using compare-comm' -l plan -x -d 'only this plan and what it uses'
 complete -c planc -n '_shtab_planc_using compare-comm' -l set -x -d 'override a field, e.g. workload.batch=64'
 complete -c planc -n '_shtab_planc_using compare-comm; and test $_shtab_planc_npos -ge 0' -ka "(__fish_complete_path (commandline -ct))" -d 'all plans of a file, or one'
+complete -c planc -n '_shtab_planc_using; and test $_shtab_planc_npos -eq 0' -a measure -d 'Measure the kernels of this machine'"'"'s GPUs or CPU, for `planc calibrate`.'
+complete -c planc -n '_shtab_planc_using measure' -s h -l help -d 'show this help message and exit'
+complete -c planc -n '_shtab_planc_using measure' -l json -d 'print the machine form'
+complete -c planc -n '_shtab_planc_using measure' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'a .csv file for all rows; rows that it has already are not measured again'
+complete -c planc -n '_shtab_planc_using measure' -l for -xka "(__fish_complete_path (commandline -ct))" -d 'a .plan file: measure only what its plans run'
+complete -c planc -n '_shtab_planc_using measure' -l plan -x -d 'only this plan and what it uses'
+complete -c planc -n '_shtab_planc_using measure' -l set -x -d 'override a field, e.g. workload.batch=64'
+complete -c planc -n '_shtab_planc_using measure' -l gpu -x -d 'the GPU in the rows (default: a name made of the device'"'"'s)'
+complete -c planc -n '_shtab_planc_using measure' -l seconds -x -d 'start no kernel after so many seconds (default: 300)'
+complete -c planc -n '_shtab_planc_using measure' -l dtype -x -d 'format of kernels without --for (default: bf16)'
+complete -c planc -n '_shtab_planc_using measure' -l devices -x -d 'take a CPU as N devices, for collectives'
 complete -c planc -n '_shtab_planc_using; and test $_shtab_planc_npos -eq 0' -a calibrate -d 'Fit the constants of calibrations to measurements.'
 complete -c planc -n '_shtab_planc_using calibrate' -s h -l help -d 'show this help message and exit'
 complete -c planc -n '_shtab_planc_using calibrate' -l json -d 'print the machine form'

@@ -375,14 +375,15 @@ class Attention(BaseOp):
     into chunks of this length, and a query sees only the keys of its own chunk. ``sinks: [heads]`` are logits: each
     adds ``exp(sink)`` to the denominator of its head's softmax, like a key without a value. Where mesh axes split the
     context, each rank makes a softmax over its own keys (`TensorType`), and the first rank includes the sink.
-    ``softcap`` c makes ``c tanh(score / c)`` of a score. With ``alibi``, a score falls with the distance between query
-    and key, by a slope of the head (Press et al., "Train Short, Test Long", 2022).
+    ``among: [batch, position, picks]`` are the positions of the keys that each query picked (`plandsl.ir.index`): it
+    sees no other keys. ``softcap`` c makes ``c tanh(score / c)`` of a score. With ``alibi``, a score falls with the
+    distance between query and key, by a slope of the head (Press et al., "Train Short, Test Long", 2022).
     """
 
     keyword: ClassVar[str] = "attention"
     facts: ClassVar[Facts] = Facts(COMPUTE, "attention", "attention", measured="attention")
     RESULTS: ClassVar[tuple[str, ...]] = ("out",)
-    OPERANDS: ClassVar[tuple[str, ...]] = ("q", "k", "v", "sinks")
+    OPERANDS: ClassVar[tuple[str, ...]] = ("q", "k", "v", "sinks", "among")
     out: Value
     q: Value
     k: Value
@@ -390,6 +391,7 @@ class Attention(BaseOp):
     causal: bool = True
     window: int = 0
     sinks: Value | None = None
+    among: Value | None = None
     chunk: int | None = None
     softcap: float | None = None
     alibi: bool = False
@@ -414,6 +416,8 @@ class Attention(BaseOp):
             yield finding("query and key heads are split differently", self.span, str(k))
         if self.sinks is not None and self.sinks.type.dims != q.dims[2:3]:
             yield finding("attention sinks and queries have different heads", self.span, str(self.sinks.type))
+        if self.among is not None and self.among.type.dims[:2] != q.dims[:2]:
+            yield finding("attention among keys that other queries picked", self.span, str(self.among.type))
 
 
 @frozen(eq=False, repr=False, slots=False)

@@ -41,13 +41,14 @@ class LatentAttention(BaseOp):
     ``q, q_rope: [batch, position, heads, ...]``; ``k_rope: [batch, context, rope_dim]`` serves all heads. Packed ``k``
     and ``v`` are ``[batch, context, ...]`` and serve all heads too; unpacked, they have a dimension of heads. ``n`` is
     the number of elements of an unpacked key: the size of dimension ``scaled`` plus ``rope_dim``. Where mesh axes
-    split the context, each rank makes a softmax over its own keys, as in `Attention`; so are ``softcap`` and ``alibi``.
+    split the context, each rank makes a softmax over its own keys, as in `Attention`; so are ``among``, ``softcap`` and
+    ``alibi``.
     """
 
     keyword: ClassVar[str] = "latent_attention"
     facts: ClassVar[Facts] = Facts(COMPUTE, "attention", "attention", measured="attention")
     RESULTS: ClassVar[tuple[str, ...]] = ("out",)
-    OPERANDS: ClassVar[tuple[str, ...]] = ("q", "q_rope", "k", "k_rope", "v")
+    OPERANDS: ClassVar[tuple[str, ...]] = ("q", "q_rope", "k", "k_rope", "v", "among")
     out: Value
     q: Value
     q_rope: Value
@@ -55,6 +56,7 @@ class LatentAttention(BaseOp):
     k_rope: Value
     v: Value
     scaled: str
+    among: Value | None = None
     causal: bool = True
     window: int = 0
     chunk: int | None = None
@@ -85,7 +87,7 @@ class LatentAttention(BaseOp):
         keys = self.k_rope.type
         if q.axes & set(keys.on("context")):
             yield finding("attention over keys split by context on an axis of the queries", self.span, str(keys))
-        for x in others:
+        for x in others:  # with the choice of keys, whose last dimension is whole as well
             if not sharded_alike(x, TensorType(q.dtype, (*q.dims[:-1], keys.dim("context")))):
                 yield finding("latent attention operands have different layouts", self.span, str(x))
 

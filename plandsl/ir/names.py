@@ -1,4 +1,4 @@
-"""Names with parts: of regions, their runs, the dimension of a token's experts, and groups of ranks.
+"""Names with parts: of regions, their runs, a token's experts, the keys that a query picks, and groups of ranks.
 
 `RegionName` and `Places` are strings, because they key dictionaries beside plain names; the string is what the textual
 IR prints. Only this module builds that string from its parts or reads the parts from it: the rest of the compiler makes
@@ -116,6 +116,11 @@ def stem(dim: str) -> str:
 def has_places(dims: Iterable[str]) -> bool:
     """Whether one of ``dims`` is the dimension of a token's experts."""
     return Places in map(type, dims)
+
+
+def picks(top_k: int) -> str:
+    """The dimension of the keys that a query picks; printed ``picks.2048``."""
+    return f"picks.{top_k}"
 
 
 def group_of(axes: Iterable[str]) -> str:

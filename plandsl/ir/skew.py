@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Sequence
 from functools import cache
+from itertools import accumulate
 from typing import NamedTuple, TypeAlias
 
 from plandsl.ir.types import Number
@@ -94,9 +95,10 @@ def chances(exponent: float, experts: int, chosen: int) -> tuple[float, ...]:
     probabilities add up to ``chosen``.
     """
     weights = [(r + 1.0) ** -exponent for r in range(experts)]
+    left = [*accumulate(reversed(weights))][::-1]  # the weight of each expert and of all less popular ones
     sure = 0
     while sure < chosen:  # the first ones are always chosen
-        scale = (chosen - sure) / sum(weights[sure:])
+        scale = (chosen - sure) / left[sure]
         if scale * weights[sure] <= 1:
             break
         sure += 1

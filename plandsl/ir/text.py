@@ -28,6 +28,10 @@ def _attrs(cls: type[BaseOp]) -> Any:
     return cls
 
 
+MISSING = "-"
+"""Stands for an optional operand that an op lacks."""
+
+
 def _attributes(cls: type[BaseOp]) -> list[str]:
     held = {*cls.RESULTS, *cls.OPERANDS, "span"}
     return [f.name for f in fields(_attrs(cls)) if f.name not in held]
@@ -41,9 +45,20 @@ def show_op(op: Op) -> str:
     outs = ", ".join(map(str, op.results))
     types = ", ".join(str(v.type) for v in op.results)
     line = f"{outs} : {types} = " if op.results else ""
-    line += f"{op.keyword} {', '.join(map(str, op.operands))}".rstrip()
+    line += f"{op.keyword} {', '.join(_show_operands(op))}".rstrip()
     attributes = [f"{name} = {_show_attribute(value)}" for name, value in _printed_attributes(op)]
     return line + (f" {{{', '.join(attributes)}}}" if attributes else "")
+
+
+def _show_operands(op: Op) -> list[str]:
+    """The operands of an op; ``-`` stands for a missing one that others follow."""
+    shown: list[str] = []
+    for name in op.OPERANDS:
+        held = getattr(op, name)
+        shown += [MISSING] if held is None else map(str, held if type(held) is tuple else (held,))
+    while shown and shown[-1] == MISSING:
+        shown.pop()
+    return shown
 
 
 def _printed_attributes(op: Op) -> Iterator[tuple[str, object]]:
@@ -132,7 +147,7 @@ def read_op(line: str, known: dict[str, Value]) -> Op:
     cls = _CLASSES[m["key"]]
     types = re.findall(_TYPE, m["types"] or "")
     results = [Value(n, read_type(t)) for n, t in zip(_names(m["outs"] or ""), types, strict=True)]
-    operands = [known[n] for n in _names(m["xs"])]
+    operands = [None if n == MISSING else known[n[1:]] for n in re.findall(r"%[\w.]+|-", m["xs"])]
     arguments: dict[str, Any] = _deal(cls, cls.RESULTS, results) | _deal(cls, cls.OPERANDS, operands)
     for name, text in re.findall(r'(\w+) = ("[^"]*"|[\w.+-]+)', m["at"] or ""):
         arguments[name] = _read_attribute(text)
@@ -140,7 +155,7 @@ def read_op(line: str, known: dict[str, Value]) -> Op:
     return op
 
 
-def _deal(cls: type[BaseOp], names: tuple[str, ...], values: list[Value]) -> dict[str, Any]:
+def _deal(cls: type[BaseOp], names: tuple[str, ...], values: Sequence[Value | None]) -> dict[str, Any]:
     """Assign ``values`` to the fields ``names`` in order; a tuple field takes all values that are left."""
     left, out = list(values), dict[str, Any]()
     kinds = {f.name: str(f.type) for f in fields(_attrs(cls))}

@@ -20,6 +20,12 @@ GAINS = "gains"
 STATEFUL = ("short_conv", "recurrence")
 """Functions of the block language whose layers keep a state of fixed size for each request."""
 
+INDEX, AMONG = "index", "among"
+"""The function that picks keys for each query, and the option of `attention` that takes its result.
+
+In a term of attention with the option, the last argument is the choice.
+"""
+
 ADAPTERS, LORA_RANK = "adapters", "lora_rank"
 """Dimensions of the matrices of adapters."""
 
@@ -180,7 +186,8 @@ class ModelSpec(FrozenValue):
     ``mtp`` is the block that predicts the token after the next one; it runs only as a draft. ``stored`` holds the
     exceptions from ``weights``: a path (a weight, ``embedding``, ``head``, ``experts``, a block, or one of them in a
     block, as ``dense.w_q``) and the format of the weights that it names, or ``activations``. ``state_cache`` is the
-    format of the states of recurrences; empty: that of activations. ``lora`` are the adapters that requests may have.
+    format of the states of recurrences, ``index_cache`` that of the keys of `index`; empty: that of activations.
+    ``lora`` are the adapters that requests may have.
     """
 
     name: str
@@ -200,6 +207,7 @@ class ModelSpec(FrozenValue):
     source: str = ""
     stored: tuple[tuple[str, str], ...] = ()
     state_cache: str = ""
+    index_cache: str = ""
     lora: LoraSpec | None = None
     span: Span | None = field(default=None, eq=False)
 
@@ -251,6 +259,11 @@ class ModelSpec(FrozenValue):
     def stateful(self) -> tuple[Apply, ...]:
         """Every `short_conv` and `recurrence` of the embedding, the blocks and the head."""
         return tuple(t for term in self.terms for t in walk(term) if isinstance(t, Apply) and t.fn in STATEFUL)
+
+    @once
+    def choices(self) -> tuple[Apply, ...]:
+        """Every `index` of the blocks."""
+        return tuple(t for term in self.terms for t in walk(term) if isinstance(t, Apply) and t.fn == INDEX)
 
     @property
     def taps(self) -> list[Weight]:

@@ -7,7 +7,15 @@ from typing import TypeAlias
 
 from plandsl.diagnostics import Diagnostic, PlanError, suggest
 from plandsl.driver import CompiledPlan
-from plandsl.testing import laws_cost, laws_machine, laws_program, laws_relations, laws_schedule, laws_traffic
+from plandsl.testing import (
+    laws_cost,
+    laws_machine,
+    laws_models,
+    laws_program,
+    laws_relations,
+    laws_schedule,
+    laws_traffic,
+)
 
 Law: TypeAlias = Callable[[CompiledPlan], object]
 
@@ -39,6 +47,8 @@ LAWS: tuple[Law, ...] = (
     laws_cost.shares_follow_their_figures,
     laws_schedule.slots_take_turns,
     laws_schedule.pipeline_settles_at_its_period,
+    laws_models.encoders_do_not_decode,
+    laws_models.states_keep_their_size,
     laws_traffic.requests_pass_in_order,
     laws_traffic.every_request_gets_its_tokens,
     laws_traffic.servers_hold_what_their_requests_need,
@@ -67,6 +77,7 @@ OF_ONE = frozenset(
         laws_relations.adapters_are_never_free,
         laws_relations.more_requests_hardly_lower_throughput,
         laws_relations.replicas_change_nothing,
+        laws_models.states_keep_their_size,
         *(law for law in LAWS if law.__module__ == laws_schedule.__name__),
     )
 )

@@ -102,9 +102,11 @@ def caches_stay_where_they_are(plan: CompiledPlan) -> None:
     assert before == after, f"{before} after prefill, {after} in decode"
 
 
-def _cache_types(program: Program) -> list[tuple[str, str, TensorType]]:
+def _cache_types(program: Program) -> dict[tuple[str, str, int], TensorType]:
+    """What each op keeps, by its region, the cache and the place among what the op keeps; ops have any order."""
     ops = [(r.name, op) for r in program.regions for op in r.ops]
-    return [(name, cache_name(op), v.type) for name, op in ops if isinstance(op, KEEPS) for v in op.kept]
+    kept = ((name, op) for name, op in ops if isinstance(op, KEEPS))
+    return {(name, cache_name(op), i): v.type for name, op in kept for i, v in enumerate(op.kept)}
 
 
 # ---- who computes what
@@ -234,7 +236,7 @@ def _weights(program: Program, parts: tuple[Part, ...]) -> Iterator[tuple[Value,
 def _caches(program: Program, parts: tuple[Part, ...]) -> Iterator[tuple[Value, int]]:
     for part in parts:
         for op in program.region(part.region).ops:
-            if isinstance(op, CacheWrite):
+            if isinstance(op, CacheWrite) and not op.transient:
                 yield from ((v, part.repeats) for v in op.outs)
 
 

@@ -29,7 +29,8 @@ def deployments(draw: DrawFn, model: Given[ModelSpec] | None = None, node: Given
     ``model`` and ``node`` are as for `plans`. A node of your own stays one node.
     """
     plan = draw(mixtures(model, node, speculate=draw(st.integers(0, 3)) == 0))
-    return draw(_pooled_plans(plan)) if draw(st.integers(0, 3)) == 0 else plan
+    pools = not plan.workload.encodes and draw(st.integers(0, 3)) == 0
+    return draw(_pooled_plans(plan)) if pools else plan
 
 
 @composite

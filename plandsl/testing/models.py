@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, composite
 
@@ -9,7 +11,9 @@ from plandsl.grammar.lora import list_targets
 from plandsl.ir.functions import FUNCTIONS
 from plandsl.spec.model import (
     ADAPTERS,
+    AMONG,
     EVERY,
+    INDEX,
     LORA_RANK,
     Apply,
     BlockSpec,
@@ -20,7 +24,9 @@ from plandsl.spec.model import (
     Term,
     Var,
     Weight,
+    walk,
 )
+from plandsl.testing.mixers import MIXERS, STORED, mixer_sizes, mixers
 
 X, H = Var("x"), Var("h")
 EMBEDDING = Weight("w_embed", ("vocab", "hidden"))
@@ -64,23 +70,30 @@ def _norms(draw: DrawFn, x: Term, over: str = "hidden") -> Apply:
 
 @composite
 def _queries_keys_values(draw: DrawFn) -> tuple[Statement, ...]:
-    """Three statements for queries, keys and values: a projection, with bias, norm and rope or without."""
+    """Three statements for queries, keys and values: a projection, with bias, norm and rope or without.
+
+    `rope` may turn the first two elements of each head alone, and may stand before the norm.
+    """
     bias, norm, rope = draw(st.booleans()), draw(st.booleans()), draw(st.integers(0, 4)) > 0
+    first = (("first", 2),) if draw(st.integers(0, 3)) == 0 else ()
+    early = draw(st.integers(0, 4)) == 0
     out = []
     for name, heads in (("q", "heads"), ("k", "kv_heads"), ("v", "kv_heads")):
         term: Term = _matmul(H, f"w_{name}", "hidden", heads, "head_dim")
         if bias:
             term = _add(term, Weight(f"b_{name}", (heads, "head_dim")))
+        if rope and early and name != "v":
+            term = Apply("rope", (term,), first)
         if norm and name != "v":
             term = draw(_norms(term, "head_dim"))
-        if rope and name != "v":
-            term = Apply("rope", (term,))
+        if rope and not early and name != "v":
+            term = Apply("rope", (term,), first)
         out.append(Statement(name, term))
     return tuple(out)
 
 
 @composite
-def _latents(draw: DrawFn, options: tuple[tuple[str, int | bool], ...]) -> tuple[tuple[Statement, ...], Apply]:
+def _latents(draw: DrawFn, options: tuple[tuple[str, int | float | bool], ...]) -> tuple[tuple[Statement, ...], Apply]:
     """Latent attention: queries of full or low rank, the cached vectors, and the weights that unpack them."""
     low, norm = draw(st.booleans()), draw(st.booleans())
     source, rank = (Var("cq"), "q_rank") if low else (H, "hidden")
@@ -88,11 +101,25 @@ def _latents(draw: DrawFn, options: tuple[tuple[str, int | bool], ...]) -> tuple
     down = [Statement("cq", draw(_norms(_matmul(H, "w_dq", "hidden", "q_rank"), "q_rank")))] if low else []
     down.append(Statement("c", draw(_norms(c, "kv_rank")) if norm else c))
     qn = _matmul(source, "w_uq", rank, "heads", "nope_dim")
-    qr = Apply("rope", (_matmul(source, "w_qr", rank, "heads", "rope_dim"),))
-    kr = Apply("rope", (_matmul(H, "w_kr", "hidden", "rope_dim"),))
+    first = (("first", 2),) if draw(st.integers(0, 3)) == 0 else ()
+    qr = Apply("rope", (_matmul(source, "w_qr", rank, "heads", "rope_dim"),), first)
+    kr = Apply("rope", (_matmul(H, "w_kr", "hidden", "rope_dim"),), first)
     weights = (Weight("w_uk", ("kv_rank", "heads", "nope_dim")), Weight("w_uv", ("kv_rank", "heads", "v_dim")))
     latent = Apply("latent", (Var("c"), kr, *weights))
     return tuple(down), Apply("attention", (Apply("query", (qn, qr)), latent), options)
+
+
+@composite
+def _choices(draw: DrawFn) -> Apply:
+    """An index of keys, with a weight for each head of a query or without."""
+    q, k = _matmul(H, "w_iq", "hidden", "index_heads", "index_dim"), _matmul(H, "w_ik", "hidden", "index_dim")
+    w = (_matmul(H, "w_iw", "hidden", "index_heads"),) if draw(st.booleans()) else ()
+    return Apply(INDEX, (Apply("rope", (q,)), Apply("rope", (k,)), *w), (("top_k", draw(st.sampled_from((2, 5, 64)))),))
+
+
+def _among(attention: Apply) -> Apply:
+    """The attention, over the keys that its queries picked."""
+    return attention._replace(args=(*attention.args, Var("picked")), options=(*attention.options, (AMONG, True)))
 
 
 @composite
@@ -151,30 +178,51 @@ def _blocks(
     experts: int = 0,
     latent: bool = False,
     causal: bool = False,
+    mixer: str = "",
+    table: bool = False,
+    sparse: bool = False,
 ) -> BlockSpec:
-    """Attention and a feed-forward layer, one after the other or side by side."""
+    """Attention and a feed-forward layer, one after the other or side by side.
+
+    A ``mixer`` stands in the place of attention, or beside it. With ``table`` each token has a row of a table of the
+    layer.
+    """
     reach = draw(st.sampled_from((0, 0, *windows)))
-    options: tuple[tuple[str, int | bool], ...] = (
+    options: tuple[tuple[str, int | float | bool], ...] = (
         ((draw(st.sampled_from(("window", "window", "chunk"))), reach),) if reach else ()
     )
     options += (("causal", False),) if not causal and draw(st.integers(0, 9)) == 0 else ()
+    options += (("softcap", draw(st.sampled_from((50.0, 2.5)))),) if draw(st.integers(0, 5)) == 0 else ()
+    options += (("alibi", True),) if draw(st.integers(0, 5)) == 0 else ()
     sinks = (Weight("w_sinks", ("heads",)),) if draw(st.integers(0, 2)) == 0 else ()
     attention = Apply("attention", (Var("q"), Var("k"), Var("v"), *sinks), options)
     before = draw(_queries_keys_values()) if not latent else ()
     if latent:
         before, attention = draw(_latents(options))
+    if sparse:
+        before, attention = (*before, Statement("picked", draw(_choices()))), _among(attention)
     projected = _matmul(Var("a"), "w_o", "heads", "v_dim" if latent else "head_dim", "hidden")
+    middle = [*before, Statement("a", attention)]
+    if mixer:
+        found = draw(mixers(mixer))
+        alone = draw(st.integers(0, 3)) > 0
+        middle = [*([] if alone else middle), *found.before]
+        projected = found.out if alone else _add(projected, found.out)
     if draw(st.integers(0, 5)) == 0:
         projected = draw(_norms(projected))
     if draw(st.integers(0, 5)) == 0:
         projected = _scale(projected, draw(st.sampled_from((-2.0, 0.22, 1e-5))))
     inner, down = draw(_experts(experts) if experts else _mlps())
-    first = [Statement("h", draw(_norms(X))), *before, Statement("a", attention)]
+    first = [Statement("h", draw(_norms(X))), *middle]
     if draw(st.integers(0, 3)) == 0:
         body = [*first, *inner, Statement("x", _add(_add(X, projected), down))]
     else:
         body = [*first, Statement("x", _add(X, projected)), Statement("h", draw(_norms(X))), *inner]
         body.append(Statement("x", _add(X, down)))
+    if table:
+        rows = Apply("lookup", (Weight("w_rows", ("vocab", "row")),))
+        gate = Apply("gelu", (_matmul(X, "w_gate_rows", "hidden", "row"),))
+        body.append(Statement("x", _add(X, _matmul(Apply("mul", (gate, rows)), "w_row", "row", "hidden"))))
     return BlockSpec(name, layers, "x", tuple(body))
 
 
@@ -191,6 +239,29 @@ def _layer_ranges(draw: DrawFn, layers: int) -> list[tuple[str, tuple[int, int],
         parts = [("local", *Every.from_layers(rest)), ("own", *Every.from_layers(own))]
         return sorted(parts, key=lambda part: part[1])
     return [("dense", (0, cut), EVERY), ("other", (cut, layers), EVERY)]
+
+
+def _weights(term: Term) -> Iterator[Weight]:
+    """The weights in a term, those of the bodies of `experts` too."""
+    for part in walk(term):
+        if isinstance(part, Weight):
+            yield part
+        elif isinstance(part, Apply):
+            yield from (w for s in part.body for w in _weights(s.term))
+
+
+TABLES = {"positions": 16_384, "types": 2}
+"""Dimensions of the tables that an embedding has besides that of token ids; requests are drawn no longer than these."""
+
+
+@composite
+def _entries(draw: DrawFn) -> Term:
+    """More than a row of a table for each token: a factor, rows by position or type, a norm."""
+    x: Term = _scale(EMBEDDING, 4.0) if draw(st.booleans()) else EMBEDDING
+    for by, dim in (("position", "positions"), ("type", "types")):
+        if draw(st.booleans()):
+            x = _add(x, Apply("lookup", (Weight(f"w_{by}", (dim, "hidden")),), (("by", by),)))
+    return draw(_norms(x)) if draw(st.booleans()) or x == EMBEDDING else x
 
 
 @composite
@@ -226,6 +297,21 @@ def models(draw: DrawFn, windows: tuple[int, ...] = (3, 7), causal: bool = False
     latent = draw(st.integers(0, 2)) == 0
     if latent:
         sizes |= {name: scale * draw(st.sampled_from((2, 4, 6, 8))) for name in LATENT}
+    mixer = draw(st.sampled_from(MIXERS)) if draw(st.integers(0, 2)) == 0 else ""
+    if mixer:
+        sizes |= draw(mixer_sizes(mixer, scale))
+    table = draw(st.integers(0, 5)) == 0
+    if table:
+        sizes["row"] = scale * draw(st.sampled_from((4, 6, 8)))
+    entry = draw(_entries()) if draw(st.integers(0, 4)) == 0 else None
+    if entry is not None:
+        sizes |= {name: size for name, size in TABLES.items() if f"'{name}'" in str(entry)}
+    sparse = draw(st.integers(0, 4)) == 0
+    if sparse:
+        sizes |= {
+            "index_heads": draw(st.sampled_from((1, 2, 4))),
+            "index_dim": scale * draw(st.sampled_from((2, 4, 8))),
+        }
     layers = draw(st.integers(1, 7))
     ranges = draw(_layer_ranges(layers))
     weights = draw(st.sampled_from(("bf16", "bf16", "fp16", "fp8", "fp4", "mxfp4", "int8", "int4_32", "fp8_channel")))
@@ -233,32 +319,50 @@ def models(draw: DrawFn, windows: tuple[int, ...] = (3, 7), causal: bool = False
     tied = draw(st.booleans())
     head = EMBEDDING if tied else Weight("w_head", ("hidden", "vocab"))
     logits = Apply("matmul", (draw(_norms(X)), head))
+    stateful = draw(st.sampled_from([{ranges[0][0]}, {ranges[-1][0]}, {name for name, *_ in ranges}]))
     blocks = tuple(
         draw(
-            _blocks(name, span, windows, experts * (name != "dense"), latent and name != "local", causal=causal)
+            _blocks(
+                name,
+                span,
+                windows,
+                experts=experts * (name != "dense"),
+                latent=latent and name != "local",
+                causal=causal,
+                mixer=mixer if name in stateful else "",
+                table=table and name != "other",
+                sparse=sparse and name != "other",
+            )
         )._replace(every=every)
         for name, span, every in ranges
     )
-    lora = draw(_adapters(blocks)) if draw(st.integers(0, 4)) == 0 else None
+    lora = draw(_adapters(blocks)) if any(list_targets(blocks)) and draw(st.integers(0, 4)) == 0 else None
     if lora is not None:
         sizes |= {ADAPTERS: draw(st.integers(lora.active, 4)), LORA_RANK: draw(st.sampled_from((1, 2, 4, 8)))}
-    paths = ["embedding", "w_o", ranges[0][0], *([] if tied else ["head"])]
-    paths += [] if len(ranges) == 1 else [f"{ranges[-1][0]}.w_o"]
+    drawn = [logits, entry or EMBEDDING, *(s.term for b in blocks for s in b.statements)]
+    named = {w.name: w.dims for term in drawn for w in _weights(term)}
+    used = {dim for dims in named.values() for dim in dims} | {ADAPTERS, LORA_RANK}
+    paths = ["embedding", ranges[0][0], *(["w_o"] if "w_o" in named else []), *([] if tied else ["head"])]
+    last = {w.name for s in blocks[-1].statements for w in _weights(s.term)}
+    paths += [f"{ranges[-1][0]}.w_o"] if len(ranges) > 1 and "w_o" in last else []
     return ModelSpec(
         name="m",
         layers=layers,
-        sizes=tuple(sizes.items()),
+        sizes=tuple((name, size) for name, size in sizes.items() if name in used),
         weights=weights,
         activations=activations,
         kv_cache=draw(st.sampled_from((activations, "fp8"))),
+        state_cache=draw(st.sampled_from(("", "fp32"))) if mixer in STORED else "",
         compute=draw(st.sampled_from((None, None, activations))),
         embedding=EMBEDDING,
+        entry=entry,
         blocks=blocks,
         head=_soft_cap(logits, 30.0) if draw(st.integers(0, 3)) == 0 else logits,
         max_context=draw(st.none() | st.just(4096)),
         causal=causal or draw(st.integers(0, 7)) > 0,
         stored=draw(exceptions(paths)),
         lora=lora,
+        index_cache=draw(st.sampled_from(("", "fp8_128"))) if sparse else "",
     )
 
 

@@ -97,7 +97,8 @@ def _other_loads(draw: DrawFn, spec: PlanSpec) -> PlanSpec:
     if load.traffic is not None:
         seed, factor = draw(st.integers(0, 2**31)), draw(st.sampled_from((0.5, 1.0, 0.9, 1.1, 0.25)))
         return _with_loads(spec, lambda own: _traffic(spec, own, seed, factor))
-    sizes: dict[str, Any] = {"input": draw(_near(load.input)), "output": draw(_near(load.output))}
+    sizes: dict[str, Any] = {"input": draw(_near(load.input))}
+    sizes |= {} if load.encodes else {"output": draw(_near(load.output))}
     many = draw(_near(load.concurrency or load.batch, MOST))
     if load.concurrency is not None:
         requests = None if load.requests is None else max(load.requests, many)

@@ -14,7 +14,7 @@ from plandsl.passes.drafts import check_drafts
 from plandsl.show import show_plan
 from plandsl.spec.hardware import CalibrationSpec, ClusterSpec, NodeSpec
 from plandsl.spec.model import Apply, ModelSpec, walk
-from plandsl.spec.plan import PlanSpec, RequireSpec, ShardingSpec, SpeculateSpec, WorkloadSpec
+from plandsl.spec.plan import OF_OUTPUT, PlanSpec, RequireSpec, ShardingSpec, SpeculateSpec, WorkloadSpec
 from plandsl.spec.scheduler import ROUTERS
 from plandsl.testing.given import Given, given_machine, given_model, given_part
 from plandsl.testing.hardware import calibrations, nodes
@@ -35,13 +35,17 @@ BOUNDS: tuple[tuple[str, Dimension, bool], ...] = (
 
 
 @composite
-def workloads(draw: DrawFn) -> WorkloadSpec:
-    """A static load, down to one request and one token. Some loads have a part of their input in the cache."""
+def workloads(draw: DrawFn, encodes: bool = False) -> WorkloadSpec:
+    """A static load, down to one request and one token. Some loads have a part of their input in the cache.
+
+    Where a load ``encodes``, nothing comes out of it.
+    """
     reuse = draw(st.sampled_from((0.0, 0.0, 0.1, 0.5, 0.99)))
     return WorkloadSpec(
         name="w",
         input=draw(st.integers(1, 12) | st.integers(1, 5000)),
-        output=draw(st.integers(1, 8) | st.integers(1, 600)),
+        output=1 if encodes else draw(st.integers(1, 8) | st.integers(1, 600)),
+        encodes=encodes,
         batch=draw(st.integers(1, 9) | st.integers(1, 500)),
         in_flight=draw(st.none() | st.integers(1, 6)),
         reuse=reuse,
@@ -50,8 +54,9 @@ def workloads(draw: DrawFn) -> WorkloadSpec:
 
 
 @composite
-def _requires(draw: DrawFn) -> RequireSpec:
-    metric, dimension, share = draw(st.sampled_from(BOUNDS))
+def _requires(draw: DrawFn, load: WorkloadSpec) -> RequireSpec:
+    known = [bound for bound in BOUNDS if not (load.encodes and bound[0] in OF_OUTPUT)]
+    metric, dimension, share = draw(st.sampled_from(known))
     op = draw(st.sampled_from(("<=", "<", ">=", ">")))
     bound = draw(st.integers(1, 100)) / (100 if share else 1)
     return RequireSpec("", metric, op, bound, dimension=dimension, share=share)
@@ -110,7 +115,8 @@ def plans(
     what = _with_peaks(draw(drawn), where)
     own = [(gpu.name, draw(calibrations())) for _, gpu in where.groups]
     how = draw(shardings(what, machine) if sharding is None else given_part(sharding))
-    load = draw(workloads() if workload is None else given_part(workload))
+    encodes = not speculate and draw(st.integers(0, 7)) == 0
+    load = draw(workloads(encodes) if workload is None else given_part(workload))
     plan = PlanSpec(
         name="p",
         model=what,
@@ -121,7 +127,7 @@ def plans(
         workload=load,
         calibration=own[0][1],
         calibrations=tuple(own) if len(own) > 1 and draw(st.booleans()) else (),
-        requires=tuple(draw(st.lists(_requires(), max_size=2))),
+        requires=tuple(draw(st.lists(_requires(load), max_size=2))),
         kv_residency=draw(st.sampled_from(("all_batches", "one_batch"))),
         step_tokens=draw(st.sampled_from((0, 64, 8192))),
         memory_fraction=draw(st.sampled_from((1.0, 0.9))),

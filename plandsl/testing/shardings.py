@@ -11,7 +11,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, composite
 
-from plandsl.grammar.sharding import EVERY_MODEL, SUGAR
+from plandsl.grammar.sharding import EVERY_MODEL, HEADS, SUGAR
 from plandsl.ir.program import Program
 from plandsl.passes import steps
 from plandsl.passes.legality import check, check_program
@@ -28,11 +28,12 @@ COMMON = (
     ("", ("tokens",)),
     ("", ("batch",)),
     ("", ("context",)),
-    ("", ("heads", "kv_heads", "ffn", "expert_ffn", "vocab")),
-    ("", ("heads", "kv_heads")),
+    ("", (*HEADS, "ffn", "expert_ffn", "vocab")),
+    ("", HEADS),
     ("", ("experts",)),
-    ("attention", ("heads", "kv_heads")),
+    ("attention", HEADS),
     ("attention", ("context",)),
+    ("attention", ("state_dim",)),
     ("experts", ("experts",)),
     ("experts", ("expert_ffn",)),
 )

@@ -2,7 +2,8 @@
 
 Sets of `COLLECTIVE`, inside a node:
 
-- ``collective.nccl``: all_reduce, all_gather, reduce_scatter of NCCL and RCCL, timed on the GPU back to back;
+- ``collective.nccl``: all_reduce, all_gather, reduce_scatter of NCCL and RCCL, timed on the GPU back to back, and
+  of XLA on a CPU, which has no other library;
 - ``collective.nccl_exchange``: all_to_all and p2p of the same;
 - ``collective.torch``, ``collective.torch_exchange``: NCCL as torch.distributed calls it;
 - ``collective.vllm``, ``sglang``, ``trtllm``, ``aiter``, ``quickreduce``: all_reduce of these, in a graph or timed as
@@ -74,7 +75,7 @@ def _library(backend: str, graph: bool) -> str:
     """The class of a backend such as ``vllm_custom-0.19.0``, empty where it is unknown."""
     if backend.startswith("nccl (torch"):
         return "torch"
-    if backend.startswith(("nccl", "rccl")):
+    if backend.startswith(("nccl", "rccl", "xla")):  # on a CPU, XLA's own take NCCL's place
         return "nccl"
     for name in CUSTOM:
         if backend.startswith(name):

@@ -44,7 +44,7 @@ def estimate_servers(model: Replicas, metrics: Metrics, notes: Sequence[Diagnost
     length, resident = resident_tokens(one, load.input, load.output, ongoing=served is not None)
     lines = PhaseLines.of_main(metrics.prefill), PhaseLines.of_main(metrics.decode)
     prefill, decode = phase_estimates(one, metrics, *lines)
-    held = [memory.held(s, batch, length, load.input, resident) for s in range(len(memory.weights))]
+    held = memory.held_by_stage(batch, length, load.input, resident)
     stages = tuple(_memory(h, capacity) for h, capacity in zip(held, memory.capacities, strict=True))
     program = one.main.prefill.schedule.program
     spent = spend(model, metrics, prefill, decode)
@@ -211,6 +211,7 @@ def requirement(
     spent: Mapping[str, float],
 ) -> Requirement:
     """Whether ``r`` holds; ``spent`` has the metrics of money and energy."""
+    phases = (prefill,) if m.encodes else (prefill, decode)
     values = {
         "ttft": m.ttft,
         "tpot": m.tpot,
@@ -220,9 +221,9 @@ def requirement(
         "memory": m.used if r.share else m.memory,
         "kv_capacity": m.kv_capacity,
         "max_batch": m.max_batch,
-        "comm_share": max(prefill.comm_share, decode.comm_share),
-        "mfu": min(prefill.mfu, decode.mfu),
-        "mbu": min(prefill.mbu, decode.mbu),
+        "comm_share": max(phase.comm_share for phase in phases),
+        "mfu": min(phase.mfu for phase in phases),
+        "mbu": min(phase.mbu for phase in phases),
         **spent,
     }
     value = float(values[r.metric])

@@ -30,15 +30,17 @@ Sent = tuple[Sequence[int], Sequence[int], float]
 def flows(model: Deployment, size: int | None = None) -> tuple[Flows, ...]:
     """What ranks send to ranks in a prefill, in a decode step, and between two pools; ``size`` ranks are a block.
 
+    Where nothing comes out of a request, there is no decode step.
     Every byte of the table of communication is here once for each rank that sends it: a `total` is the table's bytes
     of a phase times the ranks of a stage (a draft runs on the ranks of all stages). The bytes of a rank are spread over
     the other ranks of its group as the algorithm sends them (`spread`).
     """
     metrics = model.own
     basis = bases(metrics, model.plan.workload.output, model.pools[-1].one.gain)
+    phases = ((PREFILL, metrics.prefill, basis[0]), (DECODE, metrics.decode, basis[1]))
     found = [
         _phase_flows(phase, times, list(stage_calls(times, one, PhaseLines.of_main(times))), size)
-        for phase, times, one in zip((PREFILL, DECODE), (metrics.prefill, metrics.decode), basis, strict=True)
+        for phase, times, one in phases[: 1 if metrics.encodes else 2]
     ]
     if model.transfer is not None:
         found.append(transfer_flows(model, size))

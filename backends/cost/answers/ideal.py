@@ -10,9 +10,11 @@ from attrs import evolve
 
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.forms.attention import visible_pairs
+from plandsl.backends.cost.num import minimum
 from plandsl.backends.cost.time.phase import PhaseTimes
 from plandsl.ir.compute import Attention, Gemm
 from plandsl.ir.extents import Extents
+from plandsl.ir.index import PickKeys
 from plandsl.ir.latent import LatentAttention
 from plandsl.ir.names import stem
 from plandsl.ir.program import Program
@@ -46,8 +48,8 @@ def mfu(server: Server, times: PhaseTimes, passes: Iterable[Pass]) -> Number:
 def ideal_seconds(program: Program, gpu: GpuSpec, extents: Extents, context: Number) -> Number:
     """Seconds that one GPU would take for one pass of the unsharded model at its nominal peaks.
 
-    GEMMs count at the peak of the dtype that they multiply in, attention and recurrences at the peak of the dtype of
-    their activations. MFU is
+    GEMMs count at the peak of the dtype that they multiply in; attention, scores of an index and recurrences at the
+    peak of the dtype of their activations. MFU is
     this time over GPU-seconds (Chowdhery et al. 2022, "PaLM": model FLOPs count once, recomputed FLOPs do not).
     """
     total: Number = 0.0
@@ -57,6 +59,8 @@ def ideal_seconds(program: Program, gpu: GpuSpec, extents: Extents, context: Num
                 total = total + region.repeats * _gemm(op, extents) / _peak(gpu, op.compute)
             elif isinstance(op, Attention | LatentAttention):
                 total = total + region.repeats * _attention(op, extents, context) / _peak(gpu, op.q.type.dtype)
+            elif isinstance(op, PickKeys):
+                total = total + region.repeats * _scores(op, extents, context) / _peak(gpu, op.q.type.dtype)
             elif isinstance(op, Recurrence):
                 total = total + region.repeats * _recurrence(op, extents) / _peak(gpu, op.v.type.dtype)
     return total
@@ -86,7 +90,17 @@ def _attention(op: Attention | LatentAttention, extents: Extents, context: Numbe
     d_v = extents.sizes[op.v.type.names[-1]]
     if isinstance(op, LatentAttention):
         d_qk = d_qk + extents.sizes[op.k_rope.type.names[-1]]
-    return 2 * (d_qk + d_v) * heads * batch * visible_pairs(position, context, op.causal, op.window, op.chunk)
+    pairs = visible_pairs(position, context, op.causal, op.window, op.chunk)
+    if op.among is not None:
+        picks = extents.sizes[op.among.type.names[-1]]
+        pairs = minimum(pairs, visible_pairs(position, context, op.causal, picks))
+    return 2 * (d_qk + d_v) * heads * batch * pairs
+
+
+def _scores(op: PickKeys, extents: Extents, context: Number) -> Number:
+    """Two FLOPs for every element of a key, for every head and visible pair of query and key."""
+    batch, position, heads, width = (extents.sizes[n] for n in op.q.type.names)
+    return 2 * heads * width * batch * visible_pairs(position, context, op.causal, op.window, op.chunk)
 
 
 def _recurrence(op: Recurrence, extents: Extents) -> Number:

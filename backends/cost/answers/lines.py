@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 
 from attrs import evolve
 
@@ -104,7 +105,10 @@ class PhaseLines:
         exposed = sum(s.exposed for s in t.stages) + t.hops + t.again.exposed
         parts = [self._part_ops(s) for s in range(stages)]
         everything = [[op for part in stage for op in part] for stage in parts]
-        moved = sum(o.count * o.bytes for stage in everything for o in stage if not o.communicates)
+        bandwidth = average_gpu(plan).bandwidth
+        moved = sum(  # a kernel that is faster than memory finds the rest of its bytes in a cache
+            min(o.count * o.bytes, o.time_s * bandwidth) for stage in everything for o in stage if not o.communicates
+        )
         per_batch = t.period / server.in_flight
         program = self.model.schedule.program
         busy = t.parts * sum(s.span for s in t.stages) / stages
@@ -123,7 +127,7 @@ class PhaseLines:
             bubble_s=_drop_dust(bubble, float(time)),
             idle_share=max(0.0, 1 - float((busy + t.drafted) / per_batch)),
             mfu=float(mfu(server, t, (Pass(w, program, self.extents, c) for w, c in self.contexts))),
-            mbu=moved / (per_batch * stages * average_gpu(plan).bandwidth),
+            mbu=moved / (per_batch * stages * bandwidth),
             ops=ops,
             engine_s=_drop_dust(rest - bubble, float(time)),
             waiting_s=float(waiting),
@@ -152,8 +156,19 @@ class PhaseLines:
         Where a hop is slower than all stages, its time for the second and later parts counts as a wait.
         """
         times = self.times
-        slowest = stage == times.slowest and float(times.stages[stage].span) >= float(times.hop)
+        slowest = stage == self.slowest and float(times.stages[stage].span) >= float(times.hop)
         return 1.0 if slowest and op.op not in HOP_WORDS else 1 / float(times.parts)
+
+    @cached_property
+    def alike(self) -> list[tuple[int, int]]:
+        """One stage of each group of stages that run the same, with their number; the slowest stage stands alone."""
+        groups = [[n for n in numbers if n != self.slowest] for numbers in self.model.alike.values()]
+        return sorted([(self.slowest, 1), *((numbers[0], len(numbers)) for numbers in groups if numbers)])
+
+    @cached_property
+    def slowest(self) -> int:
+        """The number of the busiest stage: it is asked for every op of every stage."""
+        return self.times.slowest
 
     def lines(self, run: RunKey, count: int, stream: str = "") -> list[OpTime]:
         """Every op of a run, or of one ``stream``, with ``count`` runs in a pass; equal stages share the lines."""

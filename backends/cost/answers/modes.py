@@ -29,11 +29,13 @@ def estimate_shift(server: Server, metrics: Metrics) -> Shift | None:
     def mode_name(times: PhaseTimes) -> str:
         return "base" if times.main.phase in (base.prefill, base.decode) else "tensor"
 
-    prefill_tokens, decode_tokens = _crossovers(modes.base, modes.tensor, load.input, load.output)
+    prefill_tokens, decode_tokens = _crossovers(
+        modes.base, modes.tensor, load.input, None if load.encodes else load.output
+    )
     return Shift(
         modes.threshold,
         mode_name(metrics.prefill),
-        decode=mode_name(metrics.decode),
+        decode="" if load.encodes else mode_name(metrics.decode),
         base=estimate_mode(modes.base),
         tensor=estimate_mode(modes.tensor),
         prefill_tokens=prefill_tokens,
@@ -42,12 +44,15 @@ def estimate_shift(server: Server, metrics: Metrics) -> Shift | None:
 
 
 @lru_cache(maxsize=4)
-def _crossovers(base: Server, tensor: Server, input_: int, output: int) -> tuple[int | None, int | None]:
-    """The crossovers of prefill and of decode; a report, an explanation and a comparison ask for the same ones."""
-    return (
-        _crossover(base, tensor, lambda one, tokens: prefill_step(one, 1, tokens, one.in_flight).through),
-        _crossover(base, tensor, lambda one, tokens: decode_step(one, tokens, input_, output).period),
-    )
+def _crossovers(base: Server, tensor: Server, input_: int, output: int | None) -> tuple[int | None, int | None]:
+    """The crossovers of prefill and of decode; a report, an explanation and a comparison ask for the same ones.
+
+    ``output`` is None where nothing comes out, so that no step decodes.
+    """
+    prefill = _crossover(base, tensor, lambda one, tokens: prefill_step(one, 1, tokens, one.in_flight).through)
+    if output is None:
+        return prefill, None
+    return prefill, _crossover(base, tensor, lambda one, tokens: decode_step(one, tokens, input_, output).period)
 
 
 def _crossover(base: Server, tensor: Server, time: Callable[[Server, int], Number]) -> int | None:
@@ -63,7 +68,8 @@ def estimate_mode(server: Server) -> Mode:
     sharding = server.plan.sharding
     metrics = Replicas(sharding.replicas, server).evaluate()
     mesh = tuple((a.name, a.size) for a in sharding.axes if a.size > 1)
-    return Mode(sharding.name, mesh, float(metrics.ttft), float(metrics.tpot))
+    tpot = None if server.plan.workload.encodes else float(metrics.tpot)
+    return Mode(sharding.name, mesh, float(metrics.ttft), tpot)
 
 
 def estimate_draft(server: Server, metrics: Metrics) -> Speculated | None:

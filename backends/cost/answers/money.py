@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from plandsl.backends.cost.answers.ideal import average_gpu, ideal_seconds
 from plandsl.backends.cost.answers.lines import mean_contexts
-from plandsl.backends.cost.answers.shares import Used, kernel_bytes
+from plandsl.backends.cost.answers.shares import Used, memory_bytes
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.num import ceil_div, clip, maximum, minimum
@@ -284,8 +284,7 @@ def _draft_level(run: ProgramRun) -> Number:
     program, gpu, sharding = run.phase.schedule.program, average_gpu(run.plan), run.plan.sharding
     extents = Extents(program, run.bind, run.phase.extents.mesh)
     ranks = sharding.ranks // sharding.replicas / len(run.phase.schedule.stages)
-    total: Number = 0.0
+    total = MEMORY * memory_bytes(run, gpu.bandwidth) * ranks / gpu.bandwidth
     for weight, context in mean_contexts(run.phase, run.bind, run.context):
-        moved = kernel_bytes(run.phase, extents, context) * ranks / gpu.bandwidth
-        total = total + weight * (COMPUTE * ideal_seconds(program, gpu, extents, context) + MEMORY * moved)
+        total = total + weight * COMPUTE * ideal_seconds(program, gpu, extents, context)
     return run.weight * run.count * total / run.bind["batch"]

@@ -5,6 +5,7 @@ The cost model is evaluated again with one figure changed, under the same schedu
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import cached_property
 from math import ceil, floor, inf, isfinite, log
@@ -18,6 +19,7 @@ from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.backends.cost.num import find_least
 from plandsl.backends.cost.work.work import Binding
 from plandsl.ir.extents import Extents
+from plandsl.ir.names import RegionName
 from plandsl.ir.types import Number
 from plandsl.limits import MAX_DIMENSION, MAX_LOAD
 
@@ -321,13 +323,10 @@ def _crossover(metrics: Metrics, gemms: bool) -> int | None:
     run = metrics.decode.main
     phase, context = run.phase, float(run.context)
     program = phase.schedule.program
-    works = [
-        (part.repeats, work)
-        for stage in program.stages
-        for part in stage
-        for work in phase.work[part.region]
-        if not gemms or "gemm" in work.op.keyword
-    ]
+    runs: Counter[RegionName] = Counter()
+    for part in (part for stage in program.stages for part in stage):
+        runs[part.region] += part.repeats
+    works = [(n, w) for name, n in runs.items() for w in phase.work[name] if not gemms or "gemm" in w.op.keyword]
 
     def busy(batch: int) -> bool:
         at = Binding(Extents(program, {**run.bind, "batch": batch}, phase.extents.mesh), context)
@@ -349,7 +348,7 @@ def _max_context(model: Deployment, metrics: Metrics, batch: float) -> int:
     def full(total: int) -> bool:
         input_: Number = max(total - load.output, 1)
         kept, rounds = resident_tokens(one, input_, min(load.output, total), ongoing=metrics.served is not None)
-        held = [memory.held(s, batch, kept, input_, rounds).total for s in range(len(memory.weights))]
+        held = [h.total for h in memory.held_by_stage(batch, kept, input_, rounds)]
         return not memory.fit(held)
 
     first = find_least(full, MAX_DIMENSION)

@@ -113,11 +113,12 @@ def _breakdown(
 
 
 class Run(NamedTuple):
-    """An op on a stage, its exposed seconds, and the figure that it follows."""
+    """An op on ``stages`` stages that run the same, its exposed seconds on one of them, and the figure it follows."""
 
     op: OpTime
     value: float
     bound: str
+    stages: int
 
 
 def _engine_terms(phase: str, engine: float, ranks: float) -> list[Term]:
@@ -134,29 +135,29 @@ def _op_terms(phase: str, lines: PhaseLines, follow: Followed, share: float) -> 
     The figure that most of its time follows bounds it.
     """
     named: dict[tuple[str, str], list[Run]] = {}
-    for stage in range(len(lines.times.stages)):
+    for stage, count in lines.alike:
         columns = lines.stage_ops(stage), _exposed_in_stage(lines, stage), _followed_in_stage(lines, follow, stage)
         for op, seen, bound in zip(*columns, strict=True):
             if op.time_s > 0:
                 value = op.time_s * lines.share_on_way(stage, op) * seen / share
-                named.setdefault((op.op, op.name), []).append(Run(op, value, bound))
+                named.setdefault((op.op, op.name), []).append(Run(op, value, bound, count))
     for (kind, name), runs in named.items():
         most, bounds = max(runs, key=lambda run: run.value).op, dict.fromkeys((run.bound for run in runs), 0.0)
         for run in runs:
-            bounds[run.bound] += run.value
+            bounds[run.bound] += run.stages * run.value
         yield Term(
             phase,
             _group(most),
             op=kind,
             name=name,
-            value=sum(run.value for run in runs),
+            value=sum(run.stages * run.value for run in runs),
             bound=max(bounds, key=lambda key: bounds[key]),
             layer=most.layer,
             origin=most.origin,
             band=most.band,
-            runs=sum(run.op.count for run in runs),
-            flops=sum(run.op.count * run.op.flops for run in runs),
-            bytes=sum(run.op.count * run.op.bytes for run in runs),
+            runs=sum(run.stages * run.op.count for run in runs),
+            flops=sum(run.stages * run.op.count * run.op.flops for run in runs),
+            bytes=sum(run.stages * run.op.count * run.op.bytes for run in runs),
         )
 
 
@@ -181,6 +182,8 @@ def _group(op: OpTime) -> str:
     """The group of an op: a kind of collective, GEMMs, attention, or element-wise."""
     if op.communicates or op.op == "attention":
         return op.op
+    if op.op == "index":  # the choice of keys is a part of sparse attention
+        return "attention"
     return "GEMMs" if "gemm" in op.op else "element-wise"
 
 

@@ -51,8 +51,8 @@ def cuts_prompts(server: Server) -> bool:
 
 
 def decodes_beside(server: Server) -> bool:
-    """Whether requests decode in steps with a chunk; in a pool of prefill none do."""
-    return server.plan.kv_residency != "prompts"
+    """Whether requests decode in steps with a chunk; in a pool of prefill, and where nothing comes out, none do."""
+    return server.plan.kv_residency != "prompts" and not server.plan.workload.encodes
 
 
 def sustained_decodes(server: Server, new: Number, output: Number) -> Number:
@@ -99,11 +99,11 @@ def chunk_prompt(server: Server, running: Number, input_: Number, in_flight: Num
     """The chunks of one prompt beside ``running`` requests; steps may be a fraction, as prompts share them.
 
     Of ``running`` requests `sustained_decodes` decode at most. As many prompts come to a step as requests end in it, at
-    least one; in a pool of prefill they fill the budget.
+    least one. Where no request decodes, the prompts of all that run share a step, up to its budget.
     """
     ways, budget, new = server.main.ways, _budget(server), input_ - reused_tokens(server.plan, input_)
     if not decodes_beside(server):
-        beside, chunk = None, maximum(budget, 1)
+        beside, chunk = None, minimum(maximum(running / ways, 1) * new, maximum(budget, 1))
     else:
         beside = minimum(running / ways, sustained_decodes(server, new, output))
         come = maximum(beside * server.gain / output, 1) * new

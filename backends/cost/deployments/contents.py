@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Hashable, Iterable
+from functools import cached_property
 from typing import NamedTuple
 
 from attrs import evolve
@@ -11,6 +12,7 @@ from plandsl.backends.cost.work.cached import cache_sources, trace_sources
 from plandsl.ir.collectives import Along, Ring
 from plandsl.ir.compute import Attention, CacheWrite
 from plandsl.ir.extents import Extents
+from plandsl.ir.index import PickKeys
 from plandsl.ir.latent import LatentAttention
 from plandsl.ir.ops import KEEPS
 from plandsl.ir.program import Program, Region
@@ -58,10 +60,19 @@ class Contents:
         self.caches = [self._caches(stage) for stage in stages]
         self.steps = [self._step_rows(p) for p in (program, decode)]
 
-    def of_stage(self, stage: int) -> tuple[object, ...]:
+    def of_stage(self, stage: int) -> Hashable:
         """All that a stage holds: stages with equal values hold the same."""
-        steps = tuple((tuple(live[stage]), tuple(buffers[stage])) for live, buffers in self.steps)
-        return self.weights[stage], tuple(self.caches[stage]), steps
+        return self._first_alike[stage]
+
+    @cached_property
+    def _first_alike(self) -> list[int]:
+        """For each stage the first stage that holds the same."""
+        found: dict[Hashable, int] = {}
+        first = []
+        for stage, (weights, caches) in enumerate(zip(self.weights, self.caches, strict=True)):
+            steps = tuple((tuple(live[stage]), tuple(buffers[stage])) for live, buffers in self.steps)
+            first.append(found.setdefault((weights, tuple(caches), steps), stage))
+        return first
 
     def ways(self, stage: int) -> Number:
         """The number of ranks that share the requests of a batch."""
@@ -100,7 +111,7 @@ class Contents:
             windows = {
                 source.get(op.k.name, op.k.name): op.window or op.chunk or 0
                 for op in region.ops
-                if isinstance(op, Attention)
+                if isinstance(op, Attention | PickKeys)
             }
             latent = (op for op in region.ops if isinstance(op, LatentAttention))
             windows |= {source.get(op.k_rope.name, op.k_rope.name): op.window or op.chunk or 0 for op in latent}
@@ -122,10 +133,10 @@ class Contents:
     def _step_rows(self, program: Program) -> tuple[list[list[RowBytes]], list[list[RowBytes]]]:
         """For each stage, the bytes per row of its sets of live values, and of its sets of buffers."""
         held = {region.name: self._region_rows(region) for region in program.regions}
-        stages = [[held[part.region] for part in parts] for parts in program.stages]
-        return [_drop_outweighed(sets for sets, _ in s) for s in stages], [
-            _drop_outweighed(sets for _, sets in s) for s in stages
-        ]
+        kinds = [tuple(dict.fromkeys(part.region for part in parts)) for parts in program.stages]
+        live = {names: _drop_outweighed(held[name][0] for name in names) for names in set(kinds)}
+        buffers = {names: _drop_outweighed(held[name][1] for name in names) for names in set(kinds)}
+        return [live[names] for names in kinds], [buffers[names] for names in kinds]
 
     def _region_rows(self, region: Region) -> tuple[list[RowBytes], list[RowBytes]]:
         """The bytes per row of a region's sets of live values, and of its sets of buffers."""

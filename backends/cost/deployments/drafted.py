@@ -7,7 +7,7 @@ inference from transformers via speculative decoding", 2023, arXiv 2211.17192.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -194,7 +194,7 @@ class DraftedMemory(MemoryModel):
         """The memory of the verifying model."""
         return self.target.main
 
-    def of_stage(self, stage: int) -> tuple[object, ...]:
+    def of_stage(self, stage: int) -> Hashable:
         """What a stage holds; of the draft's caches and steps every stage holds the same."""
         return self.weights[stage], self.target.of_stage(stage)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import cached_property
 from math import inf
 from typing import NamedTuple
@@ -70,7 +70,7 @@ class MemoryModel(ABC):
         """The memory of the model's own programs; with two shardings, of the programs for large steps."""
 
     @abstractmethod
-    def of_stage(self, stage: int) -> tuple[object, ...]:
+    def of_stage(self, stage: int) -> Hashable:
         """What a stage holds, whatever the load: stages with equal values hold equal bytes under every load."""
 
     @abstractmethod
@@ -147,13 +147,24 @@ class MemoryModel(ABC):
         return self.main.contents.ways(stage)
 
     @cached_property
-    def distinct(self) -> list[int]:
-        """One stage of each group of stages that hold the same: its answers are those of the whole group."""
-        found: dict[object, int] = {}
+    def first_alike(self) -> list[int]:
+        """For each stage the first stage that holds the same: what it is asked has the same answer."""
+        found: dict[Hashable, int] = {}
+        first = []
         for stage, capacity in enumerate(self.capacities):
             engine = self.taken[stage] if self.plan.engine else None
-            found.setdefault((capacity, engine, self.of_stage(stage)), stage)
-        return list(found.values())
+            first.append(found.setdefault((capacity, engine, self.of_stage(stage)), stage))
+        return first
+
+    @cached_property
+    def distinct(self) -> list[int]:
+        """One stage of each group of stages that hold the same."""
+        return list(dict.fromkeys(self.first_alike))
+
+    def held_by_stage(self, batch: Number, length: Number, input_: Number, rounds: Number) -> list[Held]:
+        """What a GPU of each stage holds, as `held`."""
+        found = {stage: self.held(stage, batch, length, input_, rounds) for stage in self.distinct}
+        return [found[stage] for stage in self.first_alike]
 
     def held(self, stage: int, batch: Number, length: Number, input_: Number, rounds: Number) -> Held:
         """What a GPU of ``stage`` holds with ``rounds`` resident batches of ``batch`` requests of ``length`` tokens.
@@ -231,7 +242,7 @@ class MemoryModel(ABC):
         """
         ways = self.ways(stage)
         room, each = self._room(stage, length, input_, rounds)
-        # without a cache only the step grows with the batch, and a step is bounded
+        # without a cache only the step grows with the batch, and most steps are bounded
         high = maximum(floor(room / each), 0) if self.caches[stage] else where(room > 0, MAX_DIMENSION, 0)
         low = self._fits_beside(stage, high, length, input_, rounds)
         high = minimum(high, self._fits_beside(stage, low, length, input_, rounds))
@@ -248,10 +259,10 @@ class MemoryModel(ABC):
 
     def _fits_beside(self, stage: int, fits: Number, length: Number, input_: Number, rounds: Number) -> Number:
         """Local requests that fit on a stage beside the activations of ``fits`` of them."""
-        if not self.caches[stage]:
-            return fits
         activations, buffers = self.working(stage, maximum(fits * self.ways(stage), 1), input_)
         room, each = self._room(stage, length, input_, rounds)
+        if not self.caches[stage]:
+            return where(room >= activations + buffers, MAX_DIMENSION, 0)
         return maximum(floor((room - activations - buffers) / each), 0)
 
     def _bisect(self, stage: int, low: Number, high: Number, length: Number, input_: Number, rounds: Number) -> Number:
@@ -295,13 +306,19 @@ class ProgramMemory(MemoryModel):
         return self.profile.activations(stage)
 
     def layers(self, stage: int) -> list[Layers]:
-        """The caches of a stage, layers with the same window together, and those with a state."""
+        """The caches of a stage, layers with the same window together, and those with a state.
+
+        A token is one of those that ranks share out. Of a cache that every rank has whole, beside caches that ``ways``
+        ranks share, the rank holds ``ways`` tokens for each of these.
+        """
         found: dict[tuple[int, bool], Layers] = {}
+        shared = largest([1, *(self.extents.ways(cache.context.axes) for cache in self.caches[stage])])
         for cache in self.caches[stage]:
-            key, ways = (cache.window, cache.state), self.extents.ways(cache.context.axes)
+            key, ways = (cache.window, cache.state), 1 if cache.state else shared
             states = self.states if cache.state else 0
             before = found.get(key, Layers(cache.window, 0, 0.0, ways, states))
-            bytes_ = before.bytes + cache.layers * cache.per_token / (self.block if cache.state else 1)
+            copies = shared / self.extents.ways(cache.context.axes)
+            bytes_ = before.bytes + cache.layers * cache.per_token * (1 / self.block if cache.state else copies)
             found[key] = Layers(cache.window, before.number + cache.layers, bytes_, ways, states)
         return list(found.values())
 
@@ -325,7 +342,7 @@ class ProgramMemory(MemoryModel):
             return cache.per_token
         return maximum(cache.per_token, largest(tokens) * self.block)
 
-    def of_stage(self, stage: int) -> tuple[object, ...]:
+    def of_stage(self, stage: int) -> Hashable:
         """Everything that a stage holds."""
         return self.contents.of_stage(stage)
 

@@ -174,13 +174,14 @@ def serve(
     its steps are done. If nothing ``decodes``, each text takes one step, and a step
     reads ``joined`` texts. During that step the results of the step before are still on their way to the clients.
     """
-    added = host_seconds(engine, runs / flights, ways)
+    added = host_seconds(engine, (runs if decodes else joined) / flights, ways)
     whole, step, host = decode.period + added, decode.period / gain, added / gain
     come = (runs - 1) / output
     if chunks is None:
         cost = whole_prompt_cost(engine, prefill, joined)
     else:
-        cost = chunked_prompt_cost(engine, chunks, decode.period, added, flights=flights, come=come)
+        plain, beside = (decode.period, come) if decodes else (0.0, 0.0)
+        cost = chunked_prompt_cost(engine, chunks, plain, added, flights=flights, come=beside)
     if not decodes:
         cost = cost._replace(wait=0.0)
     own, others = cost.own, cost.each * come
@@ -194,7 +195,7 @@ def serve(
         queue = queue * (1 - minimum(clients / requests, 1.0) / 2)
     first = engine.first + engine.first_request * (runs if decodes else joined)
     if not decodes:
-        line = maximum(line - first, (joined - 1) * cost.each)
+        line = maximum(line - first, maximum(joined - 1 - cost.together, 0) * cost.each)
     others = others * (cycle + line) / (cycle + line + first)  # a request whose token is on its way is in no step
     cycle = own + maximum(output - 1, 0) * (step + host + others)
     stay = cycle + line + first

@@ -254,7 +254,7 @@ class Pools(Deployment):
         if not cuts_prompts(one):
             times = prefill_step(one, 1, i, 1)
             return times, whole_prompt_cost(engine, times, 1)
-        chunks = chunk_prompt(one, 0, i, 1)
+        chunks = chunk_prompt(one, inf, i, 1)
         each = largest([s.span for s in chunks.times.stages])
         slowest = maximum(each, chunks.times.hop) * chunks.times.parts + chunks.times.drafted + engine.step
         whole, turn = chunks._replace(steps=ceil_div(chunks.steps, 1)), chunks.steps * slowest + engine.admit

@@ -7,6 +7,7 @@ from plandsl.backends.cost.deployments.chunks import Chunks, chunk_prompt, cuts_
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics, Phases
 from plandsl.backends.cost.deployments.memory import MemoryModel
 from plandsl.backends.cost.deployments.ongoing import joined_prefills, running_requests, serve
+from plandsl.backends.cost.deployments.prefix import reused_tokens
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.deployments.single import Single
 from plandsl.backends.cost.deployments.step import Step
@@ -84,7 +85,7 @@ class Replicas(Deployment):
         """What the GPUs hold with batches of ``b`` requests."""
         memory = self.memory
         kept, resident = resident_tokens(self.one, i, o, ongoing)
-        held = [memory.held(s, b, kept, i, resident).total for s in range(len(memory.weights))]
+        held = [h.total for h in memory.held_by_stage(b, kept, i, resident)]
         tokens = memory.kv_capacity(b, kept, i, resident) if self.plan.engine is None else memory.kv_tokens(i + o)
         return Occupancy(
             largest(held),
@@ -123,11 +124,13 @@ class Replicas(Deployment):
         most = self.max_batch(i, o, ongoing=True)
         _, rounds = resident_tokens(self.one, i, o, ongoing=True)
         runs = running_requests(self.plan.effective_engine, clients, most * rounds)
-        if cuts_prompts(self.one):
+        encodes = self.plan.workload.encodes
+        if cuts_prompts(self.one) and not encodes:
             runs = minimum(runs, rounds * sustained_requests(self.one, i, o))
         joined = joined_prefills(runs, o / self.gain, self.main.ways)
-        if self.plan.workload.encodes and self.plan.full_step:  # all that run are read, a full step at a time
-            joined = minimum(joined, maximum(floor(self.plan.full_step / i), 1) * self.main.ways)
+        step = self.plan.chunked_prefill or self.plan.full_step
+        if encodes and step:  # all that run are read, a full step at a time
+            joined = minimum(joined, maximum(floor(step / (i - reused_tokens(self.plan, i))), 1) * self.main.ways)
         return Crowd(clients, runs, joined, most)
 
     def ongoing(self, n: Number, i: Number, o: Number, requests: Number | None) -> Metrics:

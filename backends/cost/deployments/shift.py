@@ -5,6 +5,7 @@ Source of the rule: arXiv 2509.16495, shift parallelism.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from functools import cached_property
 from typing import NamedTuple
 
@@ -120,7 +121,7 @@ class ShiftMemory(MemoryModel):
         base, tensor = self.base.verifying(queries), self.tensor.verifying(queries)
         return ShiftMemory(self.plan, base, tensor, self.weights)
 
-    def of_stage(self, stage: int) -> tuple[object, ...]:
+    def of_stage(self, stage: int) -> Hashable:
         """What a stage holds of either."""
         return self.weights[stage], self.base.of_stage(stage), self.tensor.of_stage(stage)
 

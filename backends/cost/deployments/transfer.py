@@ -8,6 +8,7 @@ from plandsl.backends.cost.deployments.memory import MemoryModel
 from plandsl.backends.cost.deployments.prefix import shared_tokens
 from plandsl.backends.cost.num import ceil_div, largest, maximum, minimum
 from plandsl.ir.compute import Attention, CacheWrite
+from plandsl.ir.index import PickKeys
 from plandsl.ir.latent import LatentAttention
 from plandsl.ir.ops import KEEPS, cache_name
 from plandsl.ir.program import Region
@@ -104,7 +105,7 @@ def _kept_cache(memory: MemoryModel, region: Region, op: CacheWrite | States, i:
 def _cache_window(region: Region, op: CacheWrite) -> int:
     """The most tokens that attention to a cache sees, 0 for all; each cache has one reader."""
     made = {x.name for x in op.outs}
-    readers = [x for x in region.ops if isinstance(x, Attention | LatentAttention)]
+    readers = [x for x in region.ops if isinstance(x, Attention | LatentAttention | PickKeys)]
     direct = [x.window for x in readers if made & {v.name for v in x.operands}]
     return max(direct or [x.window for x in readers])
 

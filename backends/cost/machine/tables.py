@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from plandsl.backends.cost.machine.measured import Curve, Grid, Line, Surface
 from plandsl.diagnostics import Diagnostic, PlanError, clip
-from plandsl.measurements import HINT, NUMBERS, Unfit, read_number, read_rows
+from plandsl.measurements import FILE, HINT, NUMBERS, Unfit, read_number, read_rows
 from plandsl.spec.hardware import GpuSpec, TableSpec
 from plandsl.spec.plan import PlanSpec
 
@@ -97,6 +97,9 @@ SORTS = {
 }
 """The kinds of `backends/calibrate/kinds` that ops are looked up in, without numpy."""
 
+BY_FILE = {("collectives" if name == "collective" else name) + ".csv": sort for name, sort in SORTS.items()}
+"""The kinds by the names of their files, which stand in the column `FILE` of a file that holds several tables."""
+
 
 # ---- files
 
@@ -114,6 +117,7 @@ def _content(path: str, stamp: tuple[int, int], gpus: frozenset[str]) -> Content
     rows = read_rows(path)
     _, header = next(rows, (1, []))
     sort = next((sort for sort in SORTS.values() if set(sort.columns) <= set(header)), None)
+    table = header.index(FILE) if FILE in header else None
     if sort is None:
         shown = clip(", ".join(header)) or "none"
         raise Unfit(f"no table of measured kernels has these columns: {shown}", HINT)
@@ -121,7 +125,9 @@ def _content(path: str, stamp: tuple[int, int], gpus: frozenset[str]) -> Content
     found: dict[str, dict[tuple[Shape, Point], dict[Shape, list[float]]]] = {}
     for at, cells in rows:
         points = found.setdefault(cells[gpu], {})
-        if cells[gpu] in gpus:
+        if table is not None:
+            sort = BY_FILE.get(cells[table])
+        if cells[gpu] in gpus and sort is not None:
             _add_row(dict(zip(header, cells, strict=True)), sort, points, at)
     return Content({g: _fastest_times(points) for g, points in found.items() if g in gpus}, tuple(found))
 

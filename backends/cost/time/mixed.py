@@ -12,6 +12,7 @@ from plandsl.backends.cost.time.phase import PhaseModel, PhaseTimes
 from plandsl.backends.cost.work.attention import Mixed, Softmax
 from plandsl.backends.cost.work.work import Binding, Work
 from plandsl.ir.compute import Gemm
+from plandsl.ir.index import PickKeys
 from plandsl.ir.names import RunKey
 from plandsl.ir.ops import Op
 from plandsl.ir.states import States
@@ -108,7 +109,7 @@ class _KindMixer:
             if isinstance(work, Softmax):
                 found.append(self._attention(name, i, mix, sizes))
                 continue
-            if isinstance(work.op, States):
+            if isinstance(work.op, States | PickKeys):
                 found.append(self._apart(name, i, mix, sizes))
                 continue
             lone = work.rows and all(d.name == "batch" for d in work.rows)
@@ -120,7 +121,7 @@ class _KindMixer:
         return found
 
     def _apart(self, name: RunKey, i: int, mix: Mix, sizes: Sizes) -> Number:
-        """Seconds of a layer with a state: prompts are scanned, and the decodes step, in kernels of their own."""
+        """Seconds of an op that has kernels of its own for prompts and for decodes: a state's, or a choice of keys."""
         found = self.prefill.op_seconds(name, i, sizes.chunk)
         if sizes.decodes is None:
             return found

@@ -363,6 +363,14 @@ class PhaseModel:
         """Seconds of each op of each run; ``found`` has them for each kind of GPU, and the slowest kind counts."""
         return found[0]
 
+    @cached_property
+    def alike(self) -> dict[tuple[tuple[RunKey, int], ...], list[int]]:
+        """The stages that run the same, which take equally long, by their runs with the repeats of each."""
+        found: dict[tuple[tuple[RunKey, int], ...], list[int]] = {}
+        for i, parts in enumerate(self.schedule.stages):
+            found.setdefault(tuple((self.run(i, part.region), part.repeats) for part in parts), []).append(i)
+        return found
+
     def run(self, stage: int, region: RegionName) -> RunKey:
         """The run of a region on a stage: a key of `work` and of `PhaseTimes.seconds`."""
         return self.boundaries[stage] if region == SEND else region
@@ -382,21 +390,21 @@ class PhaseModel:
         regions = {
             n: play(self.schedule.slots_of(names[n]), times, self.orders[names[n]]) for n, times in seconds.items()
         }
-        stages = []
-        for i, parts in enumerate(self.schedule.stages):
+        hop, hops = self._hops(regions)
+        through, spans = hops, []
+        placed: dict[int, Played] = {}
+        for runs, numbers in self.alike.items():
             span: Number = 0.0
             compute: Number = 0.0
-            for part in parts:
-                if part.region != SEND:
-                    played = regions[self.run(i, part.region)]
-                    span = span + part.repeats * played.span
-                    compute = compute + part.repeats * played.compute
-            stages.append(Played(span, compute))
-        hop, hops = self._hops(regions)
-        through = hops
-        for stage in stages:
-            through = through + stage.span
-        slowest = maximum(largest([s.span for s in stages]), hop)
+            for run, repeats in runs:
+                if region_of(run) != SEND:
+                    span = span + repeats * regions[run].span
+                    compute = compute + repeats * regions[run].compute
+            through = through + len(numbers) * span
+            spans.append(span)
+            placed |= dict.fromkeys(numbers, Played(span, compute))
+        stages = [placed[i] for i in range(len(placed))]
+        slowest = maximum(largest(spans), hop)
         return PhaseTimes(
             seconds,
             regions,
@@ -480,8 +488,17 @@ def _mean_times(weights: list[Number], runs: list[PhaseTimes]) -> PhaseTimes:
             total = total + w * v
         return total
 
-    def played(many: list[Played]) -> Played:
+    def played(many: Sequence[Played]) -> Played:
         return Played(mean([p.span for p in many]), mean([p.compute for p in many]))
+
+    known: dict[tuple[int, ...], Played] = {}
+
+    def once(many: tuple[Played, ...]) -> Played:
+        """As `played`; the same times, of stages that run the same, have one mean."""
+        key = tuple(map(id, many))
+        if key not in known:
+            known[key] = played(many)
+        return known[key]
 
     first = runs[0]
     seconds = {
@@ -494,7 +511,7 @@ def _mean_times(weights: list[Number], runs: list[PhaseTimes]) -> PhaseTimes:
     return PhaseTimes(
         seconds,
         {name: played([r.regions[name] for r in runs]) for name in first.regions},
-        stages=[played([r.stages[i] for r in runs]) for i in range(len(first.stages))],
+        stages=[once(tuple(r.stages[i] for r in runs)) for i in range(len(first.stages))],
         hop=first.hop,
         through=mean([r.through for r in runs]),
         period=mean([r.period for r in runs]),

@@ -21,7 +21,7 @@ from plandsl.backends.cost.work.work import HERE, Binding, ContextUse, Demand, P
 from plandsl.ir.compute import Attention
 from plandsl.ir.extents import Extents
 from plandsl.ir.latent import LatentAttention
-from plandsl.ir.program import PREFILL, Program
+from plandsl.ir.program import DECODE, PREFILL, Program
 from plandsl.ir.types import Dim, Number
 from plandsl.spec.constants import (
     DecodeConstants,
@@ -33,6 +33,18 @@ from plandsl.spec.constants import (
 from plandsl.spec.formats import item_bytes
 
 AttentionConstants: TypeAlias = PrefillConstants | DecodeConstants | MlaPrefillConstants | MlaDecodeConstants
+
+
+SPARSE_SHARES = {PREFILL: 640 / 989.4, DECODE: 410 / 989.4}
+"""The shares of the peak that kernels of sparse attention reach at best.
+
+Source: deepseek-ai/FlashMLA, README, 2025-09-29: "up to 640 TFlops during prefilling and 410 TFlops during decoding",
+on Hopper, whose peak in bf16 is 989.4 TFLOP/s.
+"""
+
+
+SPARSE_BAND = (0.7, 2.0)
+"""The band of the time of kernels of sparse attention, which no calibration has rows of (assumed)."""
 
 
 class Queries(NamedTuple):
@@ -128,7 +140,8 @@ class Softmax(NamedTuple):
 
     flops = flops_per_pair * visible pairs, bytes = queries and results + visible keys and values. ``context`` is the
     dimension of keys, whose axes split them over ranks. Keys from a ring come in ``blocks``: one kernel for each block,
-    and each kernel reads the queries and writes the results.
+    and each kernel reads the queries and writes the results. A query that picked its keys sees at most ``picks`` of
+    them (0: it sees all), which lie evenly on the ranks that share the context.
     """
 
     op: Attention | LatentAttention
@@ -144,6 +157,12 @@ class Softmax(NamedTuple):
     table: Grid | None = None
     context: Dim = Dim("context")
     blocks: Number = 1
+    picks: int = 0
+
+    @property
+    def reach(self) -> int:
+        """The most keys that a query sees by its window and by its choice; 0 without either."""
+        return min(self.op.window or self.picks, self.picks or self.op.window)
 
     @property
     def rows(self) -> tuple[Dim, ...]:
@@ -162,7 +181,10 @@ class Softmax(NamedTuple):
         if self.form is None:
             demand = self._demand(at)
             return maximum(demand.arithmetic, demand.memory) + self.launch * self.blocks
-        whole = self.form.seconds(self.queries(at))
+        q = self.queries(at)
+        if self.picks:
+            return maximum(self.form.seconds(self._apart(q, at)), self._demand(at).arithmetic)
+        whole = self.form.seconds(q)
         if not self.form.prefill:
             return whole
         split = at.extents.ways((*self.position.axes, *self.context.axes))
@@ -171,13 +193,20 @@ class Softmax(NamedTuple):
             return time
         return time + (self.blocks - 1) * self.launch  # a kernel for each block
 
+    def _apart(self, q: Queries, at: Binding) -> Queries:
+        """Queries that picked their keys, as requests of one query each: a kernel reads the keys of each apart."""
+        own = minimum(q.own, self.reach / at.extents.ways(self.context.axes))
+        if q.chunk is not None:
+            own = minimum(own, q.chunk)
+        return q._replace(batch=q.batch * q.position, position=1, own=own, window=0, chunk=None)
+
     def mixed(self, machine: Machine, call: Mixed) -> Number | None:
         """Seconds of one call for a chunk of a prompt and for decodes, which both read whole keys of one cache.
 
         None where no kernel does both, or where the calibration has no constants for it.
         """
         constants = machine.calibration.constants(MixedConstants, f"attention_mixed.{self.op.q.type.dtype}")
-        whole = isinstance(self.op, Attention) and not self.op.window and not self.context.axes
+        whole = isinstance(self.op, Attention) and not self.reach and not self.context.axes
         if self.form is None or not whole or constants is None:
             return None
         return self.form.mixed(constants, call)
@@ -190,10 +219,14 @@ class Softmax(NamedTuple):
         q, extents = self.queries(at), at.extents
         split = extents.ways((*self.position.axes, *self.context.axes))
         pairs = visible_pairs(q.position, q.context, q.causal, q.window, q.chunk) / split
+        if self.picks:
+            pairs = minimum(pairs, visible_pairs(q.position, q.context, q.causal, self.reach) / split)
         keys = minimum(q.own, q.position + q.window - 1) if q.window else q.own
         if q.chunk is not None:
             keys = minimum(q.own, chunk_keys(q.position, q.context, q.chunk))
-        if (q.window or q.chunk is not None) and self.context.axes:
+        if self.picks:
+            keys = minimum(keys, q.position * self.reach / extents.ways(self.context.axes))
+        elif (q.window or q.chunk is not None) and self.context.axes:
             pairs = maximum(pairs, keys)
         rows = self.bytes_per_row * extents.local(self.position) * self.blocks
         flops, moved = self.flops_per_pair * q.batch * pairs, q.batch * (rows + self.bytes_per_key * keys)
@@ -202,7 +235,9 @@ class Softmax(NamedTuple):
     # ---- what the cost model asks
 
     def context_use(self, extents: Extents) -> ContextUse | None:
-        """The window counts keys of all ranks together."""
+        """The window counts keys of all ranks together; so does a choice, whose keys lie evenly on them."""
+        if self.picks:
+            return ContextUse(self.batch, self.reach, self.op.chunk)
         return ContextUse(self.batch, self.op.window * extents.ways(self.context.axes), self.op.chunk)
 
     def seconds(self, at: Binding) -> Number:
@@ -242,7 +277,8 @@ class Softmax(NamedTuple):
         batch, position = at.extents.local(self.batch), at.extents.sizes[self.position.name]
         if self.table is not None and self.table.at(batch, position, at.context) > 0:
             return MEASURED_ANSWER
-        return machine.flat if self.form is None else form_answer(self.form.constants, self.seconds(at))
+        answer = machine.flat if self.form is None else form_answer(self.form.constants, self.seconds(at))
+        return widened(answer) if self.picks else answer
 
     def path(self, program: Program) -> Path:
         """The bytes stay on the GPU."""
@@ -273,7 +309,7 @@ def attention(op: Attention, site: Site) -> Softmax:
     made = Softmax(
         op, position, batch,
         flops_per_pair=flops, bytes_per_row=per_row, bytes_per_key=per_key,
-        rate=rate, bandwidth=bandwidth, launch=launch, form=form,
+        rate=rate, bandwidth=bandwidth, launch=launch, form=form, picks=picked_keys(op, site),
     )  # fmt: skip
     context = op.k.type.dims[1]
     if not context.axes and not site.rings:
@@ -282,19 +318,31 @@ def attention(op: Attention, site: Site) -> Softmax:
     return made._replace(context=context, blocks=blocks)
 
 
+def widened(answer: Answer) -> Answer:
+    """An answer for a kernel of sparse attention: its band is at least `SPARSE_BAND`."""
+    low, high = answer.band or (1.0, 1.0)
+    return answer._replace(band=(min(low, SPARSE_BAND[0]), max(high, SPARSE_BAND[1])))
+
+
+def picked_keys(op: Attention | LatentAttention, site: Site) -> int:
+    """The number of keys that a query picked; 0 where it sees all."""
+    return 0 if op.among is None else int(site.extents.sizes[op.among.type.names[-1]])
+
+
 def reached_rates(op: Attention | LatentAttention, site: Site, form: Form | None) -> tuple[float, float, float]:
     """FLOP/s, bytes/s and launch of attention, from ``form`` and the nominal bandwidth or from shares of peaks."""
-    m = site.machine
+    m, dtype, phase = site.machine, op.q.type.dtype, site.program.phase
+    most = m.peak(dtype) * (1.0 if op.among is None else SPARSE_SHARES[phase])
     if form is None:
-        return m.attention_rate(op.q.type.dtype, site.program.phase), m.bandwidth, m.launch
-    return form.chip.peak * min(1.0, form.constants.compute), m.gpu.bandwidth, form.constants.fixed
+        return min(m.attention_rate(dtype, phase), most), m.bandwidth, m.launch
+    return min(form.chip.peak * min(1.0, form.constants.compute), most), m.gpu.bandwidth, form.constants.fixed
 
 
 def fitted_form(op: Attention | LatentAttention, site: Site, shape: Heads) -> AttentionForm | None:
     """The fitted form of this attention, for the nearest dtypes; None where the calibration has none."""
     m, q, cache = site.machine, op.q.type.dtype, op.k.type.dtype
     phase = site.program.phase
-    if m.gpu.units is None:
+    if m.gpu.units is None or (op.among is not None and phase == PREFILL):  # forms of prefill are for keys in a row
         return None
     stored = {"bf16": "bf16", "fp16": "fp16"}.get(cache, "fp8")
     form: type[PrefillConstants] | type[DecodeConstants]

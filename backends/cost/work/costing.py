@@ -33,6 +33,7 @@ from plandsl.ir.compute import AddNorm, Attention, CacheWrite, Gemm, Ids, Map, N
 from plandsl.ir.experts import GroupedGemm
 from plandsl.ir.extents import Extents
 from plandsl.ir.fusions import Kernels
+from plandsl.ir.index import PickKeys
 from plandsl.ir.latent import LatentAttention
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program
@@ -50,7 +51,7 @@ def sides_of(op: Op) -> tuple[Side, ...]:
             return LINKS
         case Gemm() | GroupedGemm() | Attention() | LatentAttention():
             return ARITHMETIC
-        case Quantize() | ShortConv() | Recurrence():
+        case Quantize() | ShortConv() | Recurrence() | PickKeys():
             return KERNELS
         case Regular() | CacheWrite() | Slice() | Split() | Join() | Ids():
             return TRAFFIC
@@ -142,6 +143,10 @@ class Costing:
                 from plandsl.backends.cost.work.latent import latent_attention
 
                 return latent_attention(op, site)
+            case PickKeys():
+                from plandsl.backends.cost.work.index import key_picks
+
+                return key_picks(op, site)
             case Quantize():
                 return kernel.quantize_kernel(op, site)
             case ShortConv() | Recurrence():

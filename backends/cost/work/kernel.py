@@ -191,6 +191,14 @@ def count_bytes(site: Site, touched: Iterable[TensorType]) -> tuple[Number, Numb
     return fixed, per_row
 
 
+def streaming_rates(machine: Machine) -> tuple[float, float]:
+    """Bytes/s and launch of a kernel that streams through the memory, as other element-wise kernels there."""
+    fitted = machine.calibration.constants(ElementConstants, "elementwise.any")
+    if fitted is None:
+        return machine.bandwidth, machine.launch_elementwise
+    return machine.gpu.bandwidth * fitted.memory, fitted.fixed
+
+
 def memory_kernel(op: Op, site: Site, main: TensorType, touched: Iterable[TensorType]) -> Kernel:
     """A kernel of memory traffic alone: it reads or writes every tensor in ``touched`` once."""
     _, rows = site.split(main)

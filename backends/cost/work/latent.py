@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from plandsl.backends.cost.forms.attention import Chip, Heads
 from plandsl.backends.cost.forms.mla import KEY, LATENT, LATENT_VALUE, VALUE, mla_decode_seconds, mla_prefill_seconds
-from plandsl.backends.cost.work.attention import Mixed, Queries, Softmax, fitted_form, reached_rates
+from plandsl.backends.cost.num import ceil_div
+from plandsl.backends.cost.work.attention import Mixed, Queries, Softmax, fitted_form, picked_keys, reached_rates
 from plandsl.backends.cost.work.cached import cache_sources
 from plandsl.backends.cost.work.site import Site
 from plandsl.ir.compute import CacheWrite
@@ -18,6 +19,13 @@ from plandsl.ir.program import PREFILL
 from plandsl.ir.types import Number
 from plandsl.spec.constants import MixedConstants, MlaDecodeConstants, MlaPrefillConstants
 from plandsl.spec.formats import item_bytes
+
+PADDED_HEADS = 64
+"""Kernels of sparse latent attention pad the heads of a rank to a multiple of this.
+
+Source: vllm-project/vllm, v1/attention/backends/mla/flashmla_sparse.py: "FP8 decode kernel only supports h_q = 64 or
+128, so we need to pad".
+"""
 
 UNPACKED = KEY, VALUE
 PACKED = LATENT, LATENT_VALUE
@@ -74,18 +82,24 @@ def latent_attention(op: LatentAttention, site: Site) -> Softmax:
     per_key = rope * item_bytes(op.k_rope.type.dtype)
     for x in {op.k, op.v}:
         per_key = per_key + site.extents.product(x.type.dims[2:]) * item_bytes(x.type.dtype)
-    flops = 2 * (d_qk + d_v) * local(heads)
+    flops = 2 * (d_qk + d_v) * _computed_heads(op, site)
     shape = Heads(local(heads), local(heads) if own else 1, (d_qk + d_v) / 2, per_row, per_key)
     form = _latent_form(op, site) or fitted_form(op, site, shape)
     rate, bandwidth, launch = reached_rates(op, site, form)
     made = Softmax(
         op, position, batch,
         flops_per_pair=flops, bytes_per_row=per_row, bytes_per_key=per_key,
-        rate=rate, bandwidth=bandwidth, launch=launch, form=form,
+        rate=rate, bandwidth=bandwidth, launch=launch, form=form, picks=picked_keys(op, site),
     )  # fmt: skip
     around = site.rings.get(op.k_rope)
     blocks = 1 if around is None else site.extents.mesh[around]
     return made._replace(context=op.k_rope.type.dim("context"), blocks=blocks)
+
+
+def _computed_heads(op: LatentAttention, site: Site) -> Number:
+    """The heads that a kernel computes on a rank, padding included."""
+    heads = site.extents.local(op.q.type.dims[2])
+    return heads if op.among is None else ceil_div(heads, PADDED_HEADS) * PADDED_HEADS
 
 
 def fills_cache(op: CacheWrite, site: Site) -> bool:
@@ -111,6 +125,6 @@ def _latent_form(op: LatentAttention, site: Site) -> LatentForm | None:
     names = [q if stored == q else f"{q}_{stored}", f"bf16_{stored}", q, "bf16"]
     for name in (f"{n}{library}" for n in names for library in m.suffixes):
         if constants := m.calibration.constants(form, f"mla_{phase}.{name}"):
-            chip, heads = Chip(m.gpu.units, m.peak(q), m.gpu.bandwidth), site.extents.local(op.q.type.dims[2])
+            chip, heads = Chip(m.gpu.units, m.peak(q), m.gpu.bandwidth), _computed_heads(op, site)
             return LatentForm(constants, chip, heads, item_bytes(q), item_bytes(cache))
     return None

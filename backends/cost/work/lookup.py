@@ -74,7 +74,8 @@ def _gemm_dtypes(weights: str, compute: str) -> tuple[str, ...]:
 def _attention_table(work: Softmax, measured: Measured, extents: Extents, phase: str) -> Grid | None:
     """Fixed heads and formats, interpolated over batch and context. None where a rank has only some positions."""
     op = work.op
-    if not isinstance(op, Attention) or op.chunk is not None:  # latent attention is in other tables, chunks in none
+    if not isinstance(op, Attention) or op.chunk is not None or op.among is not None:
+        # latent attention is in other tables, chunks and picked keys are in none
         return None
     local, prefill = extents.local, phase == "prefill"
     shared = (*work.position.axes, *(work.context.axes if prefill else ()))

@@ -15,7 +15,7 @@ from plandsl.backends.cost.forms.recurrence import (
 )
 from plandsl.backends.cost.machine.machine import Answer, Machine, Rates, form_answer
 from plandsl.backends.cost.num import maximum
-from plandsl.backends.cost.work.kernel import count_bytes
+from plandsl.backends.cost.work.kernel import count_bytes, streaming_rates
 from plandsl.backends.cost.work.site import Site
 from plandsl.backends.cost.work.work import HERE, Binding, ContextUse, Demand, Path
 from plandsl.backends.cost.work.work import Shape as Sizes
@@ -113,14 +113,6 @@ def state_kernel(op: States, site: Site) -> StateKernel:
     return _short_conv(op, site) if isinstance(op, ShortConv) else _recurrence(op, site)
 
 
-def _traffic(machine: Machine) -> tuple[float, float]:
-    """Bytes/s and launch of a kernel that streams through the memory, as other element-wise kernels there."""
-    fitted = machine.calibration.constants(ElementConstants, "elementwise.any")
-    if fitted is None:
-        return machine.bandwidth, machine.launch_elementwise
-    return machine.gpu.bandwidth * fitted.memory, fitted.fixed
-
-
 def _vector_rate(machine: Machine, dtype: str) -> float:
     """FLOP/s of arithmetic that no matrix unit does."""
     gpu = machine.gpu
@@ -134,7 +126,7 @@ def _short_conv(op: ShortConv, site: Site) -> StateKernel:
     for x, w in zip(op.xs, op.weights, strict=True):
         flops = flops + 2 * site.split(x.type)[0] * site.extents.local(w.type.dims[0])
     m = site.machine
-    bandwidth, launch = _traffic(m)
+    bandwidth, launch = streaming_rates(m)
     return StateKernel(
         op,
         op.xs[0].type.dims[:2],
@@ -164,7 +156,7 @@ def _recurrence(op: Recurrence, site: Site) -> StateKernel:
         delta=op.delta,
     )
     fixed, per_row = count_bytes(site, (x.type for x in (*op.operands, op.out)))
-    bandwidth, launch = _traffic(m)
+    bandwidth, launch = streaming_rates(m)
     matrices = prefill and not op.scans
     flops, rate = step_flops(shape), _vector_rate(m, v.dtype)
     if matrices:

@@ -189,13 +189,12 @@ def _footnotes(plan: PlanSpec, e: Estimate) -> Iterator[RenderableType]:
         yield Text(f"constants: {said}", style="dim")
     for said in money_notes(e):
         yield Text(said, style="dim")
-    yield Text(_conventions(plan), style="dim")
+    yield Text(_conventions(plan, keeps=bool(e.memory.kv_cache)), style="dim")
     pools = (e,) if e.pools is None else (e.pools.prefill.estimate, e.pools.decode.estimate)
     for said in dict.fromkeys(pool.start.limited for pool in pools if pool.start and pool.start.limited):
         yield Text(said, style="dim")
     if e.stage_gpus:
-        phases = (("prefill", e.prefill), ("decode", e.decode))
-        shown = ", ".join(f"in {phase} of {_slowest_gpus(p)}" for phase, p in phases)
+        shown = ", ".join(f"in {phase} of {_slowest_gpus(p)}" for phase, p in e.timed.items())
         yield Text(f"an op takes the time of the slowest GPU of its stage: {shown}", style="dim")
     if e.load is not None and e.simulated is None:
         waits = (("for room", e.load.queue_s), ("for other prefills", e.load.line_s), ("at the start", e.load.start_s))
@@ -220,14 +219,12 @@ def _slowest_gpus(phase: PhaseEstimate) -> str:
     return " and ".join(name if len(total) == 1 else f"{name} {show_percent(t / whole)}" for name, t in ordered)
 
 
-def _conventions(plan: PlanSpec) -> str:
-    """The conventions behind the numbers, stated in the plan or by default."""
-    if plan.workload.encodes:
-        step = f"steps of at most {plan.full_step} tokens" if plan.full_step else "activations left out"
-        return f"counts no KV cache, and {step}"
+def _conventions(plan: PlanSpec, *, keeps: bool) -> str:
+    """The conventions behind the numbers, stated in the plan or by default; ``keeps``: there is a KV cache."""
     resident = "all in-flight batches" if plan.kv_residency == "all_batches" else "one batch"
+    cache = f"the KV cache of {resident}" if keeps or not plan.workload.encodes else "no KV cache"
     step = f"steps of at most {plan.full_step} tokens" if plan.full_step else "activations left out"
     fused = "fused with" if plan.fuse_norms else "apart from"
     beside = "; kernels run during collectives that they do not wait for" if plan.overlap == "collectives" else ""
     beside += f"; GEMMs next to a collective run in {plan.chunks} chunks" if plan.chunks > 1 else ""
-    return f"counts the KV cache of {resident}, {step}; residual additions {fused} norms{beside}"
+    return f"counts {cache}, {step}; residual additions {fused} norms{beside}"

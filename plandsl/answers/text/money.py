@@ -58,12 +58,16 @@ def money_table(estimates: Sequence[Estimate]) -> Table | None:
     if not any(e.money for e in estimates):
         return None
     fleets = any(e.fleet for e in estimates)
-    header = ("in money", *(("copies",) if fleets else ()), "GPUs", "an hour", "per M output", "energy")
+    kinds = {e.encodes for e in estimates}  # an encoder is paid by input tokens
+    paid_by = "tokens" if len(kinds) == 2 else "input" if True in kinds else "output"
+    header = ("in money", *(("copies",) if fleets else ()), "GPUs", "an hour", f"per M {paid_by}", "energy")
     table = plain_table("l", *"r" * (len(header) - 1), header=header)
     for e in estimates:
         told, gpus, copies = (_spent(e), e.gpus, 1) if e.fleet is None else (e.fleet, e.fleet.gpus, e.fleet.copies)
         paid = "-" if told.usd_per_h is None else show_money(told.usd_per_h)
-        cost = "-" if told.usd_per_mtok is None else f"{told.usd_per_mtok:.2f} USD"
+        cost = "-" if told.usd_per_mtok is None else _dollars(told.usd_per_mtok, e.encodes)
+        if len(kinds) == 2 and told.usd_per_mtok is not None:
+            cost = f"{cost}, {'input' if e.encodes else 'output'}"
         energy = "-" if told.j_per_token is None or told.power_w is None else show_energy(told.j_per_token)
         cells = (str(copies), str(gpus), paid, cost, energy)
         table.add_row(e.plan, *(cells if fleets else cells[1:]))

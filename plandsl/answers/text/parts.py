@@ -48,17 +48,20 @@ def _pools(pools: Pools) -> Group:
 
 def _shift(shift: Shift) -> Group:
     """Both shardings of a shift: the times of each, the phases that use it, and from where `base` is faster."""
-    header = (f"shift at {shift.threshold} tokens", "", "TTFT", "TPOT")
-    table = plain_table("l", "l", "l", "l", header=header, labels=2)
+    times = ("TTFT", "TPOT") if shift.decode else ("latency",)
+    header = (f"shift at {shift.threshold} tokens", "", *times)
+    table = plain_table("l", "l", *"l" * len(times), header=header, labels=2)
     for word, mode in (("base", shift.base), ("tensor", shift.tensor)):
         mesh = " x ".join(f"{name} {size}" for name, size in mode.mesh)
-        ttft, tpot = (
+        cells = (
             Text(show_time(value), style="bold" if taken == word else "")
             for value, taken in ((mode.ttft_s, shift.prefill), (mode.tpot_s, shift.decode))
+            if value is not None
         )
         steps = "larger steps" if word == "base" else "all others"
-        table.add_row(f"  {word} {mode.sharding}", f"{mesh}, {steps}", ttft, tpot)
-    counts = (("prefill", shift.prefill_tokens, "tokens"), ("decode", shift.decode_tokens, "requests"))
+        table.add_row(f"  {word} {mode.sharding}", f"{mesh}, {steps}", *cells)
+    counts = [("prefill", shift.prefill_tokens, "tokens")]
+    counts += [("decode", shift.decode_tokens, "requests")] if shift.decode else []
     cross = ", ".join(f"in {phase} {'never' if n is None else f'from {n} {what}'}" for phase, n, what in counts)
     return Group(table, Text(f"  base is faster {cross}", style="dim"))
 

@@ -78,7 +78,7 @@ def _memory_bar(m: Memory, width: int) -> Text:
 
 def time_table(e: Estimate) -> Sheet:
     """The ops of both phases side by side, the longest in either phase first, then the sums."""
-    several, timed = len(e.stages) > 1, (e.prefill,) if e.encodes else (e.prefill, e.decode)
+    several, timed = len(e.stages) > 1, tuple(e.timed.values())
     title = "where the time goes" + (", busiest stage" if several else "")
     phases = (column for phase in ("prefill", "decode step")[: len(timed)] for column in (phase, "", "bound"))
     table = plain_table("l", "r", *"rrl" * len(timed), header=(title, "runs", *phases), labels=2)

@@ -188,8 +188,7 @@ def origin_shares(times: Iterable[tuple[str, float]]) -> str:
 
 def origin_words(e: Estimate) -> str:
     """Where constants come from that were not fitted on this GPU, nor for this model; empty where all of them were."""
-    phases = (("prefill", e.prefill), ("decode", e.decode))
-    told = {name: [(op.origin, op.time_s) for op in phase.ops] for name, phase in phases}
+    told = {name: [(op.origin, op.time_s) for op in phase.ops] for name, phase in e.timed.items()}
     known = {"", FITTED_HERE, MEASURED}
     parts = [f"{name} {origin_shares(ops)}" for name, ops in told.items() if {origin for origin, _ in ops} - known]
     parts += [f"engine {e.engine} {e.engine_origin}"] if e.engine_origin not in known else []
@@ -199,7 +198,7 @@ def origin_words(e: Estimate) -> str:
 def origin_names(e: Estimate) -> str:
     """Where most constants come from, without shares, and those of the engine: ``fitted here; engine vllm pooled``."""
     names: dict[str, None] = {}
-    for phase in (e.prefill, e.decode):
+    for phase in e.timed.values():
         total = sum(op.time_s for op in phase.ops)
         sums: dict[str, float] = {}
         for op in phase.ops:

@@ -31,7 +31,8 @@ class Mask(NamedTuple):
     """The keys that each query sees, from the positions of queries ``[position]`` and keys ``[context]``.
 
     With ``window`` w, the query at p sees keys at p - w + 1 to p; if attention is not causal, to p + w - 1. With
-    ``chunk`` c, it sees only keys in its own chunk of c positions. A negative position is that of no key.
+    ``chunk`` c, it sees only keys in its own chunk of c positions. A negative position is that of no key. ``among``
+    ``[batch, position, picks]`` are the positions of the keys that each query picked: it sees no other keys.
     """
 
     queries: Array
@@ -39,15 +40,18 @@ class Mask(NamedTuple):
     causal: bool = True
     window: int = 0
     chunk: int | None = None
+    among: Array | None = None
 
     def seen(self) -> Array:
-        """Whether each query sees each key, ``[position, context]``."""
+        """Whether each query sees each key: ``[position, context]``, or ``[batch, 1, position, context]`` of picks."""
         ahead = self.keys[None, :] - self.queries[:, None]
         seen = (ahead <= 0 if self.causal else np.ones_like(ahead, dtype=bool)) & (self.keys >= 0)
         if self.window:
             seen = seen & (ahead > -self.window) & (ahead < self.window)
         if self.chunk:
             seen = seen & (self.keys[None, :] // self.chunk == self.queries[:, None] // self.chunk)
+        if self.among is not None:
+            seen = seen & (self.among[:, None, :, None, :] == self.keys[:, None]).any(axis=-1)
         return seen
 
 
@@ -125,6 +129,22 @@ def latent_attention(
     scores = np.einsum(f"bphd,{each}->bhpc", q[0], k[0]) + np.einsum("bphd,bcd->bhpc", q[1], k[1])
     mean, statistic = _softmax(change.apply(scores * scale, mask), mask, v)
     return np.concatenate([mean, statistic], axis=-1) if partial else mean
+
+
+def pick_keys(q: Array, k: Array, w: Array | None, mask: Mask, top_k: int) -> Array:
+    """The positions of the ``top_k`` keys with the largest scores of each query, -1 where it sees fewer keys.
+
+    ``q: [batch, position, heads, dim]``, ``k: [batch, context, dim]``, ``w: [batch, position, heads]``; keys are in the
+    order of their positions, and of equal scores the first is picked.
+    """
+    each = np.maximum(np.einsum("bphd,bcd->bphc", q, k), 0.0)
+    scores = each.sum(axis=2) if w is None else np.einsum("bphc,bph->bpc", each, w)
+    scores = np.where(mask.seen(), scores.astype(np.float32), -np.inf)
+    best = np.argsort(-scores, axis=-1, stable=True)[:, :, :top_k]
+    found = np.where(np.take_along_axis(scores, best, axis=-1) > -np.inf, mask.keys[best], -1)
+    fewer = max(top_k - found.shape[-1], 0)
+    out: Array = np.pad(found, ((0, 0), (0, 0), (0, fewer)), constant_values=-1)
+    return out
 
 
 def _scores(q: Array, k: Array) -> Array:

@@ -1,0 +1,1 @@
+"""Results of benchmarks of servers beside what a plan predicts for the same loads."""

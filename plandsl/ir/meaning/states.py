@@ -1,0 +1,51 @@
+"""The arithmetic of layers with a state: short convolutions, and one token of a recurrence."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from plandsl.ir.meaning import Array
+
+
+def convolve(taps: Array, tokens: Array, bias: Array | float = 0.0) -> Array:
+    """``y_t = sum_i taps_i tokens_(t + i) + bias``, each channel by itself.
+
+    ``taps: [width, channels...]``, ``tokens: [batch, width - 1 + position, channels...]``, with the tokens before the
+    step in front; the result has ``position`` tokens.
+    """
+    width = taps.shape[0]
+    count = tokens.shape[1] - width + 1
+    out: Array = sum(taps[n] * tokens[:, n : n + count] for n in range(width)) + bias
+    return out
+
+
+def unit_length(q: Array, k: Array) -> tuple[Array, Array]:
+    """Queries and keys divided by their lengths, and queries by ``sqrt(n)``; n is the size of the last dimension."""
+    q, k = (x / np.sqrt((x * x).sum(-1, keepdims=True) + 1e-6) for x in (q, k))
+    return q / np.sqrt(q.shape[-1]), k
+
+
+def decay_of(rate: Array, step: Array) -> Array:
+    """The factor ``exp(-exp(rate) step)`` of a state at each token."""
+    out: Array = np.exp(-np.exp(rate) * step)
+    return out
+
+
+def decay_slopes(heads: int) -> Array:
+    """The factor of the state of each of ``heads`` heads: ``exp(-2^(-8 (h + 1) / heads))`` for head h, from 0."""
+    out: Array = np.exp(-(2.0 ** (-8.0 * np.arange(1, heads + 1) / heads)))
+    return out
+
+
+def recur_token(
+    state: Array, q: Array, k: Array, v: Array, decay: Array, write: Array, delta: bool
+) -> tuple[Array, Array]:
+    """The state after one token, and what the token reads of it, without `skip` (see `plandsl.ir.states.Recurrence`).
+
+    ``state: [batch, heads, n, p]``, ``q, k: [batch, heads, n]``, ``v: [batch, heads, p]``, ``write: [batch, heads]``;
+    ``decay`` is as ``k``, or has 1 in the place of n.
+    """
+    state = state * decay[..., None]
+    new = v - np.einsum("bhnp,bhn->bhp", state, k) if delta else v
+    state = state + k[..., None] * (new * write[..., None])[:, :, None]
+    return state, np.einsum("bhnp,bhn->bhp", state, q)

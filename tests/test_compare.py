@@ -1,0 +1,307 @@
+"""`planc compare`: runs of benchmarks are simulated at their loads, and the cause of the largest gap is named."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from attrs import evolve
+
+import plandsl
+from plandsl.answers.comparison import Comparison, Measure
+from plandsl.backends.compare.bench import Bench, Lengths
+from plandsl.backends.compare.compare import compare_each, compare_runs, read_all
+from plandsl.backends.compare.documents import parse_documents
+from plandsl.backends.compare.formats import AT_ONCE
+from plandsl.backends.compare.loads import count_of
+from plandsl.backends.compare.predict import Predictor, measures_of, value_of
+from plandsl.backends.compare.suspects import KINDS, MOST_RUNS, cases_of, moved, pick
+from plandsl.cli import main
+from plandsl.codes import CODES
+from plandsl.codes_compare import COMPARE_CODES
+from plandsl.diagnostics import PlanError
+from plandsl.driver import CompiledPlan, compile_text
+from plandsl.entries import catalog_has
+from tests.test_compare_files import BENCH, PLAN, bench, raw
+
+
+@cache
+def chat(text: str = PLAN) -> CompiledPlan:
+    return compile_text(text)[0]
+
+
+def planc(*words: str) -> tuple[int, str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            status = main(words)
+        except SystemExit as error:
+            status = int(error.code or 0)
+    return status, out.getvalue(), err.getvalue()
+
+
+# ---- loads and predictions
+
+
+def test_a_run_is_simulated_at_its_own_load() -> None:
+    (run,) = bench("vllm_8.json")
+    found = predictor().run(run, predictor().alone)
+    alone = chat(PLAN.replace("concurrency = 32", "concurrency = 8, requests = 80")).simulate()
+    assert found.simulation.summary.requests == 80
+    assert found.simulation.summary.ttft.mean.value == pytest.approx(alone.simulation.summary.ttft.mean.value)
+    assert found.simulation.summary.tpot.mean.value == pytest.approx(alone.simulation.summary.tpot.mean.value)
+
+
+def test_long_runs_are_cut_to_whole_rounds() -> None:
+    (run,) = bench("vllm_8.json")
+    assert count_of(run) == 80
+    assert count_of(evolve(run, requests=10**8)) % 8 == 0
+    assert count_of(evolve(run, requests=10**8)) < 10**5
+    assert count_of(evolve(run, requests=5000, kind=AT_ONCE)) == 5000
+
+
+def test_values_beside_the_measured_are_those_of_the_simulated_requests() -> None:
+    (run,) = bench("guidellm.json")[:1]
+    found = predictor().run(run, predictor().alone)
+    measures = {(m.metric, m.statistic): m for m in measures_of(chat().spec, run, found)}
+    latency = found.records.latency_s
+    assert measures["latency", "p99.9"].predicted == pytest.approx(float(np.percentile(latency, 99.9)))
+    assert measures["ttft", "mean"].predicted == pytest.approx(float(found.records.ttft_s.mean()))
+    low, high = chat().spec.engine_band("ttft", jittered=False) or (0.0, 0.0)
+    mean = measures["ttft", "mean"]
+    assert (mean.low, mean.high) == (pytest.approx(low * mean.predicted), pytest.approx(high * mean.predicted))
+
+
+def test_inside_and_outside_are_said_of_the_band() -> None:
+    assert Measure("ttft", "mean", 1.0, 1.0, low=0.9, high=1.1).inside is True
+    assert Measure("ttft", "mean", 1.2, 1.0, low=0.9, high=1.1).inside is False
+    assert Measure("ttft", "mean", 1.2, 1.0).inside is None
+
+
+# ---- causes
+
+
+@cache
+def predictor() -> Predictor:
+    return Predictor(chat())
+
+
+def measured_with(change: Any, loads: tuple[int, ...]) -> list[Bench]:
+    """Runs of a server whose engine is otherwise: what the simulation says of it stands for the measured."""
+    (one,) = bench("vllm_8.json")
+    servers, runs = predictor().servers(change), []
+    for clients in loads:
+        run = evolve(one, clients=clients, requests=3 * clients)
+        told = predictor().run(run, servers)
+        keys = [(metric, "mean") for metric in ("ttft", "tpot")]
+        runs.append(evolve(run, measured={key: value_of(told, *key) for key in keys}))
+    return runs
+
+
+PLANTED = {"prefill_kernels": 0.6, "host_step": 2e-3, "client_request": 5e-3}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_the_cause_that_was_planted_is_named_from_runs_at_several_loads(name: str) -> None:
+    kind = next(kind for kind in KINDS if kind.name == name)
+    found = compare_runs(chat(), measured_with(moved(kind, PLANTED[name]), (1, 24)), catalog_has)
+    assert found.verdict is not None
+    likely = [s.name for s in found.verdict.suspects[: found.verdict.likely]]
+    assert likely[:1] == [name]
+    assert found.verdict.suspects[0].error < 0.02 < found.verdict.error
+
+
+def test_one_run_does_not_tell_kernels_of_decode_from_the_host_and_says_so() -> None:
+    kind = next(kind for kind in KINDS if kind.name == "decode_kernels")
+    found = compare_runs(chat(), measured_with(moved(kind, 0.4), (32,)), catalog_has)
+    verdict = found.verdict
+    assert verdict is not None
+    assert {"decode_kernels", "host_request"} <= {s.name for s in verdict.suspects[: verdict.likely]}
+    assert any("cannot tell" in line for line in verdict.why)
+    assert any("--max-concurrency 1" in line for line in verdict.measure)
+
+
+def test_a_small_gap_is_not_explained() -> None:
+    found = compare_runs(chat(), measured_with(lambda engine: engine, (4,)), catalog_has)
+    assert found.verdict is None
+    assert "nothing to explain" in found.why_not
+
+
+def test_a_cache_that_is_smaller_than_predicted_is_named_as_the_cause() -> None:
+    text = PLAN.replace("input = 1024, output = 128, concurrency = 32", "input = 6000, output = 400, concurrency = 64")
+    made = chat(text)
+    own = Predictor(made)
+    (one,) = bench("vllm_8.json")
+    run = evolve(one, clients=64, requests=128, input=Lengths(6000.0), output=Lengths(400.0))
+    less = own.kv_bytes(run) / 2
+    told = own.run(run, own.servers(lambda engine: evolve(engine, reserve=engine.reserve + less)))
+    run = evolve(run, measured={(m, "mean"): value_of(told, m, "mean") for m in ("ttft", "tpot")})
+    found = compare_runs(made, [run], catalog_has)
+    assert found.verdict is not None
+    assert found.verdict.suspects[0].name == "memory"
+    assert found.verdict.suspects[0].change == "50% of the predicted room"
+
+
+def test_the_run_with_the_largest_gap_is_among_those_that_judge() -> None:
+    loads = [float(n) for n in range(1, 40)]
+    for keep in (0, 7, 38):
+        chosen = pick(loads, keep)
+        assert keep in chosen
+        assert {0, 38} <= set(chosen)
+        assert len(chosen) <= MOST_RUNS + 1
+
+
+def test_a_change_after_which_nothing_is_served_explains_nothing() -> None:
+    runs = measured_with(lambda engine: evolve(engine, step=3e-3), (4,))
+    told, _ = compare_each(predictor(), runs, catalog_has)
+    cases = cases_of(runs, told)
+    assert cases.loss(np.full_like(cases.predicted, np.inf)) > cases.loss(cases.predicted)
+    assert cases.loss(np.full_like(cases.predicted, np.nan)) > cases.loss(cases.predicted)
+
+
+def test_a_plan_without_an_engine_is_told_to_name_one() -> None:
+    found = compile_text(PLAN.replace("  engine = vllm\n", ""))[0].compare(str(BENCH / "vllm_8.json"))
+    assert found.verdict is None
+    assert "engine = vllm" in found.why_not
+    assert all(m.inside is None for m in found.runs[0].measures)
+
+
+# ---- notes
+
+
+def notes(name: str, text: str = PLAN, **changes: Any) -> list[str]:
+    documents = parse_documents(raw(name, **changes), "x.json")
+    runs, findings = read_all(documents)
+    assert not findings
+    told = compare_runs(chat(text.replace("engine = vllm", "")), runs, catalog_has)
+    return [note.code for run in told.runs for note in run.notes]
+
+
+def test_notes_say_what_run_and_plan_disagree_on() -> None:
+    assert notes("vllm_32.json") == ["N539"]
+    assert notes("vllm_32.json", model_id="Qwen/Qwen3-32B")[0] == "N535"
+    assert notes("vllm_32.json", model_id="/srv/models/llama-3.1-8b-instruct") == ["N539"]
+    assert notes("vllm_32.json", tensor_parallel_size="2")[0] == "N536"
+    assert "N537" in notes("vllm_8.json")
+    assert "N539" in notes("vllm_rate.json", max_concurrency=64)
+
+
+def test_settings_of_a_server_are_laid_beside_the_engine() -> None:
+    text = PLAN.replace("llama_3_1_8b", "qwen3_8b").replace(
+        "engine = vllm", "engine = sglang with { max_requests = 64 }"
+    )
+    runs, _ = compare_each(Predictor(chat(text)), bench("sglang.jsonl"), catalog_has)
+    told = {note.message for run in runs for note in run.notes if note.code == "N538"}
+    assert any("`max_requests` 2048" in message and "64" in message for message in told)
+
+
+# ---- fit
+
+
+def test_a_fitted_engine_finds_the_planted_constant_and_writes_a_plan(tmp_path: Path) -> None:
+    kind = next(kind for kind in KINDS if kind.name == "host_step")
+    found = compare_runs(chat(), measured_with(moved(kind, 2e-3), (1, 24)), catalog_has, fit="mine")
+    fitted = found.fitted
+    assert fitted is not None
+    assert [c.name for c in fitted.constants] == ["step"]
+    assert fitted.constants[0].after == pytest.approx(0.2595e-3 + 2e-3, rel=0.05)
+    assert all(error < 0.01 for _, error in fitted.after)
+    assert dict(fitted.left_out or ())["tpot"] < 0.02 < dict(fitted.before)["tpot"]
+    (tmp_path / "mine.plan").write_text(fitted.text)
+    (tmp_path / "chat.plan").write_text('use "mine.plan"\n' + PLAN.replace("vllm", "mine"))
+    again = plandsl.compile(tmp_path / "chat.plan")
+    assert again.spec.engine is not None
+    assert again.spec.engine.step == pytest.approx(fitted.constants[0].after)
+
+
+# ---- the command and Python
+
+
+def test_the_command_writes_rows_and_an_engine_and_prints_json(tmp_path: Path) -> None:
+    plan, rows, engine = (tmp_path / name for name in ("chat.plan", "rows.csv", "mine.plan"))
+    plan.write_text(PLAN)
+    status, out, err = planc(
+        "compare", str(plan), str(BENCH / "vllm_1.json"), "--json", "--rows", str(rows), "--fit", str(engine)
+    )
+    assert (status, err) == (0, "")
+    told = json.loads(out)
+    assert told["runs"][0]["measures"][0]["metric"] == "ttft"
+    assert told["fit"]["engine"] == "mine"
+    assert told["written"] == {"rows": str(rows), "fit": str(engine)}
+    table = list(csv.DictReader(rows.read_text().splitlines()))
+    assert len(table) == len(told["runs"][0]["measures"])
+    assert float(table[0]["measured"]) == told["runs"][0]["measures"][0]["measured"]
+    assert "engine mine {" in engine.read_text()
+    assert told["fit"]["error_left_out"] is None
+    assert len(told["fit"]["constants"]) == 1
+    assert any("one run" in line for line in told["fit"]["skipped"])
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("missing.json",), "E560"),
+        (("{vllm}", "--fit", "mine.txt"), "E400"),
+        (("{vllm}", "--rows", "rows.txt"), "E400"),
+        (("{vllm}", "--rows", "{vllm}"), "E400"),
+        (("{plan}",), "E560"),
+    ],
+)
+def test_wrong_arguments_end_with_a_diagnostic(words: tuple[str, ...], code: str, tmp_path: Path) -> None:
+    plan = tmp_path / "chat.plan"
+    plan.write_text(PLAN)
+    before = (BENCH / "vllm_8.json").read_bytes()
+    given_words = [word.format(vllm=BENCH / "vllm_8.json", plan=plan) for word in words]
+    status, _, err = planc("compare", str(plan), *given_words)
+    assert status == 2
+    assert f"[{code}]" in err
+    assert (BENCH / "vllm_8.json").read_bytes() == before
+
+
+def test_a_plan_that_cannot_serve_the_run_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "long.json"
+    path.write_bytes(raw(total_input_tokens=80 * 10**8))
+    with pytest.raises(PlanError, match="E565"):
+        chat().compare(str(path))
+    with pytest.raises(PlanError, match="E566"):
+        compile_text(PLAN.replace("  engine = vllm\n", ""))[0].compare(str(BENCH / "vllm_8.json"), fit="mine")
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_the_report_fits_any_terminal(width: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    (tmp_path / "p").mkdir()
+    plan = tmp_path / "chat.plan"
+    plan.write_text(PLAN.replace("  engine = vllm\n", ""))
+    (tmp_path / "a.json").write_bytes(raw())
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = planc("compare", "chat.plan", "a.json")
+    assert status == 0
+    assert max(map(len, out.splitlines())) <= width
+    assert "207 ms" in out
+
+
+def test_python_has_the_same_answer_with_tables() -> None:
+    found = plandsl.compare(PLAN, BENCH / "vllm_1.json")
+    assert isinstance(found, Comparison)
+    assert set(found.table("runs").columns) >= {"file", "metric", "measured", "predicted", "ratio", "inside"}
+    assert len(found.table("suspects")) == len(found.verdict.suspects if found.verdict else ())
+    assert repr(found).startswith("<Comparison chat: 1 run, TPOT 1.29x the predicted")
+    assert "largest gap" in found._repr_html_()
+    with pytest.raises(PlanError, match="E445"):
+        plandsl.compare(PLAN, 3)  # type: ignore[arg-type]
+    with pytest.raises(PlanError, match="E445"):
+        plandsl.compare(PLAN, [])
+
+
+def test_every_code_of_comparisons_is_used() -> None:
+    text = "".join(path.read_text() for path in (Path(plandsl.__file__).parents[1] / "backends/compare").glob("*.py"))
+    assert [code for code in COMPARE_CODES if f'"{code}"' not in text] == []
+    assert set(COMPARE_CODES) <= set(CODES)
