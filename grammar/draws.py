@@ -146,6 +146,7 @@ class Kind(NamedTuple):
 TOKENS = Kind(NUMBER, 1, MAX_DIMENSION, True)
 TURNS = Kind(NUMBER, 1, MAX_TURNS, True)
 SECONDS = Kind(TIME, 0, 1e9, False)
+NUMBERS = Kind(NUMBER, 1, MAX_DIMENSION, True)
 
 LIMITS = ("min", "max")
 TWO = "lognormal(mean = 900, p95 = 3200)"

@@ -13,10 +13,11 @@ from plandsl.grammar.modules import Wrong
 from plandsl.grammar.records import Layer
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.values import span_of
-from plandsl.limits import MAX_ADAPTERS, MAX_RANK
+from plandsl.limits import MAX_ADAPTERS, MAX_DIMENSION, MAX_RANK
 from plandsl.spec.model import ADAPTERS, LORA_RANK, Apply, BlockSpec, LoraSpec, Term, Weight, walk
+from plandsl.units import BYTE_RATE, TIME
 
-LORA = ("adapters", "rank", "targets", "active")
+LORA = ("adapters", "rank", "targets", "active", "host_bandwidth", "load_time", "host_adapters", "disk_bandwidth")
 EVERYTHING = "all"
 _EXAMPLE = "lora { adapters = 8, rank = 16, targets = [w_q, w_v] }"
 
@@ -34,6 +35,7 @@ def lora_spec(model: Reader, blocks: Iterable[BlockSpec], sizes: dict[str, int])
     if adapters and active and active > adapters and (layer := reader.layer("active")):
         why = f"a batch has requests of {active} adapters, but only {adapters} are on a GPU at once"
         reader.fail(Wrong("E487", why, span_of(layer), hint=f"`active = {adapters}`, or more `adapters`"))
+    behind = _behind(reader, adapters)
     for name in (ADAPTERS, LORA_RANK):
         if name in sizes:
             hint = "give the dimension another name"
@@ -42,12 +44,35 @@ def lora_spec(model: Reader, blocks: Iterable[BlockSpec], sizes: dict[str, int])
     if not reader.ok or not adapters or not rank or targets is None:
         return None
     sizes |= {ADAPTERS: adapters, LORA_RANK: rank}
-    return LoraSpec(targets, active or adapters)
+    return behind._replace(targets=targets, active=active or adapters)
+
+
+def _behind(reader: Reader, adapters: int | None) -> LoraSpec:
+    """What is behind the adapters of a GPU: host memory, and what host memory is filled from."""
+    host = reader.number("host_bandwidth", BYTE_RATE)
+    load = reader.number("load_time", TIME, zero=True)
+    held = reader.whole("host_adapters", most=MAX_DIMENSION)
+    disk = reader.number("disk_bandwidth", BYTE_RATE)
+    layers = {name: reader.layer(name) for name in ("load_time", "host_adapters", "disk_bandwidth")}
+    for name, other, example in (
+        ("load_time", "host_bandwidth", "host_bandwidth = 25 GB/s"),
+        ("host_adapters", "host_bandwidth", "host_bandwidth = 25 GB/s"),
+        ("host_adapters", "disk_bandwidth", "disk_bandwidth = 2 GB/s"),
+        ("disk_bandwidth", "host_adapters", "host_adapters = 64"),
+    ):
+        if (layer := layers[name]) and not reader.layer(other):
+            why = f"`{name}` has no meaning without `{other}`"
+            reader.fail(Wrong("E536", why, layer.name.span, hint=f"add `{example}`, or drop it"))
+    if held and adapters and held < adapters and (layer := layers["host_adapters"]):
+        why = f"host memory holds {held} adapters, fewer than the {adapters} on a GPU, which have copies there"
+        hint = f"`host_adapters = {adapters}` or more, or fewer `adapters`"
+        reader.fail(Wrong("E536", why, span_of(layer), hint=hint))
+    return LoraSpec((), 0, host, load_time=load or 0.0, host_adapters=held, disk_bandwidth=disk)
 
 
 def _targets(reader: Reader, layer: Layer, blocks: tuple[BlockSpec, ...]) -> tuple[str, ...]:
     """The weights that adapters change."""
-    known = dict.fromkeys(_matrices(blocks))
+    known = dict.fromkeys(list_targets(blocks))
     value = layer.value
     if isinstance(value, s.Ref) and value.name == EVERYTHING:
         return tuple(known)
@@ -68,8 +93,8 @@ def _targets(reader: Reader, layer: Layer, blocks: tuple[BlockSpec, ...]) -> tup
     return tuple(found)
 
 
-def _matrices(blocks: Iterable[BlockSpec]) -> Iterator[str]:
-    """The weights on the right of an `@`, outside of `experts`, routers left out."""
+def list_targets(blocks: Iterable[BlockSpec]) -> Iterator[str]:
+    """The weights that may have adapters: those on the right of an `@`, outside of `experts`, routers left out."""
     for block in blocks:
         for term in _terms(block):
             weight = term.args[1] if isinstance(term, Apply) and term.fn == "matmul" else None

@@ -7,19 +7,39 @@ from functools import partial
 from plandsl.diagnostics import Label
 from plandsl.grammar import syntax as s
 from plandsl.grammar.arrivals import AT_ONCE, read_arrivals
-from plandsl.grammar.draws import SECONDS, TOKENS, TURNS, Kind, read_distribution, read_file_name
+from plandsl.grammar.draws import (
+    NUMBERS,
+    SECONDS,
+    TOKENS,
+    TURNS,
+    Form,
+    Kind,
+    read_arguments,
+    read_distribution,
+    read_file_name,
+)
 from plandsl.grammar.modules import Wrong
 from plandsl.grammar.records import Layer, Placed, Record
 from plandsl.grammar.requires import read_requirements
 from plandsl.grammar.schema import Reader
+from plandsl.grammar.values import span_of
 from plandsl.grammar.workloads import EXAMPLES
 from plandsl.limits import MAX_CLASSES, MAX_DIMENSION
 from plandsl.spec.plan import TIMES
-from plandsl.spec.traffic import ClassSpec, Distribution, Fixed, Lengths, SessionsSpec, TraceSpec, TrafficSpec
+from plandsl.spec.traffic import (
+    AdaptersSpec,
+    ClassSpec,
+    Distribution,
+    Fixed,
+    Lengths,
+    SessionsSpec,
+    TraceSpec,
+    TrafficSpec,
+)
 from plandsl.traces import ENDINGS, FORMATS
 from plandsl.units import NUMBER, TIME
 
-CLASS = ("share", "input", "output", "rate", "sessions", "priority")
+CLASS = ("share", "input", "output", "rate", "sessions", "priority", "adapters", "adapted")
 LATENCIES = (*TIMES, "goodput")
 """Fields of a class, and the metrics that it can require."""
 
@@ -35,6 +55,7 @@ def traffic_spec(reader: Reader, used: bool, encodes: bool = False) -> TrafficSp
     lengths = None if apart else _lengths(reader, used, encodes)
     arrivals = reader.read("rate", partial(read_arrivals, reader, used))
     sessions = _sessions(reader, used)
+    adapters = _adapters(reader, used, traced=trace is not None)
     duration = reader.number("duration", TIME)
     seed = reader.whole("seed", least=0, most=MAX_SEED)
     _check_together(reader)
@@ -44,7 +65,9 @@ def traffic_spec(reader: Reader, used: bool, encodes: bool = False) -> TrafficSp
         _check_complete(reader, classes, sessions is not None)
     if not reader.ok:
         return None
-    return TrafficSpec(arrivals, lengths, trace, sessions, classes=classes, duration=duration, seed=seed or 0)
+    return TrafficSpec(
+        arrivals, lengths, trace, sessions, classes=classes, duration=duration, seed=seed or 0, adapters=adapters
+    )
 
 
 def _lengths(reader: Reader, used: bool, encodes: bool = False) -> Lengths | None:
@@ -80,6 +103,43 @@ def _sessions(reader: Reader, used: bool) -> SessionsSpec | None:
     return None if turns is None or think is None else SessionsSpec(turns, think, system or 0)
 
 
+COLUMN = "column"
+
+
+def _adapters(reader: Reader, used: bool, traced: bool = False) -> AdaptersSpec | None:
+    """Which adapters requests name; of a trace also as one of its columns says."""
+    named = reader.read("adapters", partial(_naming, reader, used, traced))
+    share, layer = reader.read("adapted", partial(_adapted, reader)), reader.layer("adapted")
+    if layer and not reader.layer("adapters"):
+        hint = "add `adapters = zipf(1.1, max = 100)`, or drop it"
+        reader.fail(Wrong("E221", "`adapted` has no meaning without `adapters`", layer.name.span, hint=hint))
+    if layer and named is not None and named.which is None:
+        why = "the trace says which requests name an adapter, so `adapted` cannot"
+        reader.fail(Wrong("E221", why, layer.name.span, hint="drop `adapted`"))
+    return None if named is None else named._replace(share=1.0 if share is None else share)
+
+
+def _naming(reader: Reader, used: bool, traced: bool, layer: Layer) -> AdaptersSpec:
+    value = layer.value
+    if not isinstance(value, s.Call) or value.func.text != COLUMN:
+        return AdaptersSpec(read_distribution(reader, layer, NUMBERS, used))
+    form = Form(("name",), (), f'{COLUMN}("adapter")')
+    name = read_arguments(reader, layer, {COLUMN: form}, "form of `adapters`", used).text("name")
+    if not traced and used:
+        why = "`column` names a column of a trace, and these requests come from none"
+        raise Wrong("E221", why, value.span, hint="write a distribution, such as `adapters = zipf(1.1, max = 100)`")
+    return AdaptersSpec(None, column=name)
+
+
+def _adapted(reader: Reader, layer: Layer) -> float:
+    """A share above 0 %, which may be 100 %."""
+    value = float(reader.quantity(layer, NUMBER).value)
+    if 0 < value <= 1:
+        return value
+    why = f"`adapted` is {100 * value:g} %, and must be above 0 % and at most 100 %"
+    raise Wrong("E214", why, span_of(layer), hint="`adapted = 80 %`")
+
+
 # ---- classes
 
 
@@ -106,6 +166,7 @@ def _class(outer: Reader, placed: Placed, item: s.Class, used: bool) -> ClassSpe
     arrivals = reader.read("rate", partial(read_arrivals, reader, used))
     sessions = _sessions(reader, used)
     priority = reader.whole("priority", least=0) or 0
+    adapters = _adapters(reader, used)
     requires = read_requirements(reader)
     for require in requires:
         if require.metric not in LATENCIES:
@@ -121,6 +182,7 @@ def _class(outer: Reader, placed: Placed, item: s.Class, used: bool) -> ClassSpe
         share=share,
         arrivals=arrivals,
         sessions=sessions,
+        adapters=adapters,
         requires=requires,
         priority=priority,
         span=item.name.span,
@@ -165,7 +227,7 @@ def _check_together(reader: Reader) -> None:
                 assert first is not None, "the loop is empty otherwise"
                 _fail_apart(reader, (name, first), (other, second), why)
     placed = next((p.item for p in reader.record.items() if isinstance(p.item, s.Class)), None)
-    for name in ("input", "output", "trace", "sessions", "batch", "reuse"):
+    for name in ("input", "output", "trace", "sessions", "batch", "reuse", "adapters"):
         if placed is not None and (layer := reader.layer(name)):
             labels = (Label(placed.span, "a class of requests"),)
             hint = "write it in each class" if name in CLASS else "drop one of the two"
@@ -196,7 +258,7 @@ def _check_complete(reader: Reader, classes: tuple[ClassSpec, ...], talks: bool)
             reader.fail(Wrong("E221", why, layer.name.span, hint=f"add `{example}`, or drop it"))
     ongoing = any(reader.layer(name) for name in ("rate", "trace", "concurrency")) or classes
     drawn = next((reader.layer(n) for n in ("input", "output") if _is_call(reader.layer(n))), None)
-    alone = drawn or reader.layer("seed") or reader.layer("duration")
+    alone = drawn or reader.layer("seed") or reader.layer("duration") or reader.layer("adapters")
     if not ongoing and alone and not talks:
         what = "lengths that vary need" if drawn else f"`{alone.name.text}` needs"
         hint = "add `rate = 12 req/s` or `concurrency = 64`, or drop it"

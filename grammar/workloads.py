@@ -15,7 +15,7 @@ from plandsl.spec.plan import WorkloadSpec
 from plandsl.units import NUMBER, REQUEST_RATE, Quantity
 
 STATIC = ("input", "output", "batch", "in_flight", "concurrency")
-TRAFFIC = ("rate", "trace", "speed", "format", "duration", "seed", "sessions")
+TRAFFIC = ("rate", "trace", "speed", "format", "duration", "seed", "sessions", "adapters", "adapted")
 """Fields of a workload with requests over time."""
 
 PREFIX = ("reuse", "prefix")

@@ -1,16 +1,20 @@
-"""Adapters (LoRA) in a program: two small products beside that of a target, and their sum.
+"""Adapters (LoRA): two small products beside that of a target, and their sum; and a check of what requests name.
 
-Loaded by the first model that has adapters.
+Loaded by the first model that has adapters, or load that names some.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from plandsl.diagnostics import Diagnostic
 from plandsl.ir.adapters import AdapterGemm
 from plandsl.ir.compute import Map
 from plandsl.ir.ops import Op
 from plandsl.ir.types import Value, tensor
 from plandsl.passes.rewrite import Names
 from plandsl.spec.model import ADAPTERS, LORA_RANK
+from plandsl.spec.plan import PlanSpec
 
 
 def adapt(out: Value, x: Value, w: Value, names: Names, active: int) -> tuple[list[Op], list[Value]]:
@@ -35,3 +39,20 @@ def adapt(out: Value, x: Value, w: Value, names: Names, active: int) -> tuple[li
         AdapterGemm((wide,), low, (b,), kind, active=active),
         Map(total, (out, wide), "add"),
     ], [a, b]
+
+
+def check_named(plan: PlanSpec) -> Iterator[Diagnostic]:
+    """Check that requests name adapters that the model has, and that the plan says how one is loaded (E535)."""
+    lora, load = plan.model.lora, plan.workload
+    if lora is None:
+        why = f"requests of `{load.name}` name adapters, and `{plan.model.name}` has none"
+        lora_text = "lora { adapters = 8, rank = 16, targets = all, host_bandwidth = 25 GB/s }"
+        hint = f"`model = {plan.model.name} with {{ {lora_text} }}`"
+        yield Diagnostic("E535", why, load.span, hint=hint)
+    elif lora.host_bandwidth is None:
+        why = "requests name adapters, and the plan does not say how fast a GPU loads one"
+        hint = "add the bandwidth from host memory to a GPU: `lora { host_bandwidth = 25 GB/s }`"
+        yield Diagnostic("E535", why, plan.model.span or load.span, hint=hint)
+    else:
+        why = "in closed form every adapter that a request names is on its GPU; the simulation loads them"
+        yield Diagnostic("N515", why, load.span)

@@ -25,7 +25,7 @@ def check_drafts(plan: PlanSpec, speculate: SpeculateSpec) -> Iterator[Diagnosti
         yield from check_sharding_beside(plan, draft, DRAFT)
         from plandsl.passes.legality import check
 
-        yield from (d for d in check(draft) if d.severity == "error")
+        yield from (d for d in check(draft, drafts=True) if d.severity == "error")
 
 
 def _show_acceptance(speculate: SpeculateSpec) -> str:

@@ -29,8 +29,11 @@ FREE = PADDED | {"tokens", "layers"}
 VOCAB_PADDING = 64
 
 
-def check(plan: PlanSpec) -> Iterator[Diagnostic]:
-    """Errors that make the plan illegal, and notes on consequences that the plan does not state."""
+def check(plan: PlanSpec, *, drafts: bool = False) -> Iterator[Diagnostic]:
+    """Errors that make the plan illegal, and notes on consequences that the plan does not state.
+
+    ``drafts``: the plan is of a draft model, whose adapters requests do not name.
+    """
     yield from _ranks(plan)
     if plan.cluster is not None:
         from plandsl.passes.nodes import check_nodes
@@ -47,6 +50,10 @@ def check(plan: PlanSpec) -> Iterator[Diagnostic]:
     yield from check_engine(plan)
     yield from _price(plan)
     yield from _peaks(plan)
+    if plan.workload.traffic is not None and plan.workload.traffic.named and not drafts:
+        from plandsl.passes.adapters import check_named
+
+        yield from check_named(plan)
     if plan.speculate is not None:
         from plandsl.passes.drafts import check_drafts
 

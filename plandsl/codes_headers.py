@@ -27,6 +27,23 @@ HEADER_CODES: dict[str, tuple[str, str, str, str]] = {
         "plan serve { model = adapted, node = h100_1, workload { input = 1000, output = 100 } }\n",
         "take a name that the hint offers; `targets = all` means every such weight.",
     ),
+    "E535": (
+        "requests name adapters that the plan cannot load",
+        "A workload with `adapters` says which adapter (LoRA) each request names. The model then needs `lora`, and in "
+        "it `host_bandwidth`: how fast a GPU loads an adapter from host memory, in bytes per second.",
+        "plan serve {\n  model = llama_3_1_8b, node = h100_1\n"
+        "  workload { input = 1000, output = 100, rate = 4 req/s, adapters = zipf(1.1, max = 100) }\n}\n",
+        "add `lora { ... }` with `host_bandwidth` to the model, or drop `adapters` of the workload.",
+    ),
+    "E536": (
+        "memory behind the adapters of a GPU that makes no sense",
+        "`host_adapters` bounds the adapters in host memory. It holds a copy of each adapter on a GPU, so it is at "
+        "least `adapters`; the others are read at `disk_bandwidth`. Each of these fields needs `host_bandwidth`.",
+        "model adapted = llama_3_1_8b with {\n"
+        "  lora { adapters = 8, rank = 16, targets = all, host_bandwidth = 25 GB/s, host_adapters = 64 }\n}\n"
+        "plan serve { model = adapted, node = h100_1, workload { input = 1000, output = 100 } }\n",
+        "add the field that the message names, or drop the other one.",
+    ),
     "N485": (
         "no kernel of this format is measured",
         "Weights in the quantised types of GGUF files are unpacked before they are multiplied. Bytes of such a type "
@@ -44,6 +61,16 @@ HEADER_CODES: dict[str, tuple[str, str, str, str]] = {
         "plan serve {\n  model = llama_3_1_8b with { lora { adapters = 2, rank = 16, targets = all } }\n"
         "  node = h100_1\n  workload { input = 1000, output = 100 }\n}\n",
         "nothing; measure your server where the difference matters.",
+    ),
+    "N515": (
+        "the closed form loads no adapters",
+        "Requests name adapters. `planc simulate`, and the simulation of `planc compile`, keep those on a GPU that "
+        "fit, load the others, and let requests wait for a slot. Numbers in closed form have every adapter on its GPU.",
+        "plan serve {\n"
+        "  model = llama_3_1_8b with { lora { adapters = 8, rank = 16, targets = all, host_bandwidth = 25 GB/s } }\n"
+        "  node = h100_1\n"
+        "  workload { input = 1000, output = 100, rate = 4 req/s, adapters = zipf(1.1, max = 100) }\n}\n",
+        "nothing; read the simulation where adapters matter.",
     ),
     "N486": (
         "what the headers of a checkpoint say other than its config",

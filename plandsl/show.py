@@ -35,7 +35,19 @@ from plandsl.spec.hardware import (
     TableSpec,
     constant_dimension,
 )
-from plandsl.spec.model import ADAPTERS, AMONG, LORA_RANK, Apply, BlockSpec, ModelSpec, Statement, Term, Var, Weight
+from plandsl.spec.model import (
+    ADAPTERS,
+    AMONG,
+    LORA_RANK,
+    Apply,
+    BlockSpec,
+    LoraSpec,
+    ModelSpec,
+    Statement,
+    Term,
+    Var,
+    Weight,
+)
 from plandsl.spec.plan import PlanSpec, RequireSpec, RuleSpec, ShardingSpec, ShiftSpec, SpeculateSpec, WorkloadSpec
 from plandsl.spec.scheduler import SchedulerSpec, TierSpec
 from plandsl.units import (
@@ -209,7 +221,8 @@ def _model_lines(model: ModelSpec) -> list[str]:
     lines += _nested([(f"stored.{path}", word) for path, word in model.stored])
     if model.lora is not None:
         held = f"adapters = {model.size(ADAPTERS)}, rank = {model.size(LORA_RANK)}"
-        lines.append(f"lora {{ {held}, targets = [{', '.join(model.lora.targets)}], active = {model.lora.active} }}")
+        targets = f"targets = [{', '.join(model.lora.targets)}], active = {model.lora.active}"
+        lines.append(f"lora {{ {', '.join((held, targets, *_behind(model.lora)))} }}")
     if model.tower is not None:
         lines += ["tower {", *(f"  {line}" for line in _model_lines(model.tower)), "}"]
     lines.append(f"embedding {show_term(model.entry or model.embedding)}")
@@ -219,6 +232,18 @@ def _model_lines(model: ModelSpec) -> list[str]:
         lines += _mtp(model.mtp, model)
     lines.append(f"head {show_term(model.head)}")
     return lines
+
+
+def _behind(lora: LoraSpec) -> Iterator[str]:
+    """Where adapters are that are on no GPU."""
+    if lora.host_bandwidth is not None:
+        yield f"host_bandwidth = {_number(lora.host_bandwidth)} B/s"
+    if lora.load_time:
+        yield f"load_time = {_number(lora.load_time)} s"
+    if lora.host_adapters is not None:
+        yield f"host_adapters = {lora.host_adapters}"
+    if lora.disk_bandwidth is not None:
+        yield f"disk_bandwidth = {_number(lora.disk_bandwidth)} B/s"
 
 
 def _dimensions(model: ModelSpec) -> Iterator[tuple[str, int]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import assert_never
 
 from plandsl.spec.traffic import (
+    AdaptersSpec,
     Arrivals,
     AtOnce,
     Bounds,
@@ -47,6 +48,8 @@ def traffic_lines(
             yield f"speed = {number(traffic.trace.speed)}"
     if traffic.sessions is not None:
         yield _sessions(traffic.sessions, number)
+    if traffic.adapters is not None:
+        yield from _adapters(traffic.adapters, number, percent)
     if traffic.duration is not None:
         yield f"duration = {number(traffic.duration)} s"
     if traffic.seed:
@@ -66,6 +69,15 @@ def _class(one: ClassSpec, number: Show, percent: Show) -> Iterator[str]:
         yield f"priority = {one.priority}"
     if one.sessions is not None:
         yield _sessions(one.sessions, number)
+    if one.adapters is not None:
+        yield from _adapters(one.adapters, number, percent)
+
+
+def _adapters(adapters: AdaptersSpec, number: Show, percent: Show) -> Iterator[str]:
+    drawn = f'column("{adapters.column}")' if adapters.which is None else show_distribution(adapters.which, number)
+    yield f"adapters = {drawn}"
+    if adapters.share != 1:
+        yield f"adapted = {percent(adapters.share)}"
 
 
 def _lengths(lengths: Lengths, number: Show, encodes: bool = False) -> Iterator[str]:

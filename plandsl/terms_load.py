@@ -137,6 +137,11 @@ LOADS: Entries = {
         ("loaded from tier", "bytes of a GPU"),
         "docs/traffic.md#tiers-of-kv-memory",
     ),
+    "adapter": (
+        "A low-rank change of a model's weights (LoRA). Each request may name another; a GPU has slots for some.",
+        ("LoRA", "adapters", "slots", "requests with adapters", "waited for one of"),
+        "docs/traffic.md#adapters",
+    ),
     "preemption": (
         "A running request loses its KV cache because there is no room for more tokens; it is computed anew later.",
         ("preemptions", "preempted"),
@@ -153,7 +158,8 @@ LOADS: Entries = {
         "docs/traffic.md#several-seeds",
     ),
     "router": (
-        "What gives each request to one of several servers: `round_robin`, `least_loaded`, `two_choices` or `prefix`.",
+        "What gives each request to one of several servers: `round_robin`, `least_loaded`, `two_choices`, "
+        "`prefix` or `adapter`.",
         ("round_robin", "least_loaded", "two_choices", "prefix"),
         "docs/traffic.md#several-servers",
     ),

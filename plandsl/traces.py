@@ -58,7 +58,8 @@ class Trace(NamedTuple):
     ``seconds`` count from the first row, or are empty if the format has no times. ``ids`` are the hash ids of all
     prompts, one prompt after another, each of ``block`` tokens; those of request i are
     ``ids[offsets[i]:offsets[i + 1]]``. ``block`` 0: there are none. ``session`` numbers conversations, -1 for a request
-    without one; empty if the format has none. ``failed`` rows generated no token, and are left out.
+    without one; empty if the format has none. ``adapter`` numbers the adapters that a column names from 1, in the order
+    of the file, 0 for an empty cell; empty without such a column. ``failed`` rows generated no token, and are left out.
     """
 
     format: str
@@ -69,6 +70,7 @@ class Trace(NamedTuple):
     ids: array[int]
     block: int
     session: array[int]
+    adapter: array[int]
     failed: int
 
 
@@ -84,12 +86,14 @@ def recognise(names: list[str], json_rows: bool) -> str:
 class _Columns:
     """The columns of a trace while it is read."""
 
-    def __init__(self, named: str) -> None:
-        self.format = named
+    def __init__(self, named: str, column: str = "") -> None:
+        self.format, self.column = named, column
         self.layout = LAYOUTS[named]
         self.seconds, self.input, self.output = array("d"), array("q"), array("q")
         self.offsets, self.ids, self.session = array("q", [0]), array("q"), array("q")
+        self.adapter = array("q")
         self.failed = 0
+        self._names: dict[str, int] = {}
         self._start: int | None = None
         self._roots: dict[Any, int] = {}
 
@@ -100,6 +104,7 @@ class _Columns:
         at = self._time(row) if layout.time else 0.0
         ids = self._ids(row) if layout.block else ()
         session = self._session(row)
+        name = self._adapter(row) if self.column else ""
         if then == 0:
             self.failed += 1
             return
@@ -114,6 +119,8 @@ class _Columns:
             self.offsets.append(len(self.ids))
         if session is not None:
             self.session.append(session)
+        if self.column:
+            self.adapter.append(self._names.setdefault(name, len(self._names) + 1) if name else 0)
 
     def _time(self, row: Cells) -> float:
         if self.format != "azure":
@@ -140,6 +147,15 @@ class _Columns:
         self._roots[chat] = root = len(self._roots) if root is None else root
         return root
 
+    def _adapter(self, row: Cells) -> str:
+        """The name of the adapter of a row, empty if it has none."""
+        cell = row.cells.get(self.column)
+        if cell is None:
+            return ""
+        if isinstance(cell, str | int) and not isinstance(cell, bool):
+            return str(cell).strip()
+        raise BadRow(f"`{self.column}` is neither a text nor a number", row.columns(self.column))
+
     def _number(self, name: str) -> int:
         return self._roots.setdefault(name, len(self._roots))
 
@@ -155,13 +171,26 @@ class _Columns:
             ids=self.ids,
             block=block,
             session=self.session,
+            adapter=self.adapter,
             failed=self.failed,
         )
 
 
-def read_trace(file: FileSpec, named: str = "", rows: int | None = None) -> tuple[Trace | None, tuple[Diagnostic, ...]]:
-    """The first ``rows`` requests of a trace, or all, and what is wrong with it; None if a row is wrong."""
-    return _trace(file, named, rows, _stamp(file))
+def read_trace(
+    file: FileSpec, named: str = "", rows: int | None = None, column: str = ""
+) -> tuple[Trace | None, tuple[Diagnostic, ...]]:
+    """The first ``rows`` requests of a trace, or all, and what is wrong with it; None if a row is wrong.
+
+    ``column``: the one that names adapters; empty: none does.
+    """
+    return _trace(file, named, rows, column, _stamp(file))
+
+
+def trace_of(traffic: TrafficSpec, rows: int | None) -> tuple[Trace | None, tuple[Diagnostic, ...]]:
+    """`read_trace` of the trace of a load that has one."""
+    assert traffic.trace is not None, "the caller has looked"
+    column = "" if traffic.adapters is None else traffic.adapters.column
+    return read_trace(traffic.trace.file, traffic.trace.format, rows, column)
 
 
 def _stamp(file: FileSpec) -> tuple[str, int, int]:
@@ -175,10 +204,10 @@ def _stamp(file: FileSpec) -> tuple[str, int, int]:
 
 @lru_cache(maxsize=2)
 def _trace(
-    file: FileSpec, named: str, rows: int | None, _stamp: tuple[str, int, int]
+    file: FileSpec, named: str, rows: int | None, column: str, _stamp: tuple[str, int, int]
 ) -> tuple[Trace | None, tuple[Diagnostic, ...]]:
     reading = Reading(file)
-    columns = None if not named else _Columns(named)
+    columns = None if not named else _Columns(named, column)
     for number, row in reading.rows():
         if columns is None:
             found = recognise(list(row.cells), row.json)
@@ -187,7 +216,10 @@ def _trace(
                 hint = f"formats: {', '.join(FORMATS)}; docs/traffic.md lists their columns"
                 reading.fail(1, BadRow(f"the format is not known by its columns: {shown}", hint=hint))
                 break
-            columns = _Columns(found)
+            columns = _Columns(found, column)
+        if column and column not in row.cells and not row.json:
+            reading.fail(1, BadRow(f"the file has no column `{column}`", hint=_columns_hint(row)))
+            break
         try:
             columns.add(row)
         except BadRow as wrong:
@@ -197,8 +229,14 @@ def _trace(
     if not reading.wrong and (columns is None or not columns.input):
         lost = 0 if columns is None else columns.failed
         reading.fail(1, BadRow("every row generated no token" if lost else "the file has no requests"))
+    elif not reading.wrong and column and columns is not None and not any(columns.adapter):
+        reading.fail(1, BadRow(f"no row names an adapter in `{column}`"))
     found_wrong = reading.finish()
     return (None if found_wrong or columns is None else columns.trace()), found_wrong
+
+
+def _columns_hint(row: Cells) -> str:
+    return f"its columns are {', '.join(list(row.cells)[:12])}"
 
 
 def read_column(file: FileSpec, name: str) -> tuple[array[float] | None, tuple[Diagnostic, ...]]:
@@ -218,7 +256,7 @@ def _column(
         header = reading.header or list(row.cells)
         column = name if name in header or len(header) != 1 else header[0]
         if column not in header:
-            hint = f'its columns are {", ".join(header[:12])}; choose one with `column = "..."`'
+            hint = f'{_columns_hint(row)}; choose one with `column = "..."`'
             reading.fail(1, BadRow(f"the file has no column `{name}`", hint=hint))
             break
         try:
@@ -247,11 +285,13 @@ def findings(load: WorkloadSpec) -> list[Diagnostic]:
             found += wrong or _times_missing(trace, one.arrivals.file)
         for distribution in one.lengths or ():
             found += _drawn(distribution, whole=True)
+        if one.adapters is not None and one.adapters.which is not None:
+            found += _drawn(one.adapters.which, whole=True, what="number of an adapter")
         if one.sessions is not None:
             found += [*_drawn(one.sessions.turns, whole=True), *_drawn(one.sessions.think, whole=False)]
     if traffic.trace is not None:
         file = traffic.trace.file
-        trace, wrong = read_trace(file, traffic.trace.format, load.requests)
+        trace, wrong = trace_of(traffic, load.requests)
         found += wrong
         if traffic.arrivals is None and load.concurrency is None:
             found += _times_missing(trace, file)
@@ -280,8 +320,11 @@ def _counted(load: WorkloadSpec, trace: Trace, file: FileSpec) -> list[Diagnosti
     return found
 
 
-def _drawn(distribution: Distribution, whole: bool) -> list[Diagnostic]:
-    """What is wrong with the file of a distribution; numbers of tokens are ``whole``, and at least 1."""
+def _drawn(distribution: Distribution, whole: bool, what: str = "length") -> list[Diagnostic]:
+    """What is wrong with the file of a distribution; numbers of tokens are ``whole``, and at least 1.
+
+    ``what``: the word for one of its numbers.
+    """
     if not isinstance(distribution, Empirical):
         return []
     values, wrong = read_column(distribution.file, distribution.column)
@@ -289,5 +332,5 @@ def _drawn(distribution: Distribution, whole: bool) -> list[Diagnostic]:
     if not bad:
         return list(wrong)
     file = distribution.file
-    why = f"{len(bad):,} numbers of {file.shown} are no lengths, such as {bad[0]:g}"
-    return [Diagnostic("E452", why, file.span, hint=f"a length is a whole number from 1 to {MAX_DIMENSION:,}")]
+    why = f"{len(bad):,} numbers of {file.shown} are no {what}s, such as {bad[0]:g}"
+    return [Diagnostic("E452", why, file.span, hint=f"a {what} is a whole number from 1 to {MAX_DIMENSION:,}")]

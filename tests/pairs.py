@@ -58,6 +58,7 @@ FEATURES: dict[str, dict[str, Said]] = {
     "window": {"window": True},
     "chunk": {"chunk": True},
     "latent": {"latent": True},
+    "adapters": {"adapters": True},
     "sparse": {"sparse": True},
     # under which load
     "batch": {"load": "batch = 4"},
@@ -143,6 +144,7 @@ def _model(said: dict[str, Said], name: str = "small") -> str:
   {"kv_rank = 16, nope_dim = 8, rope_dim = 4, v_dim = 8" if "latent" in said else ""}
   {"index_heads = 4, index_dim = 8, index_cache = fp8" if "sparse" in said else ""}
   {"pair = 2 * hidden" if said.get("guess") == "mtp" else ""}
+  {"lora { adapters = 3, rank = 4, targets = all, active = 2 }" if "adapters" in said else ""}
   weights = bf16
   embedding w_embed[vocab, hidden]
 {blocks}{MTP if said.get("guess") == "mtp" else ""}  head rms_norm(x) @ w_head[hidden, vocab]

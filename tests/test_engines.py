@@ -311,7 +311,8 @@ def served(draw: st.DrawFn) -> tuple[str, SchedulerName, str]:
     fields += draw(st.sampled_from([[], ["chunked_prefill = 2048"], ["step_tokens = 4096"]]))
     fields += draw(st.sampled_from([[], ["memory_fraction = 83 %"]]))
     fields += draw(st.sampled_from([[], ["speculate { tokens = 2, acceptance = 70 % }"]]))
-    change = draw(st.sampled_from(["", "kv_cache = fp8", "weights = fp8" if engine != "trtllm" else "kv_cache = fp8"]))
+    change = draw(st.sampled_from(["", "kv_cache = fp8", "weights = fp8" if engine != "trtllm" else "kv_cache = fp8",
+                                   "lora { adapters = 4, rank = 16, targets = all }"]))  # fmt: skip
     load = f"input = {draw(st.integers(1, 4000))}, output = {draw(st.integers(1, 500))}"
     load += draw(st.sampled_from([", batch = 4", ", concurrency = 12"]))
     text = (f"plan p {{\n  model = {model}{f' with {{ {change} }}' if change else ''}\n  node = b200_8\n"
@@ -334,6 +335,25 @@ def test_a_round_trip_keeps_every_field_that_the_engine_knows(
         assert getattr(ours, name) == getattr(theirs, name), name
     loads = [(d.load.input, d.load.output, d.load.concurrency) for d in (first, again)]
     assert loads[0] == loads[1]
+
+
+def test_adapters_of_trtllm_are_modules_and_come_back(tmp_path: Path) -> None:
+    lora = "adapters = 4, rank = 16, targets = [w_q, w_down], host_bandwidth = 9 GB/s, host_adapters = 8"
+    text = f"plan p {{ model = llama_3_1_8b with {{ lora {{ {lora}, disk_bandwidth = 1 GB/s }} }}, node = h100_2\n"
+    text += "engine = trtllm, sharding { tp = 2 }, workload { input = 64, output = 8, batch = 4 } }"
+    first = deployed(text, "trtllm")
+    assert any("holds zeros for w_k and w_v" in remark.message for remark in first.remarks)
+    written = script(first, "trtllm")
+    assert '- "attn_q"\n  - "mlp_4h_to_h"\n  max_lora_rank: 16\n  max_loras: 4\n  max_cpu_loras: 8\n' in written
+    again = back(written, "h100_2", "llama_3_1_8b", tmp_path)
+    assert "lora { adapters = 4, rank = 16, targets = [w_q, w_down] }" in again
+    assert "# 8 adapters in host memory" in again
+    with pytest.raises(PlanError, match="`moe_gate` is no weight of `llama_3_1_8b` with adapters"):
+        back(written.replace("attn_q", "moe_gate"), "h100_2", "llama_3_1_8b", tmp_path)
+    text = "plan p { model = deepseek_v3 with { lora { adapters = 2, rank = 8, targets = [w_o, w_dkv] } }\n"
+    text += "node = h200_8, sharding { ep = 8 }, workload { input = 9, output = 8 } }"
+    with pytest.raises(PlanError, match="not of `w_dkv`"):
+        script(deployed(text, "trtllm"), "trtllm")
 
 
 @pytest.mark.parametrize(

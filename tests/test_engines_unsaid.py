@@ -29,7 +29,7 @@ MAPPED = {
     SpeculateSpec: "draft own",
     SplitSpec: "prefill decode",
     ModelSpec: "name weights activations kv_cache max_context mtp",
-    LoraSpec: "",
+    LoraSpec: "host_adapters",
     EngineSpec: "step_tokens max_requests memory_fraction fraction_of kv_block scheduler",
     SchedulerSpec: "name prefix_cache limits",
     TrafficSpec: "arrivals lengths trace",
@@ -45,7 +45,7 @@ TOLD = {
     ModelSpec: "compute state_cache index_cache lora",
     LoraSpec: "targets",
     SchedulerSpec: "graphs tiers write",
-    TrafficSpec: "sessions classes duration",
+    TrafficSpec: "sessions classes duration adapters",
 }
 """Fields that are told (W500), or refused (E503)."""
 
@@ -57,7 +57,7 @@ NO_EFFECT = {
     SpeculateSpec: "acceptance span",
     SplitSpec: "span",
     ModelSpec: "layers sizes embedding blocks head causal entry source stored span",  # the checkpoint has them
-    LoraSpec: "active",
+    LoraSpec: "active host_bandwidth load_time disk_bandwidth",
     EngineSpec: "name prefill decode links step step_rank step_node request admit first first_request limits bands "
     "kept_output reserve context communicators libraries all_reduce workspace states logit graphs graph_layer "
     "graphs_in_budget kernels fusions fused_sizes ttft_low ttft_high tpot_low tpot_high throughput_low "
@@ -128,7 +128,6 @@ def test_unlike_gpus_and_transfers_are_told(engine: SchedulerName) -> None:
     ("fields", "engine", "why"),
     [
         ("model = llama_3_1_8b, workload { input = 64, output = 0, batch = 4 }", "vllm", "another program"),
-        ("model = adapted, workload { input = 64, output = 8, batch = 4 }", "trtllm", "adapters"),
         ("model = llama_3_3_70b, sharding { tp = 8 }, workload { input = 64, output = 8, batch = 4 }, "
          "speculate { draft = llama_3_2_1b, tokens = 2, acceptance = 70 %, sharding { tp = 4 } }",
          "sglang", "lays a draft model over"),

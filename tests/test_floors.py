@@ -15,7 +15,7 @@ FLOORS = ("num", "forms", "machine", "work", "time", "deployments", "serving", "
 
 SCHEDULERS = {
     f"backends.cost.serving.{name}"
-    for name in ("blocks", "scheduler", "vllm", "sglang", "trtllm", "routers", "priorities")
+    for name in ("adapters", "blocks", "scheduler", "vllm", "sglang", "trtllm", "routers", "priorities")
 } | {"spec.scheduler"}
 """Of the floor `serving`, what knows tokens and blocks alone, and the words for it: nothing else is imported there."""
 

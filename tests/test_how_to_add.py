@@ -91,7 +91,8 @@ from plandsl.ir.text import read, read_op, read_type, show, show_op
 from plandsl.ir.types import Mesh, Value
 
 sizes, x, y = {{"hidden": 3}}, Value("x", read_type("bf16[hidden]")), Value("y", read_type("bf16[hidden]"))
-here = Local(0, Placement(Mesh(), sizes), {{"x": {{0: np.array([-1.0, 0.0, 2.0])}}}}, 0, np.zeros((1, 3), int))
+held = {{"x": {{0: np.array([-1.0, 0.0, 2.0])}}}}
+here = Local(0, Placement(Mesh(), sizes), held, past=0, ids=np.zeros((1, 3), int), requests=np.zeros(1, int))
 assert compute(Negate(y, x), here)[0].tolist() == [1.0, 0.0, -2.0]
 assert np.allclose(compute(Map(y, (x,), "softplus"), here)[0], np.log1p(np.exp([-1.0, 0.0, 2.0])))
 

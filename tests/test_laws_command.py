@@ -290,6 +290,22 @@ def test_parts_of_memory_that_do_not_add_up_are_found() -> None:
         assert "fullest" in broken(laws_machine.memory_adds_up, plan)
 
 
+def test_adapters_that_cost_nothing_break_a_law() -> None:
+    lora = "lora { adapters = 2, rank = 16, targets = [w_q] }"
+    text = f"plan p {{ model = llama_3_1_8b with {{ {lora} }}, node = h100_1, sharding {{ tp = 1 }}\n"
+    (plan,) = compile_text(text + "workload { input = 64, output = 8, batch = 2 } }")
+    laws_relations.adapters_are_never_free(plan)
+    taken = laws_relations._taken
+
+    def free(spec: PlanSpec) -> tuple[float, float, float]:
+        """The model without adapters takes a second more than with them."""
+        ttft, tpot, weights = taken(spec)
+        return ttft + (spec.model.lora is None), tpot, weights
+
+    with patch.object(laws_relations, "_taken", free):
+        assert "without adapters" in broken(laws_relations.adapters_are_never_free, plan)
+
+
 def test_relations_see_what_differs() -> None:
     plan = plan_of()
     fewer: Any = lambda sharding: evolve(sharding, axes=sharding.axes[1:], replica_axes=())  # noqa: E731

@@ -64,6 +64,8 @@ def test_requests_have_adapters_of_their_own_or_none() -> None:
     arrays = {"x": np.arange(30.0).reshape(5, 2, 3), "w": np.arange(24.0).reshape(2, 3, 4)}
 
     class Here(Local):
+        requests = np.arange(5)
+
         def __init__(self) -> None:
             pass
 

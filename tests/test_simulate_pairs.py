@@ -35,6 +35,8 @@ FEATURES: dict[str, dict[str, str]] = {
     "least loaded": {"router": "least_loaded"},
     "two choices": {"router": "two_choices"},
     "prefix": {"router": "prefix"},
+    "affinity": {"router": "adapter"},
+    "adapters": {"model": "lora { adapters = 2, rank = 8, targets = all, host_bandwidth = 25 GB/s }"},
     "closed": {"load": "concurrency = 4, requests = 12"},
 }
 
@@ -55,12 +57,14 @@ def compiled(said: dict[str, str]) -> CompiledPlan:
     """A plan with some features: twelve requests of two classes."""
     limits = ", ".join(said[name] for name in ("graphs", "priority", "cache") if name in said)
     sharding = SHIFT if said.get("sharding") == "shift" else said.get("sharding", "sharding { tp = 2 }")
+    named = ", adapters = uniform(1, 5)" if "model" in said else ""
     fields = [
-        f"model = llama_3_1_8b, engine = {said.get('engine', 'vllm')} with {{ max_requests = 6, {limits} }}",
+        f"model = llama_3_1_8b with {{ {said.get('model', '')} }}",
+        f"engine = {said.get('engine', 'vllm')} with {{ max_requests = 6, {limits} }}",
         f"router = {said.get('router', 'round_robin')}",
         *(said[name] for name in ("speculate",) if name in said),
         "workload { " + said.get("load", "rate = 60 req/s, requests = 12") + "\n"
-        "class chat { share = 60 %, input = uniform(100, 400), output = uniform(1, 9) }\n"
+        f"class chat {{ share = 60 %, input = uniform(100, 400), output = uniform(1, 9){named} }}\n"
         "class batch { share = 40 %, input = 600, output = 12, priority = 2 } }",
     ]
     own = f"node = h100_8, {sharding}"

@@ -16,7 +16,7 @@ from plandsl.backends.cost import Replicas
 from plandsl.backends.cost.serving.clock import ServerClock, TableClock, step_clock
 from plandsl.backends.cost.serving.pools import Moves, Side, simulate_pools
 from plandsl.backends.cost.serving.records import Records
-from plandsl.backends.cost.serving.replica import Worker
+from plandsl.backends.cost.serving.replica import Adapters, Worker
 from plandsl.backends.cost.serving.requests import Closed, Hashes, Requests
 from plandsl.backends.cost.serving.scheduler import Batch, Live, Policy, State
 from plandsl.backends.cost.serving.sglang import Sglang
@@ -61,6 +61,7 @@ def loads(draw: st.DrawFn) -> Requests:
         np.full(n, longest) if draw(st.booleans()) else rng.integers(1, longest + 1, n),
         session=session,
         priority=rng.integers(0, 3, n),
+        adapter=rng.integers(0, 5, n) if draw(st.booleans()) else None,
     )
     if draw(st.booleans()):
         return found
@@ -68,8 +69,16 @@ def loads(draw: st.DrawFn) -> Requests:
     return found._replace(blocks=Hashes(np.cumsum([0, *counts]), rng.integers(0, 3, counts.sum()), 4))
 
 
+def slots_for(load: Requests, tokens: int) -> Adapters | None:
+    """Slots for the adapters of a load; how many and of what kind follows from another number that is drawn."""
+    if load.adapter is None:
+        return None
+    slots = 1 + tokens % 3
+    return Adapters(slots, 0.75, host=slots + 1 if tokens % 2 else None, disk_s=2.5, base=tokens % 5 == 0)
+
+
 def assert_equal(fast: Records, plain: Records) -> None:
-    for name in (*fast._fields[:10], "prefill_replica", "transfer_s"):
+    for name in (*fast._fields[:10], "prefill_replica", "transfer_s", "fetched", "slot_wait_s"):
         np.testing.assert_array_equal(getattr(fast, name), getattr(plain, name), err_msg=name)
     for name, a, b in zip(plain.steps._fields, fast.steps, plain.steps, strict=True):
         np.testing.assert_array_equal(a, b, err_msg=name)
@@ -99,8 +108,12 @@ def test_steps_at_once_equal_steps_one_by_one(
     """With memory pressure, requests that come amid a stretch, closed loops, sessions, several servers and ranks."""
     own = load.blocks is None
     workers = [
-        Worker(one, clock, ranks * -(-tokens // block), block, caching, ranks=ranks, shared=not own) for one in chosen
-    ]
+        Worker(
+            one, clock, ranks * -(-tokens // block), block, caching, ranks=ranks, shared=not own,
+            adapters=slots_for(load, tokens),
+        )
+        for one in chosen
+    ]  # fmt: skip
     thinks = np.where(load.input % 2, 3.7, 0.0)
     fast, plain = (
         simulate_steps(workers, load, closed and Closed(closed), by=by, think_s=thinks, stretches=at_once)
@@ -121,7 +134,11 @@ def test_so_they_do_where_another_server_makes_the_first_token(
 ) -> None:
     n = len(load.input)
     moves = Moves(np.full(n, 1.3), np.full(n, 0.7), np.full(n, 1.3), 0.1, early)
-    sides = Side([Worker(first, clock, 200, 1)] * 2), Side([Worker(then, clock, tokens, 1, False)] * servers)
+    own = slots_for(load, tokens)
+    sides = (
+        Side([Worker(first, clock, 200, 1, adapters=own)] * 2),
+        Side([Worker(then, clock, tokens, 1, False, adapters=own)] * servers),
+    )
     fast, plain = (
         simulate_pools(*sides, load, moves, closed and Closed(closed), stretches=at_once) for at_once in (True, False)
     )

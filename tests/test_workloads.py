@@ -93,7 +93,7 @@ def test_a_load_is_checked_printed_formatted_and_drawn(load: str) -> None:
     assert 1 <= len(requests.input) <= 50
 
 
-@given(traffic())
+@given(traffic(adapters=True))
 @draws(10 / 3)
 def test_any_load_reads_back_as_printed(load: WorkloadSpec) -> None:
     text = show_workload(load) + "plan p { model = llama_3_1_8b, node = h100_1, workload = w }\n"
@@ -394,7 +394,7 @@ def test_classes_with_rates_of_their_own_are_put_together() -> None:
     assert (kind == 1).sum() == 2 * 1000 - 1  # the last conversation's second turn is too late
 
 
-@given(traffic())
+@given(traffic(adapters=True))
 @draws(10 / 3)
 def test_any_load_is_in_order_and_of_the_size_asked_for(load: WorkloadSpec) -> None:
     assert load.traffic is not None

@@ -85,6 +85,7 @@ VLLM = (
     Flag("enable-lora", "pair"),
     Flag("max-loras"),
     Flag("max-lora-rank"),
+    Flag("max-cpu-loras"),
     Flag("scheduler-reserve-full-isl", "pair"),
     Flag("nnodes", also=("-n",)),
 )
@@ -128,6 +129,7 @@ SGLANG = (
     Flag("enable-lora", "switch"),
     Flag("max-loras-per-batch"),
     Flag("max-lora-rank"),
+    Flag("max-loaded-loras"),
     Flag("nnodes"),
 )  # fmt: skip
 
@@ -149,6 +151,7 @@ TRTLLM = (
     Flag("scheduler_config", "json"),
     Flag("speculative_config", "json"),
     Flag("cache_transceiver_config", "json"),
+    Flag("lora_config", "json"),
     Flag("dtype", "word"),
 )
 

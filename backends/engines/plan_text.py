@@ -50,7 +50,10 @@ def _declarations(servers: tuple[Server, ...], engine: SchedulerName, model: Mod
              "max_context": (first.max_context, model.max_context)}  # fmt: skip
     changes = [f"{name} = {ours}" for name, (ours, theirs) in given.items() if ours and ours != theirs]
     if first.lora is not None:
-        changes.append(f"lora {{ adapters = {first.lora.adapters}, rank = {first.lora.rank}, targets = all }}")
+        targets = f"[{', '.join(first.lora.targets)}]" if first.lora.targets else "all"
+        changes.append(f"lora {{ adapters = {first.lora.adapters}, rank = {first.lora.rank}, targets = {targets} }}")
+        if first.lora.host is not None:
+            yield f"# {first.lora.host} adapters in host memory: `host_adapters` of `lora`, which needs bandwidths\n"
     yield f"model served = {declared}" + (f" with {{ {', '.join(changes)} }}" if changes else "") + "\n"
     for server in servers:
         tag = _tag(server, servers)

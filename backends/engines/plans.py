@@ -144,7 +144,5 @@ def _draft(plan: PlanSpec) -> Draft | None:
 
 
 def _lora(plan: PlanSpec) -> Lora | None:
-    if plan.model.lora is None:
-        return None
-    sizes = dict(plan.model.sizes)
-    return Lora(sizes[ADAPTERS], sizes[LORA_RANK])
+    lora, sizes = plan.model.lora, dict(plan.model.sizes)
+    return None if lora is None else Lora(sizes[ADAPTERS], sizes[LORA_RANK], lora.host_adapters, lora.targets)

@@ -9,7 +9,7 @@ from plandsl.backends.engines.formats import DTYPES
 from plandsl.backends.engines.server import Lora, Role
 from plandsl.backends.engines.words import is_whole
 from plandsl.diagnostics import Diagnostic, PlanError, Span
-from plandsl.spec.model import ModelSpec
+from plandsl.spec.model import Apply, ModelSpec, Weight, walk
 from plandsl.spec.scheduler import SchedulerName
 
 
@@ -40,6 +40,11 @@ class Reading:
     def dense(self) -> bool:
         """Whether the model has a width that is no expert's."""
         return "ffn" in dict(self.model.sizes)
+
+    def has_weight(self, name: str) -> bool:
+        """Whether the model's blocks multiply by a weight of this name."""
+        terms = (t for term in self.model.terms for t in walk(term) if isinstance(t, Apply) and t.fn == "matmul")
+        return any(isinstance(t.args[1], Weight) and t.args[1].name == name for t in terms)
 
     def any(self, name: str) -> bool | int | float | str | None:
         """A plain value; None where the argument is not given."""
@@ -101,8 +106,11 @@ class Reading:
             case _:
                 return self.hint
 
-    def lora(self, count: str) -> Lora | None:
-        """The adapters that `--enable-lora` asks for, of which the argument ``count`` says how many."""
+    def lora(self, count: str, host: str) -> Lora | None:
+        """The adapters that `--enable-lora` asks for.
+
+        The argument ``count`` says how many are on a GPU, ``host`` how many in host memory.
+        """
         if not self.flag("enable-lora"):
             return None
         adapters, rank = self.maybe_whole(count), self.maybe_whole("max-lora-rank")
@@ -110,7 +118,7 @@ class Reading:
             why = "a plan has a number of adapters and a rank"
             self.fail("enable-lora", why, f"add --{count} and --max-lora-rank")
             return None
-        return Lora(adapters, rank)
+        return Lora(adapters, rank, self.maybe_whole(host))
 
     def dtype(self) -> str:
         """The format that `--dtype` names; empty for ``auto``."""

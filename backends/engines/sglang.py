@@ -39,6 +39,8 @@ def write_sglang(server: Server, plan: PlanSpec, connector: str = "mooncake") ->
         out |= _draft(server.draft)
     if server.lora is not None:
         out |= {"enable-lora": True, "max-loras-per-batch": server.lora.adapters, "max-lora-rank": server.lora.rank}
+        if server.lora.host is not None:
+            out["max-loaded-loras"] = server.lora.host
     if server.role:
         out |= {"disaggregation-mode": server.role, "disaggregation-transfer-backend": connector}
     return out
@@ -137,7 +139,7 @@ def read_sglang(r: Reading) -> Server:
         prefix_cache=False if r.flag("disable-radix-cache") else None,
         kv_block=r.maybe_whole("page-size"),
         draft=_read_draft(r),
-        lora=r.lora("max-loras-per-batch"),
+        lora=r.lora("max-loras-per-batch", "max-loaded-loras"),
         options=_read_options(r),
         gpus=r.gpus,
     )

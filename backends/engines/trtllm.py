@@ -6,7 +6,8 @@ from plandsl.backends.engines.flags import Settings
 from plandsl.backends.engines.formats import DTYPES, cache_word, read_cache
 from plandsl.backends.engines.reading import Reading
 from plandsl.backends.engines.refusing import refuse
-from plandsl.backends.engines.server import Degrees, Draft, Server
+from plandsl.backends.engines.server import Degrees, Draft, Lora, Server
+from plandsl.diagnostics import Diagnostic, PlanError, clip
 from plandsl.spec.plan import PlanSpec
 
 ROOMS = {"no_evict": "GUARANTEED_NO_EVICT", "max_utilisation": "MAX_UTILIZATION", "static_batch": "STATIC_BATCH"}
@@ -44,6 +45,8 @@ def write_trtllm(server: Server, plan: PlanSpec, connector: str = "nixl") -> Set
         out["disable_overlap_scheduler"] = True
     if server.draft is not None:
         out["speculative_config"] = _draft(server.draft)
+    if server.lora is not None:
+        out["lora_config"] = _lora(server.lora, plan)
     if server.role:
         out["cache_transceiver_config"] = {"backend": BACKENDS[connector]}
     return out
@@ -90,6 +93,61 @@ def _draft(draft: Draft) -> dict[str, object]:
             return {"decoding_type": "NGram", "max_draft_len": draft.tokens}
         case "model":
             return {"decoding_type": "Draft_Target", "max_draft_len": draft.tokens, "speculative_model": draft.model}
+
+
+MODULES = {
+    "w_q": "attn_q", "w_k": "attn_k", "w_v": "attn_v", "w_o": "attn_dense",
+    "w_gate": "mlp_h_to_4h", "w_up": "mlp_gate", "w_down": "mlp_4h_to_h",
+}  # fmt: skip
+"""Weights as the catalog names them -> modules with adapters.
+
+Source: `get_default_trtllm_modules_to_hf_modules` in tensorrt_llm/lora_helper.py at 037d4ba1; `mlp_gate` is the
+`up_proj` of a checkpoint, `mlp_h_to_4h` its `gate_proj`.
+"""
+
+QKV = ("w_q", "w_k", "w_v")
+RANK = 64
+"""`max_lora_rank` unless it is given (`LoraConfig` in the same file)."""
+
+
+def fill_qkv(targets: tuple[str, ...]) -> list[str]:
+    """Of q, k and v the weights that get adapters of zeros, since others of them are targets.
+
+    Source: `get_missing_qkv_modules_from_lora_modules` in the same file.
+    """
+    return [name for name in QKV if name not in targets] if set(QKV) & set(targets) else []
+
+
+def _lora(lora: Lora, plan: PlanSpec) -> dict[str, object]:
+    unknown = [name for name in lora.targets if name not in MODULES]
+    if unknown:
+        why = f"TensorRT-LLM's modules with adapters are those of {', '.join(MODULES)}, not of `{unknown[0]}`"
+        named = ", ".join(name for name in lora.targets if name in MODULES) or "w_q, w_k, w_v"
+        hint = f"`targets = [{named}]`, or `--to vllm`"
+        raise PlanError([Diagnostic("E503", why, plan.model.span or plan.span, hint=hint)])
+    out: dict[str, object] = {
+        "lora_target_modules": [MODULES[name] for name in lora.targets],
+        "max_lora_rank": lora.rank,
+        "max_loras": lora.adapters,
+    }
+    return out if lora.host is None else out | {"max_cpu_loras": lora.host}
+
+
+def _read_lora(r: Reading) -> Lora | None:
+    config = r.json("lora_config")
+    if not config:
+        return None
+    known = {theirs: ours for ours, theirs in MODULES.items()}
+    modules = config.get("lora_target_modules")
+    if not isinstance(modules, list) or not modules or not all(isinstance(name, str) for name in modules):
+        why = "a plan says which weights have adapters"
+        raise r.wrong("lora_config", why, 'add "lora_target_modules": ["attn_q", "attn_k", "attn_v"]')
+    for name in modules:
+        if name not in known or not r.has_weight(known[name]):
+            raise r.wrong("lora_config", f"`{clip(name)}` is no weight of `{r.model.name}` with adapters", "drop it")
+    rank = r.inner_whole("lora_config", config, "max_lora_rank") if "max_lora_rank" in config else RANK
+    host = r.inner_whole("lora_config", config, "max_cpu_loras") if "max_cpu_loras" in config else None
+    return Lora(r.inner_whole("lora_config", config, "max_loras"), rank, host, tuple(known[name] for name in modules))
 
 
 def read_trtllm(r: Reading) -> Server:
@@ -146,6 +204,7 @@ def read_trtllm(r: Reading) -> Server:
         prefix_cache=reuse if isinstance(reuse, bool) else None,
         kv_block=block if isinstance(block, int) else None,
         draft=_read_draft(r),
+        lora=_read_lora(r),
         options=tuple(options),
         gpus=r.gpus,
     )

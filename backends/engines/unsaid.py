@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping
 from plandsl.backends.engines.commands import range_ratio
 from plandsl.backends.engines.degrees import read_degrees
 from plandsl.backends.engines.server import Degrees, Lora
+from plandsl.backends.engines.trtllm import fill_qkv
 from plandsl.backends.engines.vllm import lora_rank
 from plandsl.diagnostics import Diagnostic, PlanError, Span
-from plandsl.spec.model import LORA_RANK
+from plandsl.spec.model import LORA_RANK, LoraSpec
 from plandsl.spec.plan import PlanSpec, WorkloadSpec
 from plandsl.spec.scheduler import SchedulerName, scheduler_name
 from plandsl.spec.traffic import Fixed, Steady, TrafficSpec
@@ -52,9 +53,6 @@ def check_program(plan: PlanSpec, engine: SchedulerName, sources: Mapping[str, s
         why = "`output = 0`: an encoder is served by another program than a model that makes tokens"
         at = plan.workload.span or plan.span
         raise PlanError([Diagnostic("E503", why, at, hint="`--to jax` takes it; an engine needs `output` above 0")])
-    if plan.model.lora is not None and engine == "trtllm":
-        why = "no key that was read says how many adapters of which rank TensorRT-LLM holds"
-        raise PlanError([Diagnostic("E503", why, find_field(plan, "model", sources), hint="`--to vllm` or sglang")])
     _check_draft(plan, engine)
 
 
@@ -141,11 +139,32 @@ def _model(plan: PlanSpec, engine: SchedulerName, sources: Mapping[str, str]) ->
         why = f"engines keep index keys in {INDEX_KEYS}, and the plan counts with `index_cache = {kept}`"
         yield _remark(why, at)
     if model.lora is not None:
-        why = f"which weights have adapters ({', '.join(model.lora.targets)}) is said by the adapters' own files"
+        yield from _adapters(plan, model.lora, engine, at)
+
+
+HOST_LORAS: dict[SchedulerName, str] = {"vllm": "--max-cpu-loras", "trtllm": "max_cpu_loras"}
+"""What bounds the adapters in host memory, in engines that bound them unless they are told."""
+
+
+def _adapters(plan: PlanSpec, lora: LoraSpec, engine: SchedulerName, at: Span | None) -> Iterator[Diagnostic]:
+    if engine != "trtllm":
+        why = f"which weights have adapters ({', '.join(lora.targets)}) is said by the adapters' own files"
         yield _remark(why, at, "load adapters with these targets")
-        wished = dict(model.sizes)[LORA_RANK]
-        if engine == "vllm" and (rank := lora_rank(Lora(0, wished), plan)) != wished:
-            yield _remark(f"vLLM reserves memory for rank {rank}, the next that it has after {wished}", at)
+    elif added := fill_qkv(lora.targets):
+        yield _remark(f"TensorRT-LLM holds zeros for {' and '.join(added)}: it adapts q, k and v together", at)
+    wished = plan.model.size(LORA_RANK)
+    if engine == "vllm" and (rank := lora_rank(Lora(0, wished), plan)) != wished:
+        yield _remark(f"vLLM reserves memory for rank {rank}, the next that it has after {wished}", at)
+    traffic = plan.workload.traffic
+    if traffic is not None and traffic.named:
+        yield _remark(
+            "the benchmark names no adapters", at, "send requests to the adapters' names in the plan's shares"
+        )
+        if lora.host_adapters is None and engine in HOST_LORAS:
+            why = (
+                f"the plan has all adapters in host memory; the engine has fewer unless `{HOST_LORAS[engine]}` says so"
+            )
+            yield _remark(why, at, "set it to the number of your adapters, or write `host_adapters` in `lora`")
 
 
 def _scheduler(plan: PlanSpec, sources: Mapping[str, str]) -> Iterator[Diagnostic]:

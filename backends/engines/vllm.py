@@ -41,6 +41,8 @@ def write_vllm(server: Server, plan: PlanSpec, connector: str = "nixl") -> Setti
         out["speculative-config"] = _draft(server.draft)
     if server.lora is not None:
         out |= {"enable-lora": True, "max-loras": server.lora.adapters, "max-lora-rank": lora_rank(server.lora, plan)}
+        if server.lora.host is not None:
+            out["max-cpu-loras"] = server.lora.host
     if server.role:
         role = _ROLES[connector][server.role == "decode"]
         out["kv-transfer-config"] = {"kv_connector": CONNECTORS[connector], "kv_role": role}
@@ -169,7 +171,7 @@ def read_vllm(r: Reading) -> Server:
         prefix_cache=r.flag("enable-prefix-caching"),
         kv_block=r.maybe_whole("block-size"),
         draft=_read_draft(r),
-        lora=r.lora("max-loras"),
+        lora=r.lora("max-loras", "max-cpu-loras"),
         options=tuple((name, value) for name, value in options if value is not None),
         gpus=r.gpus,
     )

@@ -82,7 +82,8 @@ def function_of(fn: str) -> Callable[..., Array]:
 class Local:
     """One device in one step: its arrays by name, and the part of each tensor that they are.
 
-    ``past`` counts the tokens that were in the cache before this step; ``ids`` ``[batch, position]`` are its tokens.
+    ``past`` counts the tokens that were in the cache before this step; ``ids`` ``[batch, position]`` are its tokens,
+    ``requests`` ``[batch]`` the numbers of its requests.
     """
 
     rank: int
@@ -90,6 +91,7 @@ class Local:
     values: Mapping[str, Shards]
     past: int
     ids: Array
+    requests: Array
 
     def array(self, value: Value) -> Array:
         """This device's part of ``value``."""
@@ -233,7 +235,7 @@ def _adapter_gemm(op: AdapterGemm, weight: Value, out: Value, here: Local) -> Ar
     """Each request with its own adapter, or with none."""
     start, stop = here.held_range(op.x, "batch")
     matrices = here.array(weight)
-    own = np.arange(start, stop) % (len(matrices) + 1)
+    own = here.requests[start:stop] % (len(matrices) + 1)
     chosen = np.concatenate([matrices, np.zeros_like(matrices[:1])])[own]  # the last has no adapter
     names = "batch", *weight.type.names[1:]
     letters = {n: k for k, n in enumerate(dict.fromkeys((*op.x.type.names, *names)))}

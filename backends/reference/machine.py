@@ -61,6 +61,8 @@ class Machine:
         """Tokens of each request that the cache holds, and that the states have seen."""
         self._parts: tuple[int, ...] = ()
         """Tokens of each part in which the prompts came."""
+        self._requests: Array | None = None
+        """The numbers of the requests of a group; None: all run together."""
 
     def prefill(self, ids: Array, cuts: Sequence[int] = (), groups: int = 1) -> Array:
         """Run ``ids`` ``[batch, position]`` through an empty machine; returns the logits ``[batch, vocab]``.
@@ -76,10 +78,11 @@ class Machine:
         rows = np.arange(len(ids)).reshape(-1, groups, share)
         caches, memories, found = [], [], []
         for group in range(groups):
+            self._requests = rows[:, group].ravel()
             found.append(self._prompt(ids[rows[:, group].ravel()], cuts))
             caches.append(self._cache)
             memories.append(self._memory)
-        self._cache, self._bind = Cache.merge_groups(caches, share), whole
+        self._cache, self._bind, self._requests = Cache.merge_groups(caches, share), whole, None
         self._memory = Memory.merge_groups(memories, share)
         logits = np.empty((len(ids), *found[0].shape[1:]))
         for group, some in enumerate(found):
@@ -135,7 +138,8 @@ class Machine:
         if program.phase == PREFILL:
             self._parts = (*self._parts, tokens)
         place = self._place(program, tokens)
-        out = self._step(program, place).run(ids)
+        requests = np.arange(len(ids)) if self._requests is None else self._requests
+        out = self._step(program, place).run(ids, requests)
         if out.value.type.pending:
             raise Mismatch(f"the result {out.value} is still a partial sum: {out.value.type}")
         if any(place.mesh.ways(d.axes) > 1 for d in out.value.type.dims if not makes_rows(d.name)):
@@ -154,6 +158,7 @@ class _Step:
         self.program, self.place, self.weights = program, place, weights
         (self.cache, self.memory), self.past, self.check = kept, past, check
         self.ids: Array = np.zeros((0, 0), dtype=int)
+        self.requests: Array = np.zeros(0, dtype=int)
         self.mail: dict[int, list[tuple[Value, Array]]] = {}
         self.ranks: list[int] = []
         self.stage = 0
@@ -165,10 +170,13 @@ class _Step:
             ranks = self._stage_ranks(len(stages))
             yield from ((ranks, region, layer) for region, layer in in_order(parts))
 
-    def run(self, ids: Array) -> Flow:
-        """Run every stage in turn, each on its own ranks. Only sent values pass between stages."""
+    def run(self, ids: Array, requests: Array) -> Flow:
+        """Run every stage in turn, each on its own ranks, for the ``requests`` with these numbers.
+
+        Only sent values pass between stages.
+        """
         flow: Flow | None = None
-        self.ids = np.asarray(ids)
+        self.ids, self.requests = np.asarray(ids), requests
         stages = self._stages()
         for self.stage, parts in enumerate(stages):
             self.ranks = self._stage_ranks(len(stages))
@@ -258,7 +266,9 @@ class _Step:
 
     def _each(self, held: Held, work: Callable[[Local], tuple[Array, ...]]) -> list[Shards]:
         """The results of ``work`` on every rank of the stage, by result."""
-        done = [work(Local(rank, self.place, held, self.past, self.ids)) for rank in self.ranks]
+        done = [
+            work(Local(rank, self.place, held, self.past, ids=self.ids, requests=self.requests)) for rank in self.ranks
+        ]
         return [dict(zip(self.ranks, arrays, strict=True)) for arrays in zip(*done, strict=True)]
 
     def _send(self, op: Send, x: Shards) -> None:

@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 
 
 class Memory(NamedTuple):
-    """Bytes on one GPU, by part."""
+    """Bytes on one GPU, by part; those of ``adapters`` (LoRA) are among the bytes of ``weights``."""
 
     weights: float
     kv_cache: float
     activations: float
     buffers: float
     capacity: float
+    adapters: float = 0.0
 
     @property
     def total(self) -> float:
@@ -24,6 +25,7 @@ class Memory(NamedTuple):
         return {
             "total": self.total,
             "weights": self.weights,
+            **({"adapters": self.adapters} if self.adapters else {}),
             "kv_cache": self.kv_cache,
             "activations": self.activations,
             "buffers": self.buffers,

@@ -138,13 +138,40 @@ class Found(NamedTuple):
         }
 
 
+class AdapterUse(NamedTuple):
+    """What became of the ``requests`` that name an adapter (LoRA) and were admitted.
+
+    ``resident`` found it on the GPUs of their server. Steps loaded adapters ``loaded[0]`` times from host memory, in
+    ``load_s[0]`` seconds each, and ``loaded[1]`` times from disk. ``waited`` requests were passed over since all slots
+    had other adapters, and waited ``wait_s`` seconds from then on, in the mean. ``slots`` are those of a GPU.
+    """
+
+    requests: int
+    resident: int
+    loaded: tuple[int, int]
+    load_s: tuple[float, float]
+    waited: int
+    wait_s: float
+    slots: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The machine form."""
+        return {
+            "requests": self.requests, "resident": self.resident, "loaded_from_host": self.loaded[0],
+            "loaded_from_disk": self.loaded[1], "load_from_host_s": self.load_s[0],
+            "load_from_disk_s": self.load_s[1], "waited": self.waited, "wait_s": _number(self.wait_s),
+            "slots": self.slots,
+        }  # fmt: skip
+
+
 class Simulation(NamedTuple):
     """A plan that served requests one by one.
 
     ``gpus`` of all replicas; ``scheduler`` and ``router`` by name; ``seed`` of what was drawn. ``requires`` of the plan
     and of its classes. ``unchecked`` are the texts of requirements that a run of requests says nothing of.
     With ``prefill`` the other servers decode only. ``found``: what the prefix cache and its tiers had, where there are
-    tiers. ``spent``: what the plan costs and draws at the rate that was served, where it was asked for.
+    tiers; ``adapters``: what became of requests that name some. ``spent``: what the plan costs and draws at the rate
+    that was served, where it was asked for.
     """
 
     plan: str
@@ -159,6 +186,7 @@ class Simulation(NamedTuple):
     unchecked: tuple[str, ...]
     prefill: PrefillPool | None = None
     found: Found | None = None
+    adapters: AdapterUse | None = None
     spent: Served | None = None
     about: About = NOBODY
     encodes: bool = False
@@ -217,6 +245,7 @@ class Simulation(NamedTuple):
             "requires": [{"text": r.text, "value": _number(r.value), "ok": r.ok} for r in self.requires],
             **({} if self.prefill is None else {"prefill_pool": self.prefill.as_json()}),
             **({} if self.found is None else {"prefix_cache": self.found.as_json()}),
+            **({} if self.adapters is None else {"adapters": self.adapters.as_json()}),
             **({} if self.spent is None else {"spent": self.spent.as_json()}),
             "unchecked": list(self.unchecked), "warnings": list(s.warnings), "ok": self.ok,
         }  # fmt: skip

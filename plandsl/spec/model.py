@@ -169,10 +169,17 @@ class LoraSpec(NamedTuple):
 
     ``targets`` are the weights ``W``; the dimensions `ADAPTERS` and `LORA_RANK` say how many adapters a GPU holds, and
     of which rank. ``active`` is the number of different ones in a batch.
+
+    An adapter that is on no GPU is loaded from host memory at ``host_bandwidth`` bytes/s for each GPU, in ``load_time``
+    seconds besides. Host memory holds ``host_adapters``, or all (None); the others are read at ``disk_bandwidth``.
     """
 
     targets: tuple[str, ...]
     active: int
+    host_bandwidth: float | None = None
+    load_time: float = 0.0
+    host_adapters: int | None = None
+    disk_bandwidth: float | None = None
 
 
 @frozen(eq=False, repr=False, slots=False)

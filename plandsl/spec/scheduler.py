@@ -3,12 +3,12 @@
 from typing import Literal, NamedTuple, TypeAlias
 
 SchedulerName: TypeAlias = Literal["vllm", "sglang", "trtllm"]
-RouterName: TypeAlias = Literal["round_robin", "least_loaded", "two_choices", "prefix"]
+RouterName: TypeAlias = Literal["round_robin", "least_loaded", "two_choices", "prefix", "adapter"]
 
 SCHEDULERS: tuple[SchedulerName, ...] = ("vllm", "sglang", "trtllm")
 """Schedulers, by the engine that has them."""
 
-ROUTERS: tuple[RouterName, ...] = ("round_robin", "least_loaded", "two_choices", "prefix")
+ROUTERS: tuple[RouterName, ...] = ("round_robin", "least_loaded", "two_choices", "prefix", "adapter")
 """Ways to choose one of several servers for a request."""
 
 

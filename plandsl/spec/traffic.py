@@ -241,6 +241,18 @@ class SessionsSpec(NamedTuple):
     system: int = 0
 
 
+class AdaptersSpec(NamedTuple):
+    """Which adapter (LoRA) a request names: a number from 1.
+
+    It is drawn from ``which``, or a ``column`` of the trace names it. ``share`` of the requests name one, and all turns
+    of a conversation the same.
+    """
+
+    which: Distribution | None
+    share: float = 1.0
+    column: str = ""
+
+
 class Lengths(NamedTuple):
     """Tokens of a request, in and out. In a conversation ``input`` counts the new tokens of a turn."""
 
@@ -260,6 +272,7 @@ class ClassSpec:
     share: float | None = None
     arrivals: Arrivals | None = None
     sessions: SessionsSpec | None = None
+    adapters: AdaptersSpec | None = None
     requires: tuple[RequireSpec, ...] = ()
     priority: int = 0
     span: Span | None = field(default=None, eq=False)
@@ -280,6 +293,13 @@ class TrafficSpec:
     classes: tuple[ClassSpec, ...] = ()
     duration: float | None = None
     seed: int = 0
+    adapters: AdaptersSpec | None = None
+
+    @property
+    def named(self) -> tuple[AdaptersSpec, ...]:
+        """What says which adapters requests name: of the load, or of each of its classes that has some."""
+        every = (self.adapters, *(one.adapters for one in self.classes))
+        return tuple(one for one in every if one is not None)
 
     @property
     def means(self) -> tuple[int, int]:

@@ -39,6 +39,7 @@ LAWS: tuple[Law, ...] = (
     laws_cost.more_load_is_never_faster,
     laws_cost.larger_batches_never_lower_throughput,
     laws_relations.more_requests_hardly_lower_throughput,
+    laws_relations.adapters_are_never_free,
     laws_relations.replicas_change_nothing,
     laws_relations.permuted_ranks_change_nothing,
     laws_relations.names_of_axes_change_nothing,
@@ -73,6 +74,7 @@ OF_ONE = frozenset(
         laws_cost.straight_code_equals_the_model,
         laws_cost.one_structure_serves_all_sizes,
         laws_program.weights_and_cache_are_shared_out,
+        laws_relations.adapters_are_never_free,
         laws_relations.more_requests_hardly_lower_throughput,
         laws_relations.replicas_change_nothing,
         laws_models.states_keep_their_size,
@@ -91,6 +93,7 @@ OF_WHOLE_PROMPTS = frozenset(
         laws_cost.degrees_of_one_are_free,
         laws_cost.shares_follow_their_figures,
         laws_models.states_keep_their_size,
+        laws_relations.adapters_are_never_free,
         laws_schedule.pipeline_settles_at_its_period,
     )
 )

@@ -35,6 +35,7 @@ from plandsl.passes.fuse import fuse
 from plandsl.passes.runner import Pass
 from plandsl.show import show_plan
 from plandsl.spec.formats import item_bytes
+from plandsl.spec.model import ADAPTERS
 from plandsl.testing.compare import same
 
 Key = tuple[str, str]
@@ -162,8 +163,9 @@ def _logical_flops(plain: Program, sizes: Mapping[str, int]) -> dict[Key, float]
 
 
 def _flops(x: Value, w: Value, sizes: Mapping[str, int]) -> float:
-    """FLOPs of a GEMM, ``2 m n k``; for experts, of the experts of each token."""
-    return 2.0 * prod(sizes[n] for n in {stem(n): n for n in (*w.type.names, *x.type.names)}.values())
+    """FLOPs of a GEMM, ``2 m n k``; for experts, of the experts of each token, for adapters of that of each request."""
+    names = {stem(n): n for n in (*w.type.names, *x.type.names) if n != ADAPTERS}
+    return 2.0 * prod(sizes[n] for n in names.values())
 
 
 def _chunk_rows(type_: TensorType, program: Program, sizes: Mapping[str, int]) -> dict[str, int]:

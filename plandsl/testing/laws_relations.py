@@ -14,6 +14,7 @@ from plandsl.backends.reference.verify import verify_programs
 from plandsl.driver import CompiledPlan, plain_programs, programs
 from plandsl.ir.program import Program
 from plandsl.ir.types import Mesh
+from plandsl.spec.model import ADAPTERS, LORA_RANK
 from plandsl.spec.plan import AxisSpec, PlanSpec, ShardingSpec
 from plandsl.testing.compare import compiled
 from plandsl.testing.inapplicable import DoesNotApply
@@ -62,6 +63,45 @@ def more_requests_hardly_lower_throughput(plan: CompiledPlan) -> None:
         assert kept.min() >= 1 - (LOST_IN_STEPS if chunked else LOST), (
             f"{what} than {loads[kept.argmin()]}: {kept.min():.3f} of the throughput"
         )
+
+
+# ---- adapters
+
+
+def adapters_are_never_free(plan: CompiledPlan) -> None:
+    """Without its adapters a model is never slower and never holds more; twice the adapters or rank save nothing.
+
+    Of the adapters of a batch, too, there are twice as many. Without an engine's fusions, which the sums of adapters
+    may keep apart.
+    """
+    model = plan.spec.model
+    if model.lora is None:
+        raise DoesNotApply("the model has no adapters")
+    sizes = dict(model.sizes)
+    bare = tuple((name, size) for name, size in model.sizes if name not in (ADAPTERS, LORA_RANK))
+    wider = sizes | {LORA_RANK: 2 * sizes[LORA_RANK]}
+    more = sizes | {ADAPTERS: 2 * sizes[ADAPTERS]}
+    others = {
+        "without adapters": evolve(model, sizes=bare, lora=None),
+        "with twice the rank": evolve(model, sizes=tuple(wider.items())),
+        "with twice the adapters": evolve(
+            model, sizes=tuple(more.items()), lora=model.lora._replace(active=2 * model.lora.active)
+        ),
+    }
+    load = evolve(plan.spec.workload, traffic=None, concurrency=None, requests=None)
+    own = _taken(evolve(plan.spec, workload=load))
+    for what, other in others.items():
+        found = _taken(evolve(plan.spec, workload=load, model=other))
+        for name, ours, theirs in zip(("TTFT", "TPOT", "weights"), own, found, strict=True):
+            low, high = (theirs, ours) if other.lora is None else (ours, theirs)
+            assert low <= high * (1 + 1e-9), f"{name} is {ours:g}, {what} {theirs:g}"
+
+
+def _taken(spec: PlanSpec) -> tuple[float, float, float]:
+    """Seconds of TTFT and TPOT, and bytes of weights of all stages."""
+    cost = compiled(spec).cost
+    metrics = cost.own
+    return float(metrics.ttft), float(metrics.tpot), float(sum(cost.pools[0].memory.weights))
 
 
 # ---- replicas

@@ -7,14 +7,18 @@ from collections.abc import Iterator
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, composite
 
+from plandsl.grammar.lora import list_targets
 from plandsl.ir.functions import FUNCTIONS
 from plandsl.spec.model import (
+    ADAPTERS,
     AMONG,
     EVERY,
     INDEX,
+    LORA_RANK,
     Apply,
     BlockSpec,
     Every,
+    LoraSpec,
     ModelSpec,
     Statement,
     Term,
@@ -332,9 +336,12 @@ def models(draw: DrawFn, windows: tuple[int, ...] = (3, 7), causal: bool = False
         )._replace(every=every)
         for name, span, every in ranges
     )
+    lora = draw(_adapters(blocks)) if any(list_targets(blocks)) and draw(st.integers(0, 4)) == 0 else None
+    if lora is not None:
+        sizes |= {ADAPTERS: draw(st.integers(lora.active, 4)), LORA_RANK: draw(st.sampled_from((1, 2, 4, 8)))}
     drawn = [logits, entry or EMBEDDING, *(s.term for b in blocks for s in b.statements)]
     named = {w.name: w.dims for term in drawn for w in _weights(term)}
-    used = {dim for dims in named.values() for dim in dims}
+    used = {dim for dims in named.values() for dim in dims} | {ADAPTERS, LORA_RANK}
     paths = ["embedding", ranges[0][0], *(["w_o"] if "w_o" in named else []), *([] if tied else ["head"])]
     last = {w.name for s in blocks[-1].statements for w in _weights(s.term)}
     paths += [f"{ranges[-1][0]}.w_o"] if len(ranges) > 1 and "w_o" in last else []
@@ -354,5 +361,14 @@ def models(draw: DrawFn, windows: tuple[int, ...] = (3, 7), causal: bool = False
         max_context=draw(st.none() | st.just(4096)),
         causal=causal or draw(st.integers(0, 7)) > 0,
         stored=draw(exceptions(paths)),
+        lora=lora,
         index_cache=draw(st.sampled_from(("", "fp8_128"))) if sparse else "",
     )
+
+
+@composite
+def _adapters(draw: DrawFn, blocks: tuple[BlockSpec, ...]) -> LoraSpec:
+    """Adapters of some of the weights, or of all that may have some."""
+    known = sorted(set(list_targets(blocks)))
+    chosen = draw(st.sampled_from((known, known[:1], known[::2])))
+    return LoraSpec(tuple(chosen), active=draw(st.integers(1, 3)), host_bandwidth=25e9)

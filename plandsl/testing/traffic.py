@@ -8,6 +8,7 @@ from hypothesis.strategies import DrawFn, SearchStrategy, composite
 from plandsl.spec.plan import RequireSpec, WorkloadSpec
 from plandsl.spec.scheduler import GRAPHS, LIMITS, SCHEDULERS, WRITES, Limit, SchedulerSpec, TierSpec
 from plandsl.spec.traffic import (
+    AdaptersSpec,
     Arrivals,
     AtOnce,
     Bounds,
@@ -97,7 +98,13 @@ def _sessions(draw: DrawFn) -> SessionsSpec:
 
 
 @composite
-def _classes(draw: DrawFn, own: bool, talk: bool) -> tuple[ClassSpec, ...]:
+def _adapters(draw: DrawFn) -> AdaptersSpec:
+    which: list[Distribution] = [Fixed(2), Uniform(1, 6), Zipf(1.1, 1, 20)]
+    return AdaptersSpec(draw(st.sampled_from(which)), draw(st.sampled_from((1.0, 0.75))))
+
+
+@composite
+def _classes(draw: DrawFn, own: bool, talk: bool, adapters: bool = False) -> tuple[ClassSpec, ...]:
     """Two classes that share the arrivals of the load, or have their ``own``; ``talk``: also of conversations."""
     share = draw(st.integers(1, 7)) / 8
     asked = RequireSpec("", "ttft", "<=", 1.0, dimension=TIME, share=False, percentile=99)
@@ -108,6 +115,7 @@ def _classes(draw: DrawFn, own: bool, talk: bool) -> tuple[ClassSpec, ...]:
             share=None if own else part,
             arrivals=draw(arrivals(False)) if own else None,
             sessions=draw(st.none() | _sessions()) if talk else None,
+            adapters=draw(st.none() | _adapters()) if adapters else None,
             requires=(asked,) if draw(st.booleans()) else (),
             priority=draw(st.sampled_from((0, 0, 3))),
         )
@@ -116,8 +124,11 @@ def _classes(draw: DrawFn, own: bool, talk: bool) -> tuple[ClassSpec, ...]:
 
 
 @composite
-def traffic(draw: DrawFn) -> WorkloadSpec:
-    """A load of some hundred requests over time: open or closed, of single requests, conversations or classes."""
+def traffic(draw: DrawFn, adapters: bool = False) -> WorkloadSpec:
+    """A load of some hundred requests over time: open or closed, of single requests, conversations or classes.
+
+    ``adapters``: requests may name adapters, which the model must have then.
+    """
     closed, mixed, own = draw(st.integers(0, 3)) == 0, draw(st.booleans()), draw(st.booleans())
     own = own and mixed and not closed
     both = Lengths(draw(lengths()), draw(lengths()))
@@ -125,12 +136,13 @@ def traffic(draw: DrawFn) -> WorkloadSpec:
         None if closed or own else draw(arrivals()),
         lengths=None if mixed else both,
         sessions=None if mixed or closed else draw(st.none() | _sessions()),
-        classes=draw(_classes(own, not closed)) if mixed else (),
+        classes=draw(_classes(own, not closed, adapters)) if mixed else (),
         duration=None if closed else draw(st.none() | st.integers(1, 600).map(float)),
         seed=draw(st.integers(0, 2**63 - 1)),
+        adapters=draw(_adapters()) if adapters and not mixed else None,
     )
     if closed and not mixed:  # equal lengths would be the closed loop without anything to draw
-        found = TrafficSpec(lengths=Lengths(Uniform(1, 9), both.output), seed=found.seed)
+        found = TrafficSpec(lengths=Lengths(Uniform(1, 9), both.output), seed=found.seed, adapters=found.adapters)
     size_in, size_out = found.means
     return WorkloadSpec(
         "w",

@@ -204,7 +204,8 @@ def _layers(parts: Sequence[Part]) -> tuple[int, int]:
 
 
 def _memory(held: Held, capacity: float) -> Memory:
-    return Memory(float(held.weights), float(held.kv_cache), float(held.activations), float(held.buffers), capacity)
+    weights, kv_cache, activations, buffers, adapters = map(float, held)
+    return Memory(weights, kv_cache, activations, buffers, capacity=capacity, adapters=adapters)
 
 
 def requirement(

@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 
 from plandsl.answers.about import About
 from plandsl.answers.estimate import Requirement
-from plandsl.answers.simulation import NO_OCCUPANCY, Figure, Found, Occupancy, PrefillPool, Simulation, TierUse
+from plandsl.answers.simulation import (
+    NO_OCCUPANCY,
+    AdapterUse,
+    Figure,
+    Found,
+    Occupancy,
+    PrefillPool,
+    Simulation,
+    TierUse,
+)
 from plandsl.arguments import Arguments
 from plandsl.backends.cost.answers.mean_load import mean_load
 from plandsl.backends.cost.deployments.build import Compiled, build_replicas
@@ -26,7 +35,7 @@ from plandsl.backends.cost.serving.pools import simulate_pools
 from plandsl.backends.cost.serving.records import Records, Steps
 from plandsl.backends.cost.serving.replica import Worker
 from plandsl.backends.cost.serving.requests import Requests, share_prefix
-from plandsl.backends.cost.serving.serve import block_bytes, moves, sides, worker
+from plandsl.backends.cost.serving.serve import adapters, block_bytes, moves, sides, worker
 from plandsl.backends.cost.serving.shares import are_apart, merge_shares, serve_share
 from plandsl.backends.cost.serving.simulate import simulate
 from plandsl.backends.cost.serving.stream import can_stream, collect
@@ -218,6 +227,7 @@ def tell_run(plan: PlanSpec, servers: Servers, load: Load, rooms: Sequence[int],
         unchecked=tuple(a.text for a in all_requirements(plan) if not _is_checked(a, records)),
         prefill=None if prefill is None else _prefill_pool(prefill.deployment, records, rooms[0]),
         found=_found(records, deployment if prefill is None else prefill.deployment),
+        adapters=_adapter_use(records, deployment if prefill is None else prefill.deployment),
         about=About(plan),
         encodes=plan.workload.encodes,
     )
@@ -352,6 +362,26 @@ def _found(records: Records, deployment: Replicas) -> Found | None:
         int(records.input[served].sum()),
         int(records.cached[served].sum()),
         tuple(TierUse(int(tokens), float(tokens) * own / ranks) for tokens in records.loaded.sum(1)),
+    )
+
+
+def _adapter_use(records: Records, deployment: Replicas) -> AdapterUse | None:
+    """What became of requests that name an adapter, where some do."""
+    if records.adapter is None or records.fetched is None or records.slot_wait_s is None:
+        return None
+    spec = adapters(deployment.one, records.adapter)
+    assert spec is not None, "servers have slots"
+    named = (records.adapter > 0) & np.isfinite(records.admitted_s)
+    waited = records.slot_wait_s > 0
+    host, disk = (int(each.sum()) for each in records.fetched)
+    return AdapterUse(
+        requests=int(named.sum()),
+        resident=int((named & (records.fetched.sum(0) == 0)).sum()),
+        loaded=(host, disk),
+        load_s=(spec.host_s, spec.host_s + spec.disk_s),
+        waited=int(waited.sum()),
+        wait_s=float(records.slot_wait_s[waited].mean()) if waited.any() else float("nan"),
+        slots=spec.slots,
     )
 
 

@@ -89,7 +89,7 @@ def _find_theory(model: Replicas, metrics: Metrics) -> Memory:
         held = memory.held(stage, metrics.batch, length, load.input, rounds)
         activations, buffers = memory.step(stage, metrics.batch, load.input)
         parts = float(held.weights), float(held.kv_cache), float(activations), float(buffers)
-        found.append(Memory(*parts, capacity=gpu.memory))
+        found.append(Memory(*parts, capacity=gpu.memory, adapters=float(held.adapters)))
     return max(found, key=lambda m: m.total / m.capacity)
 
 

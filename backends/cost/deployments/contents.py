@@ -19,6 +19,7 @@ from plandsl.ir.program import Program, Region
 from plandsl.ir.states import States, state_bytes, token_bytes
 from plandsl.ir.types import Dim, Number, TensorType, Value, makes_rows
 from plandsl.spec.formats import item_bytes
+from plandsl.spec.model import ADAPTERS
 
 
 class Cache(NamedTuple):
@@ -81,6 +82,12 @@ class Contents:
     def regions(self, stage: int) -> list[tuple[Region, int]]:
         """The regions of a stage, each with the number of copies of its weights and caches."""
         return [(self.program.region(p.region), p.repeats) for p in self.program.stages[stage]]
+
+    def adapters_of(self, stage: int, but: Container[tuple[str, Value]] = ()) -> Number:
+        """Bytes of the adapters (LoRA) among a stage's weights without those in ``but``."""
+        every = ((repeats, w) for r, repeats in self.regions(stage) for w in r.weights if (r.name, w) not in but)
+        own = [repeats * self.extents.bytes(w.type) for repeats, w in every if w.type.names[:1] == (ADAPTERS,)]
+        return sum(own, 0.0)
 
     def weights_of(self, stage: int, but: Container[tuple[str, Value]] = ()) -> Number:
         """Bytes of a stage's weights without those in ``but``; a tensor that is embedding and head counts once."""

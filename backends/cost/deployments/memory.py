@@ -20,6 +20,7 @@ from plandsl.ir.states import state_bytes
 from plandsl.ir.types import Number
 from plandsl.limits import MAX_DIMENSION
 from plandsl.spec.hardware import GpuSpec
+from plandsl.spec.model import ADAPTERS
 from plandsl.spec.plan import PlanSpec
 
 
@@ -30,10 +31,12 @@ class Held(NamedTuple):
     kv_cache: Number
     activations: Number
     buffers: Number
+    adapters: Number = 0.0
+    """Those of the bytes of weights that are adapters."""
 
     @property
     def total(self) -> Number:
-        """Bytes of all four parts."""
+        """Bytes of weights, cache, activations and buffers."""
         return self.weights + self.kv_cache + self.activations + self.buffers
 
 
@@ -94,6 +97,11 @@ class MemoryModel(ABC):
     def profile(self) -> Profile:
         """What the plan's engine takes for the model's own programs."""
         return self.main.profile
+
+    @cached_property
+    def adapters(self) -> list[Number]:
+        """Bytes on each GPU, by stage, of the adapters (LoRA) among the weights."""
+        return [self.main.contents.adapters_of(stage) for stage in range(len(self.weights))]
 
     @cached_property
     def taken(self) -> list[tuple[Number, Number]]:
@@ -168,7 +176,7 @@ class MemoryModel(ABC):
         kv = self.kv_per_request(stage, length - once) * local * rounds
         if self.plan.workload.prefix == "shared":
             kv = kv + self.kv_per_request(stage, once)
-        return Held(self.weights[stage], kv, *self.working(stage, batch, input_))
+        return Held(self.weights[stage], kv, *self.working(stage, batch, input_), self.adapters[stage])
 
     def pool(self, stage: int) -> Number:
         """Bytes of a GPU that the plan's engine cuts into blocks for the KV cache of a stage."""
@@ -355,6 +363,15 @@ class ProgramMemory(MemoryModel):
         """Bytes of the states that one request keeps on a GPU of ``stage``, however long it is."""
         pages = [cache.layers * self._state_page(stage, cache) for cache in self.caches[stage] if cache.state]
         return self.states * sum(pages)
+
+    def whole_adapter(self) -> Number:
+        """Bytes of one adapter on all GPUs together, each once."""
+        one = dict.fromkeys(("batch", "input", "context", "queries"), 1)
+        whole = Extents(self.program, one, dict.fromkeys(self.extents.mesh, 1))
+        stages = range(len(self.program.stages))
+        parts = (part for stage in stages for part in self.contents.regions(stage))
+        own = (n * whole.bytes(w.type) for r, n in parts for w in r.weights if w.type.names[:1] == (ADAPTERS,))
+        return sum(own, 0.0) / self.plan.model.size(ADAPTERS)
 
     def whole_states(self, stage: int) -> Number:
         """Bytes of the state of one request on all GPUs of ``stage`` together, each once."""

@@ -6,6 +6,7 @@ Source of the rule: arXiv 2509.16495, shift parallelism.
 from __future__ import annotations
 
 from collections.abc import Hashable
+from functools import cached_property
 from typing import NamedTuple
 
 from attrs import evolve
@@ -17,7 +18,7 @@ from plandsl.backends.cost.deployments.single import Single
 from plandsl.backends.cost.deployments.step import Step
 from plandsl.backends.cost.num import maximum, where
 from plandsl.backends.cost.time.phase import PhaseTimes, Played
-from plandsl.ir.types import Mesh, Number, TensorType
+from plandsl.ir.types import Mesh, Number, TensorType, Value
 from plandsl.spec.plan import PlanSpec
 
 
@@ -100,6 +101,13 @@ class ShiftMemory(MemoryModel):
         super().__init__(plan, base.program)
         self.base, self.tensor, self.weights = base, tensor, weights
 
+    @cached_property
+    def adapters(self) -> list[Number]:
+        """Bytes of the adapters among the weights: those of either sharding, equal parts once."""
+        shared = shared_weights(self.base, self.tensor)
+        of_tensor = self.tensor.contents.adapters_of
+        return [held + of_tensor(stage, shared) for stage, held in enumerate(self.base.adapters)]
+
     @property
     def main(self) -> ProgramMemory:
         """The memory of the programs for large steps."""
@@ -141,13 +149,18 @@ def both_memories(plan: PlanSpec, threshold: int, base: ProgramMemory, tensor: P
 
     Where every rank holds the same part of a weight in both shardings, it holds this part once.
     """
-    first, second = base.program, tensor.program
-    there = {(r.name, w.name, _layout(w.type, first.mesh)) for r in first.regions for w in r.weights}
-    found = ((r.name, w) for r in second.regions for w in r.weights)
-    shared = {(name, w) for name, w in found if (name, w.name, _layout(w.type, second.mesh)) in there}
+    shared = shared_weights(base, tensor)
     weights = [held + tensor.contents.weights_of(stage, shared) for stage, held in enumerate(base.weights)]
     small = evolve(tensor.plan, step_tokens=min(plan.step_tokens, threshold))
     return ShiftMemory(plan, base.on(plan), tensor.on(small), weights)
+
+
+def shared_weights(base: ProgramMemory, tensor: ProgramMemory) -> set[tuple[str, Value]]:
+    """The weights of ``tensor``, by region, of which every rank holds the same part in both shardings."""
+    first, second = base.program, tensor.program
+    there = {(r.name, w.name, _layout(w.type, first.mesh)) for r in first.regions for w in r.weights}
+    found = ((r.name, w) for r in second.regions for w in r.weights)
+    return {(name, w) for name, w in found if (name, w.name, _layout(w.type, second.mesh)) in there}
 
 
 def _layout(type_: TensorType, mesh: Mesh) -> tuple[object, ...]:

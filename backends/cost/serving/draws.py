@@ -48,6 +48,8 @@ class Purpose(IntEnum):
     OUTPUT = 4
     TURNS = 5
     THINK = 6
+    ADAPTERS = 7
+    ADAPTED = 8
 
 
 class Stream:

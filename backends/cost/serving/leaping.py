@@ -133,7 +133,7 @@ def _leaps(worker: Worker) -> bool:
     if not isinstance(p, Vllm) or not isinstance(worker.clock, Tabled):
         return False
     simple = p.chunked and p.capped and not p.long_prompt and not p.lookahead and p.budget > p.max_running
-    alone = worker.ranks == 1 and p.order == "fcfs" and not worker.tiered
+    alone = worker.ranks == 1 and p.order == "fcfs" and not worker.tiered and worker.adapters is None
     return simple and alone and worker.in_flight == 1 and not worker.acceptance
 
 

@@ -26,6 +26,9 @@ class Row(NamedTuple):
 class Log:
     """Lists with a place for each request, and arrays that grow by steps, in the order of each server.
 
+    Requests that wait were ``passed`` over at a time, since their adapter had no slot; ``slot_s`` has the seconds that
+    those which were admitted had waited so.
+
     A step was ``composed``, and lasts from ``start`` to ``end``; ``steps`` has a `Row` of each. When ``shown``, so many
     ``counts`` of tokens came after ``gaps`` of time.
     """
@@ -37,10 +40,17 @@ class Log:
         self.longest, self.delay = [0.0] * n, [0.0] * n
         self.replica = [-1] * n
         self.loaded: list[list[int]] = []  # for each tier
+        self.fetched: list[list[int]] = []  # adapters, from host memory and from disk
+        self.passed, self.slot_s = dict[int, float](), dict[int, float]()
         self.gaps, self.counts, self.shown = array("d"), array("q"), array("d")
         self.composed, self.start, self.end = array("d"), array("d"), array("d")
         self.steps = array("q")
         self.leaps = False
+
+    def admit(self, index: int, now: float) -> None:
+        """A request that may have waited for a slot is admitted."""
+        if index in self.passed:
+            self.slot_s[index] = self.slot_s.get(index, 0.0) + now - self.passed.pop(index)
 
     def write_step(self, row: Row, composed: float, start: float, end: float) -> None:
         """Write down a step."""

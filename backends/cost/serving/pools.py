@@ -138,7 +138,7 @@ class _PoolsRun(Events):
         live = self.lives[index]
         self.log.arrival[index] = now
         first = self.firsts[index] = Live(index, live.input, 1, live.ids, live.grain)
-        first.priority = live.priority
+        first.priority, first.adapter = live.priority, live.adapter
         ours, theirs = self.replicas[0], self.replicas[self.many]
         moves = live.output > 1
         if ours.policy.refuses(first, ours.ranks[0]) or (moves and theirs.policy.refuses(live, theirs.ranks[0])):
@@ -196,9 +196,18 @@ class _PoolsRun(Events):
     def _take(self, now: float, home: tuple[int, int], state: State) -> None:
         """Let requests run whose cache is here, and give blocks to those that ask."""
         policy = self.replicas[home[0]].policy
-        arrived = self.arrived.get(home)
-        while arrived and len(state.running) < policy.max_running:
-            live = arrived.popleft()
+        arrived, slots, at = self.arrived.get(home) or deque[Live](), state.slots, 0
+        if slots is not None:
+            slots.begin(state.running)
+        while at < len(arrived) and len(state.running) < policy.max_running:
+            live = arrived[at]
+            if slots is not None and not slots.has_room(live):
+                at += 1
+                continue
+            if slots is not None:
+                slots.add(live)
+                self.log.admit(live.index, now)
+            del arrived[at]
             state.parked.remove(live)
             state.running.append(live)
         while state.asking and not state.waiting and policy.receives(state.asking[0], state):

@@ -34,6 +34,7 @@ class Ranks(Replica):
             for _ in range(worker.ranks)
         ]
         self.loads = Landings(self.ranks) if worker.tiered else None
+        self._place_adapters(worker)
         self.state = _Together(self.ranks)
         self._spread = router(worker.spread, seed)
         self._homes: dict[int, int] = {}
@@ -79,6 +80,10 @@ class _Together(State):
     def __init__(self, ranks: Sequence[State]) -> None:
         super().__init__(_Known(ranks), ranks[0].queries)
         self._ranks = ranks
+
+    def has_adapter(self, live: Live) -> bool:
+        """Whether the adapter of a request is on the GPUs of some rank."""
+        return any(rank.has_adapter(live) for rank in self._ranks)
 
     @property
     def load(self) -> int:

@@ -117,6 +117,10 @@ class Records(NamedTuple):
     is not. A request of one token stays in the pool of prefill.
 
     ``loaded`` int64[tier, n]: tokens that were loaded from each tier of memory, whenever the request was admitted.
+
+    ``adapter`` int64[n] is the adapter that a request names, 0 for none. ``fetched`` int64[2, n]: how often a step
+    loaded it for this request, from host memory and from disk. ``slot_wait_s``: seconds from when the request was
+    passed over, since its adapter had no slot, until it was admitted.
     """
 
     arrival_s: Floats
@@ -134,6 +138,9 @@ class Records(NamedTuple):
     prefill_replica: Ints | None = None
     transfer_s: Floats | None = None
     loaded: Ints | None = None
+    adapter: Ints | None = None
+    fetched: Ints | None = None
+    slot_wait_s: Floats | None = None
 
     @property
     def gaps(self) -> Gaps:
@@ -196,14 +203,16 @@ class Records(NamedTuple):
         )  # fmt: skip
         if self.prefill_replica is not None:
             names = (*names, "prefill_replica", "transfer_s")
+        if self.adapter is not None:
+            names = (*names, "adapter", "slot_wait_s")
         found = {name: getattr(self, name) for name in names}
+        if self.fetched is not None:
+            found |= {f"fetched_{source}": own for source, own in zip(("host", "disk"), self.fetched, strict=True)}
         return found if self.loaded is None else found | {f"loaded_{i}": own for i, own in enumerate(self.loaded, 1)}
 
     def part(self, of: slice) -> Records:
         """Some of the requests."""
         fields: dict[str, Any] = {
-            name: column[:, of] if name == "loaded" else column[of]
-            for name, column in self._asdict().items()
-            if isinstance(column, np.ndarray)
+            name: column[..., of] for name, column in self._asdict().items() if isinstance(column, np.ndarray)
         }
         return self._replace(**fields)

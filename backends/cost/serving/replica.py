@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from plandsl.backends.cost.serving.adapters import DISK, Slots
 from plandsl.backends.cost.serving.blocks import Pool
 from plandsl.backends.cost.serving.clock import Clock, Cost, Foreseeing
 from plandsl.backends.cost.serving.log import Log, Row
@@ -28,6 +29,19 @@ class Flight(NamedTuple):
     end: float
 
 
+class Adapters(NamedTuple):
+    """``slots`` adapters fit on a GPU. A load takes ``host_s`` seconds from host memory, and ``disk_s`` more from disk.
+
+    Host memory holds ``host`` of them; None: all. ``base``: requests of a step that name none take a slot together.
+    """
+
+    slots: int
+    host_s: float
+    host: int | None = None
+    disk_s: float = 0.0
+    base: bool = False
+
+
 class Worker(NamedTuple):
     """What a server is made of: ``policy`` composes its steps, ``clock`` tells what they cost.
 
@@ -37,6 +51,8 @@ class Worker(NamedTuple):
 
     ``tiers`` of memory stand behind the prefix cache of each rank. Unless prompts have ``shared`` blocks, requests find
     only what they computed themselves.
+
+    ``adapters``: how many of those that requests name fit on a GPU; None: requests name none.
 
     With several ``ranks`` each has a queue, and as many blocks as the others; the router ``spread`` deals requests.
     """
@@ -52,6 +68,7 @@ class Worker(NamedTuple):
     spread: RouterName = "round_robin"
     tiers: Tiers | None = None
     shared: bool = True
+    adapters: Adapters | None = None
 
     @property
     def foreseeing(self) -> Foreseeing | None:
@@ -96,6 +113,9 @@ class Replica:
         self.loads = Landings(self.ranks) if worker.tiered else None
         if worker.tiers is not None and not log.loaded:
             log.loaded = [[0] * len(log.arrival) for _ in worker.tiers.tiers]
+        self._place_adapters(worker)
+        if worker.adapters is not None and not log.fetched:
+            log.fetched = [[0] * len(log.arrival) for _ in range(2)]
         self.wakes: list[float] = []
         self.depth = self.in_flight + self.policy.ahead
         self.flights: deque[Flight] = deque()
@@ -106,6 +126,13 @@ class Replica:
         self.cut_short: list[float] = []  # ends of stretches that were over before
         self.free: list[float] = []
         self.links: list[float] = []
+
+    def _place_adapters(self, worker: Worker) -> None:
+        """Give each rank its slots for adapters."""
+        self.adapters = spec = worker.adapters
+        if spec is not None:
+            for rank in self.ranks:
+                rank.slots = Slots(spec.slots, spec.host, spec.base)
 
     def arrive(self, live: Live) -> bool:
         """Put a request into the queue; False if it can never run."""
@@ -133,8 +160,8 @@ class Replica:
         if not batch.rows:
             return None
         after = self.flights[0].end if flying >= self.in_flight else now
-        cost = self._cost(batch)
-        start, end = self._run_stages(max(now, after, self.loads.start if self.loads else 0.0), cost)
+        cost, loading = self._cost(batch), self._load_adapters(batch)
+        start, end = self._run_stages(max(now, after, self.loads.start if self.loads else 0.0), cost, loading)
         if self.loads is not None and self.loads.end > end:
             end = self.free[-1] = self.loads.end
         state.number += 1
@@ -210,11 +237,26 @@ class Replica:
         """What the step costs that was just composed."""
         return self.clock.cost(batch)
 
-    def _run_stages(self, now: float, cost: Cost) -> tuple[float, float]:
-        """When a step starts and ends that goes through the stages as soon as it can."""
+    def _load_adapters(self, batch: Batch) -> float:
+        """Seconds until all ranks have the adapters of their part of the step."""
+        spec, slowest = self.adapters, 0.0
+        for rank, part in zip(self.ranks, self._parts(batch), strict=True):
+            if rank.slots is not None and spec is not None:
+                loaded = rank.slots.load(part)
+                from_disk = sum(source == DISK for _, source in loaded)
+                slowest = max(slowest, len(loaded) * spec.host_s + from_disk * spec.disk_s)
+                for index, source in loaded:
+                    self.log.fetched[source][index] += 1
+        return slowest
+
+    def _run_stages(self, now: float, cost: Cost, loading: float = 0.0) -> tuple[float, float]:
+        """When a step starts and ends that goes through the stages as soon as it can.
+
+        It starts ``loading`` seconds after the step before it has left the first stage.
+        """
         if not self.free:
             self.free, self.links = [0.0] * len(cost.stages), [0.0] * len(cost.stages)
-        start = time = max(now, self.free[0])
+        start = time = max(now, self.free[0]) + loading
         for part in range(cost.parts):
             time = (self.free[0] if part else start) + cost.draft
             for stage, span in enumerate(cost.stages):
@@ -231,9 +273,15 @@ class Replica:
         log = self.log
         for live in batch.preempted:
             log.preemptions[live.index] += 1
+        for rank in self.ranks:
+            if rank.slots is not None and rank.slots.passed:
+                for index in rank.slots.passed:
+                    log.passed.setdefault(index, now)
+                rank.slots.passed.clear()
         if batch.admitted:
             before = {piece.live.index: piece.before for piece in batch.prompts}
             for live in batch.admitted:
+                log.admit(live.index, now)
                 if log.admitted[live.index] != log.admitted[live.index]:
                     log.admitted[live.index] = now
                     log.cached[live.index] = before.get(live.index, live.computed)

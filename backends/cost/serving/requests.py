@@ -32,6 +32,8 @@ class Requests(NamedTuple):
     ended if that is later. Negative: no session. ``kind`` int64[n] tells classes of requests apart.
 
     ``priority`` int64[n]: the lowest number comes first where a scheduler heeds it; None: all are equal.
+
+    ``adapter`` int64[n]: the adapter (LoRA) that a request names, from 1; 0: none. None: no request names one.
     """
 
     arrival_s: Floats
@@ -41,6 +43,7 @@ class Requests(NamedTuple):
     session: Ints | None = None
     kind: Ints | None = None
     priority: Ints | None = None
+    adapter: Ints | None = None
 
 
 class Closed(NamedTuple):
@@ -60,19 +63,32 @@ def share_prefix(requests: Requests, tokens: int | Floats, size: int = 1) -> Req
     common = np.minimum(requests.input, tokens).astype(np.int64) // size
     starts = np.concatenate(([0], np.cumsum(common)))
     ids = np.arange(starts[-1]) - np.repeat(starts[:-1], common)
-    return requests._replace(blocks=Hashes(starts, ids, size))
+    return split_blocks(requests._replace(blocks=Hashes(starts, ids, size)))
+
+
+def split_blocks(requests: Requests) -> Requests:
+    """The same requests, of which those with unlike adapters share no blocks.
+
+    An adapter changes keys and values, so that engines look for a block by its tokens and the adapter: vLLM by the
+    `extra_keys` of a block's hash (`vllm/v1/core/kv_cache_utils.py`), SGLang by the `extra_key` of its tree,
+    TensorRT-LLM by `BlockKey::loraTaskId`.
+    """
+    blocks, adapter = requests.blocks, requests.adapter
+    if blocks is None or adapter is None:
+        return requests
+    both = np.stack([blocks.ids, np.repeat(adapter, np.diff(blocks.starts))])
+    _, ids = np.unique(both, axis=1, return_inverse=True)
+    return requests._replace(blocks=blocks._replace(ids=ids.reshape(-1).astype(np.int64)))
 
 
 def take(requests: Requests, which: Ints) -> Requests:
     """Some of the requests, in the order of ``which``."""
-    kept = (
-        None if column is None else column[which] for column in (requests.session, requests.kind, requests.priority)
-    )
-    session, kind, priority = kept
+    columns = requests.session, requests.kind, requests.priority, requests.adapter
+    session, kind, priority, adapter = (None if column is None else column[which] for column in columns)
     blocks = None if requests.blocks is None else take_blocks(requests.blocks, which)
     return Requests(
         requests.arrival_s[which], requests.input[which], requests.output[which],
-        blocks=blocks, session=session, kind=kind, priority=priority,
+        blocks=blocks, session=session, kind=kind, priority=priority, adapter=adapter,
     )  # fmt: skip
 
 

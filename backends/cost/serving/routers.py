@@ -82,6 +82,24 @@ class LongestPrefix:
         return found if known[found] >= self.share * live.input else self._others.choose(live, states)
 
 
+class AdapterAffinity:
+    """A server whose GPUs have the adapter of the request, the least loaded of these; else the least loaded of all.
+
+    A server with ``most`` requests more than the least loaded is not asked, so that one adapter does not fill it.
+    Source: the `lora-affinity-scorer` of Kubernetes' Gateway API Inference Extension, which scores such a server best.
+    """
+
+    def __init__(self, most: int = 32) -> None:
+        self.most = most
+        self._others = LeastLoaded()
+
+    def choose(self, live: Live, states: Sequence[State]) -> int:
+        """Who has its adapter."""
+        least = min(state.load for state in states)
+        having = [i for i, s in enumerate(states) if s.has_adapter(live) and s.load <= least + self.most]
+        return min(having, key=lambda i: states[i].load) if having else self._others.choose(live, states)
+
+
 def router(name: RouterName, seed: int = 0) -> Router:
     """A router at its start."""
     match name:
@@ -93,5 +111,7 @@ def router(name: RouterName, seed: int = 0) -> Router:
             return TwoChoices(seed)
         case "prefix":
             return LongestPrefix()
+        case "adapter":
+            return AdapterAffinity()
         case _:
             assert_never(name)

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
+from plandsl.backends.cost.serving.adapters import Slots
 from plandsl.backends.cost.serving.blocks import Pool
 
 
@@ -20,11 +21,12 @@ class Live:
     last of them at ``shown_s``. ``computed`` tokens are in the cache; the request has ``held`` blocks, with a prefix
     cache these ``blocks``, of which others know the first ``keyed``. ``step`` is the last step that the request was in.
     ``ids`` name its blocks of ``grain`` tokens. Of two requests the one with the lower ``priority`` comes first.
+    ``adapter`` is the number of the adapter that it names, 0 if it names none.
     """
 
     __slots__ = (
-        "blocks", "computed", "grain", "held", "ids", "index", "input", "keyed", "made", "output", "priority",
-        "shown", "shown_s", "step",
+        "adapter", "blocks", "computed", "grain", "held", "ids", "index", "input", "keyed", "made", "output",
+        "priority", "shown", "shown_s", "step",
     )  # fmt: skip
 
     def __init__(self, index: int, input_: int, output: int, ids: Sequence[int] = (), grain: int = 1) -> None:
@@ -32,7 +34,7 @@ class Live:
         self.made = self.shown = self.computed = self.held = self.keyed = 0
         self.blocks: list[int] = []
         self.step = -1
-        self.priority = 0
+        self.priority = self.adapter = 0
         self.shown_s = 0.0
 
     @property
@@ -86,7 +88,8 @@ class State:
     cannot have them. ``gained`` draws how many tokens a decode brings, of the ``queries`` that it has. ``parked``
     requests have blocks, and their cache is on its way: from the server that prefills, or from memory that vLLM keeps
     it in; from there, it is ``loaded``. Of a server that decodes what another one prefills (``receives``), ``asking``
-    requests have no blocks yet. A server of ``prompts`` makes the first token of each request, and no other.
+    requests have no blocks yet. A server of ``prompts`` makes the first token of each request, and no other. ``slots``
+    are for adapters; None: requests name none, or all are there.
 
     The others are SGLang's: the share of outputs that it keeps room for (``ratio``), whether it takes nobody until a
     request ends (``full``), the prompt that it is in the middle of (``cut``), prompts that are not found yet, each with
@@ -95,7 +98,7 @@ class State:
 
     __slots__ = (
         "asking", "cut", "full", "gained", "loaded", "number", "parked", "pool", "prompts", "queries", "ratio",
-        "receives", "running", "sent", "unfound", "upto", "waiting",
+        "receives", "running", "sent", "slots", "unfound", "upto", "waiting",
     )  # fmt: skip
 
     def __init__(self, pool: Pool, queries: int = 1, gained: Callable[[], int] = lambda: 1) -> None:
@@ -113,6 +116,11 @@ class State:
         self.loaded: deque[Live] = deque()
         self.asking: deque[Live] = deque()
         self.prompts = self.receives = False
+        self.slots: Slots | None = None
+
+    def has_adapter(self, live: Live) -> bool:
+        """Whether the adapter of a request is on the GPUs."""
+        return self.slots is not None and live.adapter in self.slots.there
 
     @property
     def load(self) -> int:

@@ -14,8 +14,8 @@ from plandsl.backends.cost.deployments.transfer import Transfer
 from plandsl.backends.cost.serving.clock import Clock, step_clock
 from plandsl.backends.cost.serving.pools import Moves, Side, time_moves
 from plandsl.backends.cost.serving.records import Records
-from plandsl.backends.cost.serving.replica import Worker
-from plandsl.backends.cost.serving.requests import Closed, Requests, shares_blocks
+from plandsl.backends.cost.serving.replica import Adapters, Worker
+from plandsl.backends.cost.serving.requests import Closed, Ints, Requests, shares_blocks
 from plandsl.backends.cost.serving.scheduler import Policy
 from plandsl.backends.cost.serving.sglang import Sglang
 from plandsl.backends.cost.serving.simulate import simulate
@@ -23,6 +23,7 @@ from plandsl.backends.cost.serving.tiers import LOADING, OWN_WRITE, Tier, Tiers
 from plandsl.backends.cost.serving.trtllm import Trtllm
 from plandsl.backends.cost.serving.vllm import Vllm
 from plandsl.limits import MAX_DIMENSION
+from plandsl.spec.model import ADAPTERS
 from plandsl.spec.plan import SplitSpec
 from plandsl.spec.scheduler import RouterName, SchedulerName
 
@@ -95,6 +96,7 @@ def worker(
         ranks=int(server.main.ways),
         spread=SPREAD[engine.scheduler_name],
         tiers=tiers(server, input_ + output),
+        adapters=adapters(server, requests.adapter),
         shared=shares_blocks(requests),
     )
 
@@ -111,6 +113,25 @@ def tiers(server: Server, length: int) -> Tiers | None:
         engine.scheduler.write or OWN_WRITE[name],
         LOADING[name],
         prompts=name == "vllm",
+    )
+
+
+def adapters(server: Server, named: Ints | None) -> Adapters | None:
+    """The adapters of a server's GPUs; None where requests name none. The stage that loads the most bytes counts."""
+    plan, memory = server.plan, server.memory.main
+    if named is None:
+        return None
+    lora = plan.model.lora
+    assert lora is not None, "E535 refuses the plan"
+    assert lora.host_bandwidth is not None, "E535 refuses the plan"
+    slots = plan.model.size(ADAPTERS)
+    own = max(float(held) for held in server.memory.adapters) / slots
+    return Adapters(
+        slots,
+        lora.load_time + own / lora.host_bandwidth,
+        lora.host_adapters,
+        disk_s=float(memory.whole_adapter()) / lora.disk_bandwidth if lora.disk_bandwidth else 0.0,
+        base=plan.effective_engine.scheduler_name == "sglang",
     )
 
 

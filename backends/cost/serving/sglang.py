@@ -48,6 +48,8 @@ class Sglang:
     is known of the prompts. A prompt is found when its step is over, or its next part is composed; an answer when it
     ends.
 
+    A request whose adapter has no slot beside those of all that run is passed over.
+
     Where decodes lack blocks, requests with the fewest tokens made go back to the end of the queue, without the token
     that is on its way. ``capped``: requests end at their `max_new_tokens`, so that a step composed ahead knows which
     end before it; where those have the blocks that it lacks, it waits for them.
@@ -141,12 +143,27 @@ class Sglang:
         if state.full or state.cut is not None:
             return
         self._sort(state)
+        passed: list[Live] = []
+        if state.slots is not None:
+            state.slots.begin((*state.running, *(piece.live for piece in batch.prompts)))
+        self._join_each(state, batch, budget, before, passed)
+        state.waiting.extendleft(reversed(passed))
+
+    def _join_each(self, state: State, batch: Batch, budget: _Budget, before: int, passed: list[Live]) -> None:
+        """Prompts from the front of the queue, apart from those ``passed`` over, whose adapter has no slot."""
+        slots = state.slots
         while state.waiting and state.cut is None:
+            live = state.waiting[0]
+            if slots is not None and not slots.has_room(live):
+                passed.append(state.waiting.popleft())
+                continue
             if before + len(batch.prompts) >= self.max_running:
                 state.full = before > 0
                 return
             if len(batch.prompts) >= self.max_joining or not self._admit(state, batch, budget):
                 return
+            if slots is not None:
+                slots.add(live)
             if budget.room <= 0:
                 state.full = before > 0
                 return

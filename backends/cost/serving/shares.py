@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from plandsl.backends.cost.serving.leaping import can_leap, deal, leap, waits
 from plandsl.backends.cost.serving.records import Dropped, Kept, Records, Trail, merge_kept
 from plandsl.backends.cost.serving.replica import Worker
-from plandsl.backends.cost.serving.requests import Closed, Requests, take
+from plandsl.backends.cost.serving.requests import Closed, Ints, Requests, take
 from plandsl.backends.cost.serving.simulate import simulate_steps
 from plandsl.backends.cost.serving.stream import collect
 from plandsl.backends.cost.serving.unroll import Paths
@@ -48,7 +49,8 @@ def merge_shares(requests: Requests, shares: Sequence[Records]) -> Records:
     """What `simulate` says of all servers, from what `serve_share` says of each, in their order."""
     back = np.argsort(np.concatenate(deal(requests, len(shares))))
     columns = {name: np.concatenate([getattr(share, name) for share in shares])[back] for name in BY_REQUEST}
-    loaded = [share.loaded for share in shares if share.loaded is not None]
+    if requests.adapter is not None:
+        columns["slot_wait_s"] = _join(shares, "slot_wait_s", back)
     trails = [share.trail for share in shares]
     if all(isinstance(trail, Dropped) for trail in trails):
         trail: Trail = Dropped()
@@ -60,5 +62,13 @@ def merge_shares(requests: Requests, shares: Sequence[Records]) -> Records:
         **columns,
         kind=requests.kind,
         trail=trail,
-        loaded=np.concatenate(loaded, axis=1)[:, back] if loaded else None,
+        loaded=_join(shares, "loaded", back),
+        fetched=_join(shares, "fetched", back),
+        adapter=requests.adapter,
     )
+
+
+def _join(shares: Sequence[Records], name: str, back: Ints) -> Any:
+    """A field that records may lack, put together."""
+    own = [getattr(share, name) for share in shares]
+    return None if own[0] is None else np.concatenate(own, axis=-1)[..., back]

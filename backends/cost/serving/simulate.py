@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
+from typing import Any
 
 import numpy as np
 
@@ -181,6 +182,9 @@ def lives(requests: Requests) -> list[Live]:
     if requests.priority is not None:
         for live, priority in zip(found, requests.priority.tolist(), strict=True):
             live.priority = priority
+    if requests.adapter is not None:
+        for live, adapter in zip(found, requests.adapter.tolist(), strict=True):
+            live.adapter = adapter
     return found
 
 
@@ -192,6 +196,15 @@ def _lives(requests: Requests) -> list[Live]:
     return [
         Live(i, inputs[i], outputs[i], ids[starts[i] : starts[i + 1]], blocks.size) for i in range(len(requests.input))
     ]
+
+
+def _adapter_columns(requests: Requests, log: Log) -> dict[str, Any]:
+    """The columns of records about adapters, where servers have slots for some."""
+    if not log.fetched:
+        return {}
+    waited = np.zeros(len(requests.input))
+    waited[list(log.slot_s)] = list(log.slot_s.values())
+    return {"adapter": requests.adapter, "fetched": np.array(log.fetched), "slot_wait_s": waited}
 
 
 def read_log(requests: Requests, log: Log) -> Records:
@@ -232,4 +245,5 @@ def read_log(requests: Requests, log: Log) -> Records:
             shown_s=np.array(log.shown)[shown],
         ),
         loaded=np.array(log.loaded) if log.loaded else None,
+        **_adapter_columns(requests, log),
     )

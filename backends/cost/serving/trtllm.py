@@ -31,7 +31,8 @@ class Trtllm:
     finds blocks for its prompt and all its output beside what the others still need; with ``max_utilisation`` who finds
     those of the next step, for which the request that started last is paused where a running one lacks blocks; with
     ``static_batch`` as ``no_evict``, while nobody decodes. A request whose prefix another one computes in this step is
-    left out of it.
+    left out of it. A request whose adapter has no slot beside those of all that run is passed over; with
+    ``max_utilisation`` it ends the search.
 
     A step has all that decode, then prompts, ``budget`` tokens and ``max_running`` requests at most. A prompt is in it
     whole, or with ``chunked`` in parts of whole blocks: in order (``equal`` false), or a block of each in turn.
@@ -121,7 +122,9 @@ class Trtllm:
         coming = {key for live in cut for key in _prompt_keys(live, pool)}
         least = pool.size if self.chunked else self.budget + 1  # of a prompt that is not in the step whole
         planned, in_turn = sum(live.target - live.computed for live in cut), self.chunked and self.equal
-        waiting, at = state.waiting, 0
+        waiting, at, slots = state.waiting, 0, state.slots
+        if slots is not None:
+            slots.begin(state.running)
         while at < len(waiting):
             live = waiting[at]
             told = (len(cut) + len(found)) * pool.size if in_turn else planned  # tokens that are given out already
@@ -134,6 +137,11 @@ class Trtllm:
             if self._waits_for_prefix(live, pool, known // pool.size, coming):
                 at += 1
                 continue
+            if slots is not None and not slots.has_room(live):
+                if self.room == "max_utilisation":
+                    break
+                at += 1
+                continue
             new = live.target - known
             needed = pool.missing(hits, self._needed(live, state.queries))
             if needed > free or (told + new > left and left - told < least):
@@ -142,6 +150,8 @@ class Trtllm:
             planned += new
             coming.update(_prompt_keys(live, pool))
             del waiting[at]
+            if slots is not None:
+                slots.add(live)
             pool.claim(live, hits)
             state.running.append(live)
             found.append(live)

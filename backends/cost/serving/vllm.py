@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Literal
 
@@ -38,6 +39,8 @@ class Vllm:
 
     A request whose prefix is in a tier of memory gets the blocks of its prompt, and waits beside the steps until it is
     loaded; then it is the first to be admitted, as from vLLM's `skipped_waiting`.
+
+    A request whose adapter has no slot beside those of all that run is passed over.
 
     Where a block is missing, the request admitted last goes back to the front of the queue, and nobody is admitted.
     With ``order`` `priority` the queue is in that order, and the request of the lowest priority goes back.
@@ -133,12 +136,27 @@ class Vllm:
 
     def _admit(self, state: State, batch: Batch, most: int, left: int) -> None:
         """Requests that wait; where all that ran went back, those that hold blocks."""
-        pool = state.pool
+        if state.slots is not None:
+            state.slots.begin(state.running)
+        passed: list[tuple[deque[Live], Live]] = []
+        self._admit_each(state, batch, (most, left), passed)
+        for queue, live in reversed(passed):
+            queue.appendleft(live)
+
+    def _admit_each(
+        self, state: State, batch: Batch, tokens_left: tuple[int, int], passed: list[tuple[deque[Live], Live]]
+    ) -> None:
+        """Admit requests from the front of the queues, apart from those ``passed`` over, whose adapter has no slot."""
+        pool, slots = state.pool, state.slots
+        most, left = tokens_left
         while left > 0 and len(state.running) < self.max_running:
             queue = state.loaded or (not batch.preempted and state.waiting)
             if not queue or queue[0].step >= state.upto or queue[0].made >= queue[0].output:  # its last token comes
                 return
             live = queue[0]
+            if slots is not None and not slots.has_room(live):
+                passed.append((queue, queue.popleft()))
+                continue
             hits = [] if live.held else pool.matched(live)
             known = live.computed or pool.known(live, hits)
             if not live.held and known > len(hits) * pool.size:
@@ -150,14 +168,16 @@ class Vllm:
             if tokens > left and not self.chunked:
                 return
             tokens = min(tokens, left)
-            slots = known + tokens + self.lookahead
-            needed = max(live.target, slots) if self.whole_prompt else slots
+            room = known + tokens + self.lookahead
+            needed = max(live.target, room) if self.whole_prompt else room
             if pool.missing(hits, needed) - live.held + self._spare(state) > pool.free:
                 return
             queue.popleft()
             if not live.held:
                 pool.claim(live, hits)
-            pool.grow(live, slots)
+            pool.grow(live, room)
+            if slots is not None:
+                slots.add(live)
             state.running.append(live)
             batch.admitted.append(live)
             add_prompt(state, batch, live, tokens)

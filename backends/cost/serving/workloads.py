@@ -14,11 +14,12 @@ import numpy as np
 from plandsl.backends.cost.serving.arrivals import draw_arrivals
 from plandsl.backends.cost.serving.distributions import draw, draw_lengths, draw_whole
 from plandsl.backends.cost.serving.draws import Floats, Ints, Purpose, Stream
-from plandsl.backends.cost.serving.requests import Closed, Hashes, Requests, take_blocks
+from plandsl.backends.cost.serving.requests import Closed, Hashes, Requests, split_blocks, take_blocks
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.limits import MAX_REQUESTS
 from plandsl.spec.plan import WorkloadSpec
 from plandsl.spec.traffic import (
+    AdaptersSpec,
     Arrivals,
     ClassSpec,
     Fixed,
@@ -28,7 +29,7 @@ from plandsl.spec.traffic import (
     TrafficSpec,
     mean_rate,
 )
-from plandsl.traces import read_trace
+from plandsl.traces import Trace, trace_of
 from plandsl.units import show_time
 
 REQUESTS = 10_000
@@ -84,7 +85,7 @@ def _draw(load: WorkloadSpec, count: int | None, block: int) -> Load:
     kinds = traffic.classes
     if not kinds:
         assert traffic.lengths is not None, "neither a trace nor classes"
-        kinds = (ClassSpec("", traffic.lengths, sessions=traffic.sessions),)
+        kinds = (ClassSpec("", traffic.lengths, sessions=traffic.sessions, adapters=traffic.adapters),)
     parts = _parts(kinds, _starts(load, traffic, kinds, n), traffic.seed)
     drawn = _merge(parts, n if n is not None or traffic.duration is not None else REQUESTS, traffic.duration)
     requests = Requests(
@@ -95,15 +96,38 @@ def _draw(load: WorkloadSpec, count: int | None, block: int) -> Load:
         session=drawn.session if drawn.talks else None,
         kind=drawn.kind if traffic.classes else None,
         priority=_priorities(kinds, drawn.kind),
+        adapter=_name_adapters(drawn, kinds, traffic.seed),
     )
     names = tuple(one.name for one in traffic.classes)
-    return Load(requests, closed, think_s=drawn.think_s if drawn.talks else None, kinds=names)
+    return Load(split_blocks(requests), closed, think_s=drawn.think_s if drawn.talks else None, kinds=names)
 
 
 def _priorities(kinds: tuple[ClassSpec, ...], kind: Ints) -> Ints | None:
     """The priority of each request; None where all are equal."""
     each = np.array([one.priority for one in kinds], np.int64)
     return each[kind] if len(set(each.tolist())) > 1 else None
+
+
+# ---- adapters
+
+
+def _name_adapters(drawn: _Drawn, kinds: tuple[ClassSpec, ...], seed: int) -> Ints | None:
+    """The adapter of each request, which is that of its conversation; None if no request names one."""
+    found = np.zeros(len(drawn.input), np.int64)
+    for at, one in enumerate(kinds):
+        if one.adapters is None:
+            continue
+        own = np.flatnonzero(drawn.kind == at)
+        which = np.arange(len(own)) if one.sessions is None else drawn.session[own] - drawn.session[own].min(initial=0)
+        found[own] = draw_adapters(one.adapters, int(which.max(initial=-1)) + 1, seed, at)[which]
+    return found if found.any() else None
+
+
+def draw_adapters(spec: AdaptersSpec, n: int, seed: int, kind: int = 0) -> Ints:
+    """The adapters of ``n`` requests or conversations of a class, 0 for those that name none."""
+    assert spec.which is not None, "a column of a trace is not drawn"
+    which = draw_whole(spec.which, Stream(seed, Purpose.ADAPTERS, kind), n)
+    return np.where(Stream(seed, Purpose.ADAPTED, kind).uniform(n) < spec.share, which, 0)
 
 
 # ---- when requests, or conversations, start
@@ -242,7 +266,7 @@ def _replay(load: WorkloadSpec, traffic: TrafficSpec, spec: TraceSpec, count: in
 
     The first one arrives at time 0. With `rate` they arrive by that instead, in the same order.
     """
-    trace, wrong = read_trace(spec.file, spec.format, load.requests if count is None else count)
+    trace, wrong = trace_of(traffic, load.requests if count is None else count)
     if trace is None or wrong:
         raise PlanError(wrong)
     n = len(trace.input)
@@ -258,7 +282,21 @@ def _replay(load: WorkloadSpec, traffic: TrafficSpec, spec: TraceSpec, count: in
     if trace.block:
         blocks = take_blocks(Hashes(_ints(trace.offsets), _ints(trace.ids), trace.block), order)
     session = _ints(trace.session)[order] if len(trace.session) == n else None
-    return Requests(arrival, _ints(trace.input)[order], _ints(trace.output)[order], blocks, session)
+    requests = Requests(arrival, _ints(trace.input)[order], _ints(trace.output)[order], blocks, session)
+    return split_blocks(requests._replace(adapter=_trace_adapters(traffic, trace, order, session)))
+
+
+def _trace_adapters(traffic: TrafficSpec, trace: Trace, order: Ints, session: Ints | None) -> Ints | None:
+    """The adapters of a trace's requests, of which a column tells, or which are drawn: once for each conversation."""
+    spec = traffic.adapters
+    if spec is None:
+        return None
+    if spec.which is None:
+        return _ints(trace.adapter)[order]
+    which = np.arange(len(order))
+    if session is not None:  # a request without one counts by itself
+        which = np.where(session >= 0, session, session.max(initial=-1) + 1 + which)
+    return draw_adapters(spec, int(which.max(initial=-1)) + 1, traffic.seed)[which]
 
 
 def _ints(values: array[int]) -> Ints:

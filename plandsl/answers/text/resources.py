@@ -35,6 +35,8 @@ def memory_table(e: Estimate) -> Sheet:
             continue
         bar = Bar(partial(_bar, share, style))
         table.add_row("  " + LABELS[part], show_bytes(size), show_percent(share), bar)
+        if part == "weights" and (own := e.memory.adapters):
+            table.add_row("    of them adapters", show_bytes(own), show_percent(own / e.memory.capacity), "")
         if part == "kv_cache" and e.states is not None:
             held = e.states.gpu / e.memory.capacity
             table.add_row("    of it states", show_bytes(e.states.gpu), show_percent(held), "")

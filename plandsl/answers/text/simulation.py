@@ -9,7 +9,7 @@ from attrs import evolve
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from plandsl.answers.simulation import Figure, Found, Occupancy, Simulation
+from plandsl.answers.simulation import AdapterUse, Figure, Found, Occupancy, Simulation
 from plandsl.answers.text.money import spent_line
 from plandsl.answers.text.words import (
     plain_table,
@@ -30,6 +30,7 @@ ROUTERS = {
     "least_loaded": "the least loaded replica gets a request",
     "two_choices": "the less loaded of two replicas gets a request",
     "prefix": "the replica that knows the prefix gets a request",
+    "adapter": "the replica that has the adapter gets a request",
 }
 FIGURES = ("mean", "p50", "p90", "p95", "p99")
 TIMES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "latency": "latency"}
@@ -53,6 +54,8 @@ def print_simulation(plan: PlanSpec, found: Simulation, console: Console) -> Non
         ]
     if found.found:
         parts += [_cached(found.found), Text()]
+    if found.adapters:
+        parts += [_adapters(found.adapters), Text()]
     print_lines(console, *parts, *_footnotes(found))
 
 
@@ -172,6 +175,19 @@ def _cached(found: Found) -> RenderableType:
     for number, tier in enumerate(found.tiers, 1):
         share = show_percent(tier.tokens / max(found.tokens, 1))
         table.add_row(f"loaded from tier {number}", share, show_bytes(tier.bytes_per_gpu))
+    return table
+
+
+def _adapters(use: AdapterUse) -> RenderableType:
+    """What became of requests that name an adapter, each line with the time that it takes."""
+    table = plain_table("l", "r", "r", header=(f"{use.requests:,} requests with adapters", "share", "time of each"))
+    every = max(use.requests, 1)
+    table.add_row("found on the GPU", show_percent(use.resident / every), "")
+    for word, loaded, seconds in zip(("host memory", "disk"), use.loaded, use.load_s, strict=True):
+        if loaded or word != "disk":
+            table.add_row(f"loaded from {word}", show_percent(loaded / every), show_time(seconds) if loaded else "")
+    waited = show_time(use.wait_s) if use.waited else ""
+    table.add_row(f"waited for one of {use.slots} slots", show_percent(use.waited / every), waited)
     return table
 
 
