@@ -210,7 +210,7 @@ class Sharder:
         """Whether a partial sum goes through ``op``, to be added to that of its target before both are completed."""
         have = self.now[op.x.name].type
         cut = {a for w in op.weights for a in self.now[w.name].type.axes}
-        return bool(have.partial) and not have.softmax and cut.isdisjoint(have.partial)
+        return bool(have.partial) and not have.softmax and cut.isdisjoint(have.axes)
 
     def _adds_bias_to_partial(self, op: Map) -> bool:
         """Whether ``op`` adds a weight to a partial sum that nothing else reads."""

@@ -39,7 +39,14 @@ def ops_of(plan: CompiledPlan, kind: type[Op]) -> list[Op]:
     return [op for region in plan.decode.program.regions for op in region.ops if isinstance(op, kind)]
 
 
-@pytest.mark.parametrize("sharding", ["tp = 4", "tp = 2, dp = 2", "tp = 2, pp = 2", "sp = 2, tp = 2", "tp = 2, cp = 2"])
+SHARDINGS = [
+    *("tp = 4", "tp = 2, dp = 2", "tp = 2, pp = 2", "sp = 2, tp = 2", "tp = 2, cp = 2"),
+    # what a target makes has the axis of its tokens
+    "mesh a = 2, b = 2; tokens -> a; hidden -> a; heads, kv_heads, ffn, vocab -> b",
+]
+
+
+@pytest.mark.parametrize("sharding", SHARDINGS)
 def test_a_sharded_model_with_adapters_computes_what_the_unsharded_one_does(sharding: str) -> None:
     plan = plan_of(sharding=sharding)
     assert ops_of(plan, AdapterGemm)
