@@ -11,6 +11,7 @@ from hypothesis import given
 from plandsl.cli import main
 from plandsl.driver import compile_file, compile_text, difference
 from plandsl.fields import changes, fields
+from plandsl.spec.model import ADAPTERS, LORA_RANK
 from plandsl.testing import compiled, plans
 from tests.draws import draws
 
@@ -163,11 +164,16 @@ def test_names_stand_for_what_they_declare():
     assert only.path == "calibration.collective.nccl.fixed"
 
 
+OF_ADAPTERS = {f"model.{name}" for name in (ADAPTERS, LORA_RANK)}
+"""Sizes that follow from `lora`."""
+
+
 @given(plans())
 def test_fields_of_drawn_plans_are_read(spec):
     found = fields(spec)
     assert found["workload.input"] == str(spec.workload.input)
-    assert {f"model.{name}" for name, _ in spec.model.sizes} <= set(found)
+    assert {f"model.{name}" for name, _ in spec.model.sizes} - OF_ADAPTERS <= set(found)
+    assert ("model.lora" in found) == (spec.model.lora is not None)
 
 
 # ---- the command

@@ -67,6 +67,7 @@ def _told(before: CompiledPlan, after: CompiledPlan, ways: tuple[str, ...]) -> C
         "for a batch that starts together": before.spec.workload.over_time and not after.spec.workload.over_time,
         "with whole prompts": before.spec.chunked_prefill is not None and after.spec.chunked_prefill is None,
         "without chunks of rows": before.spec.chunks > 1 and after.spec.chunks == 1,
+        "without images": before.spec.workload.images > 0 and not after.spec.workload.images,
         "without micro-batches": before.spec.micro_batches > 1 and after.spec.micro_batches == 1,
     }
     return Case(after, (*ways, *(what for what, so in left.items() if so)))
@@ -100,6 +101,8 @@ def _simpler_spec(spec: PlanSpec, law: Law) -> PlanSpec:
         spec = evolve(spec, workload=_together(spec))
     if law in OF_KERNELS:
         spec = evolve(spec, engine=None)
+    if law in OF_ONE and spec.workload.images:
+        spec = evolve(spec, workload=evolve(spec.workload, images=0.0))
     return spec
 
 

@@ -81,8 +81,8 @@ OF_ONE = frozenset(
         *(law for law in LAWS if law.__module__ == laws_schedule.__name__),
     )
 )
-"""Laws that hold for one sharding and for steps of one token. For example, a step with one more token may cross the
-threshold of a `shift` and be faster."""
+"""Laws that hold for one sharding, for steps of one token, and without a tower before a step. For example, a step with
+one more token may cross the threshold of a `shift` and be faster."""
 
 
 OF_WHOLE_PROMPTS = frozenset(

@@ -205,10 +205,13 @@ def _stage_ranks(program: Program) -> int:
 
 def weights_and_cache_are_shared_out(plan: CompiledPlan) -> None:
     """Over all devices, weights, KV cache and states take the bytes of the whole model times their copies."""
-    program = plan.prefill.program
+    program, tower = plan.prefill.program, plan.tower
+    if tower is not None:
+        weights_and_cache_are_shared_out(tower)
+    added = tower.cost.pools[0].memory.weights[0] if tower is not None else 0  # on the GPUs of every stage
     sizes, memory = _sizes(program, plan), plan.cost.pools[0].memory
     for stage, parts in enumerate(program.stages):
-        held = _stage_ranks(program) * memory.weights[stage]
+        held = _stage_ranks(program) * (memory.weights[stage] - added)
         wanted = sum(times * _bytes_everywhere(w, program, sizes) for w, times in _weights(program, parts))
         assert isclose(held, wanted, rel_tol=1e-12), f"stage {stage} holds {held} of {wanted} bytes of weights"
         states = memory.main.state_per_request(stage)
