@@ -37,9 +37,9 @@ MAPPED = {
 """Fields that become arguments of an engine, of its benchmark, or a comment about the checkpoint."""
 
 TOLD = {
-    PlanSpec: "overlap chunks micro_batches algorithm kv_residency hop_tensors fuse_norms router",
+    PlanSpec: "overlap chunks micro_batches algorithm kv_residency hop_tensors fuse_norms router tower",
     ShardingSpec: "context_form placed",
-    WorkloadSpec: "prefix demand encodes",
+    WorkloadSpec: "prefix demand encodes images image_tokens",
     SpeculateSpec: "sharding",
     SplitSpec: "bandwidth latency kv_transfer between",
     ModelSpec: "compute state_cache index_cache lora",
@@ -56,7 +56,7 @@ NO_EFFECT = {
     ShiftSpec: "span",
     SpeculateSpec: "acceptance span",
     SplitSpec: "span",
-    ModelSpec: "layers sizes embedding blocks head causal entry source stored span",  # the checkpoint has them
+    ModelSpec: "layers sizes embedding blocks head causal entry tower source stored span",  # the checkpoint has them
     LoraSpec: "active host_bandwidth load_time disk_bandwidth",
     EngineSpec: "name prefill decode links step step_rank step_node request admit first first_request limits bands "
     "kept_output reserve context communicators libraries all_reduce workspace states logit graphs graph_layer "
@@ -115,10 +115,12 @@ def test_what_is_left_out_is_told(fields: str, words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("engine", SCHEDULERS)
-def test_unlike_gpus_and_transfers_are_told(engine: SchedulerName) -> None:
+def test_unlike_gpus_transfers_and_images_are_told(engine: SchedulerName) -> None:
     for file, name, words in (
         ("unlike_gpus.plan", "by_hand", "has h100_sxm and h200_sxm"),
         ("split_llama_3_3_70b.plan", "split", "the plan counts with"),
+        ("vision.plan", "whole_images", "how the tower `tower` lies on the ranks"),
+        ("vision.plan", "split", "2 in a prompt, of 576 tokens each"),
     ):
         plan = compile_file(EXAMPLES / file, name)[0]
         assert words in told(deploy(plan.spec, engine, plan.closed_form(), plan.sources))

@@ -221,6 +221,9 @@ def _load(plan: PlanSpec, engine: SchedulerName, sources: Mapping[str, str]) -> 
 
 
 def _load_texts(load: WorkloadSpec, engine: SchedulerName) -> Iterator[str]:
+    if load.images:
+        images = f"{load.images:g} in a prompt, of {load.image_tokens:g} tokens each"
+        yield f"the benchmark sends no images: {images}, are left out"
     if load.reuse > 0 and engine == "sglang":
         yield "SGLang's benchmark sends whole prompts: `reuse` is left out"
     elif load.reuse > 0 and load.prefix == "own":
