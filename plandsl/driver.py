@@ -230,7 +230,7 @@ class CompiledPlan:
         )
 
     @guarded
-    def compare(self, benches: str | Sequence[str], *, fit: str | None = None, tick: Tick | None = None) -> Comparison:
+    def compare(self, benches: BenchFiles, *, fit: str | None = None, tick: Tick | None = None) -> Comparison:
         """Runs of a benchmark beside what this plan predicts for their loads, and the cause of the largest gap.
 
         ``benches`` are result files of vLLM's, SGLang's, AIPerf's, GuideLLM's or InferenceX's benchmark. With ``fit``,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +212,7 @@ def test_whatever_is_changed_in_a_file_it_is_read_or_told_what_is_wrong(data: st
         inner = value
         for key in path[:-1]:
             inner = inner[key]
-        inner[path[-1]] = data.draw(JUNK)
+        inner[path[-1]] = deepcopy(data.draw(JUNK))  # else a value may come to hold itself
     text = json.dumps(value)
     if data.draw(st.booleans()):
         text = text[: data.draw(st.integers(0, len(text)))]
