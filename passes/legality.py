@@ -20,7 +20,7 @@ from plandsl.passes.cut_stages import split_layers, stage_axes
 from plandsl.passes.fitting import check_engine, check_load
 from plandsl.passes.groups import check_groups, refuses_cuts
 from plandsl.spec.formats import GGUF, base_format
-from plandsl.spec.model import Apply, walk
+from plandsl.spec.model import ADAPTERS, Apply, walk
 from plandsl.spec.money import DRAWN, PAID, hosts, power_hint, power_missing, powerless, price_of, unpriced
 from plandsl.spec.plan import TARIFFS, AxisSpec, CutSpec, PlanSpec, RuleSpec
 
@@ -266,11 +266,16 @@ def _asking(plan: PlanSpec, dim: str) -> tuple[RuleSpec, AxisSpec | None]:
 
 
 def check_sizes(plan: PlanSpec) -> Iterator[Diagnostic]:
-    """An error (E301) for each axis whose size does not divide the dimensions that it splits."""
+    """An error (E301) for each axis whose size does not divide the dimensions that it splits; E487 on adapters."""
     sizes = dict(plan.model.sizes)
     wrong: dict[AxisSpec | RuleSpec, list[str]] = {}
     for dim in dict.fromkeys(d for r in plan.sharding.rules for d in r.dims):
         size = sizes.get(dim)
+        if dim == ADAPTERS:
+            hint = f"leave `{ADAPTERS}` out: the weights of adapters are split as those of their targets are"
+            rule = next(r for r in plan.sharding.rules if dim in r.dims)
+            yield Diagnostic("E487", f"`{ADAPTERS}` cannot be split: a rank has its part of each", rule.span, hint=hint)
+            continue
         if dim in FREE or size is None:
             continue
         ways = _shards(plan, dim)

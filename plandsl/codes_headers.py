@@ -22,7 +22,8 @@ HEADER_CODES: dict[str, tuple[str, str, str, str]] = {
     "E487": (
         "adapters that the model cannot have",
         "`lora` names weights that the blocks of the model multiply by with `@`, outside of `experts` and of the "
-        "unpacking of a latent cache. A batch has requests of at most as many adapters as a GPU holds.",
+        "unpacking of a latent cache. A batch has requests of at most as many adapters as a GPU holds. No rule splits "
+        "`adapters`: a rank has its part of each.",
         "model adapted = llama_3_1_8b with {\n  lora { adapters = 2, rank = 16, targets = [w_qkv] }\n}\n"
         "plan serve { model = adapted, node = h100_1, workload { input = 1000, output = 100 } }\n",
         "take a name that the hint offers; `targets = all` means every such weight.",

@@ -168,6 +168,14 @@ def test_a_small_plan_keeps_its_adapters() -> None:
     assert small.model.size("adapters") > 1
 
 
+def test_no_rule_splits_the_adapters() -> None:
+    with pytest.raises(PlanError) as raised:
+        plan_of(sharding="mesh a = 2; adapters -> a")
+    (error,) = [d for d in raised.value.diagnostics if d.severity == "error"]
+    assert error.code == "E487"
+    assert "leave `adapters` out" in error.hint
+
+
 def test_a_dimension_may_not_have_the_name_of_the_adapters() -> None:
     with pytest.raises(PlanError) as raised:
         plan_of(f"adapters = 3, {SOME}")

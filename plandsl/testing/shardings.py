@@ -16,7 +16,7 @@ from plandsl.ir.program import Program
 from plandsl.passes import steps
 from plandsl.passes.legality import check, check_program
 from plandsl.spec.hardware import CalibrationSpec, ClusterSpec, NodeSpec
-from plandsl.spec.model import ModelSpec
+from plandsl.spec.model import ADAPTERS, ModelSpec
 from plandsl.spec.plan import AxisSpec, CutSpec, PlanSpec, RuleSpec, ShardingSpec, WorkloadSpec
 from plandsl.testing.given import Given, given_machine, given_model
 
@@ -131,7 +131,7 @@ def _written_rules(draw: DrawFn, model: ModelSpec, axes: tuple[AxisSpec, ...], w
     rules = [RuleSpec(("layers",), stages)] if stages else []
     free = [a.name for a in axes if a.name not in stages and a.sugar not in ("dp", "pp")]
     if free:
-        known = ["tokens", "batch", "context", *(n for n, _ in model.sizes)]
+        known = ["tokens", "batch", "context", *(n for n, _ in model.sizes if n != ADAPTERS)]
         for _ in range(draw(st.integers(1, 5) if own else st.integers(0, 2))):
             region, common = draw(st.sampled_from(COMMON))
             dims = [d for d in common if d in known]
