@@ -134,9 +134,11 @@ def verify_plan(
     - Micro-batches are prefilled one after the other, and decode together.
     - A step that verifies guesses is compared with as many steps of one token.
     - Two pools are verified one by one, and then together: one prefills, and the other decodes on its cache.
+    - An encoder, which caches nothing, has a prefill alone.
 
     Raises PlanError where the plan has too many ranks to run (E440) or does not compile.
     """
+    steps = 0 if plan.workload.encodes else steps
     small = shrink(plan)
     plain = compile_plain(evolve(small, speculate=None))
     made = [[compile_plan(mode) for mode in pool.modes] for pool in small.pools]
@@ -154,7 +156,7 @@ def verify_plan(
         parts = _parts(small.pools[0])
         found.append(verify_handover(pools, plain, _symbols(small), steps, seed, parts=parts))
     worst = next((v for v in found if not v.ok), max(found, key=lambda v: v.worst))
-    return evolve(worst, ranks=sum(phases[0][0].mesh.ranks for phases in made))
+    return evolve(worst, steps=steps, ranks=sum(phases[0][0].mesh.ranks for phases in made))
 
 
 class Expected(NamedTuple):

@@ -44,7 +44,7 @@ def show_verdicts(verdicts: Mapping[str, Verdict], arguments: Namespace, way: st
         print_json({"plandsl": __version__, "plans": bodies})
         return OK if all(v.ok for v in verdicts.values()) else FAILED
     for name, v in verdicts.items():
-        run = f"on {v.ranks} {devices}, prefill and {v.steps} decode steps"
+        run = f"on {v.ranks} {devices}, prefill{f' and {v.steps} decode steps' if v.steps else ''}"
         if v.ok:
             print_text(f"{name}: {way}equal to {other} {run}; largest difference {v.worst:.1e}\n")
         else:
