@@ -230,7 +230,7 @@ def test_money_follows_prices(plan: PlanSpec, cents: int) -> None:
     price = cents / 360_000
     one, two = (spent(compiled(priced(plan, p)).cost) for p in (price, 2 * price))
     assume(float(one.requests) > 0)
-    rate = float(one.requests) * plan.workload.output
+    rate = float(one.requests) * plan.workload.counted
     assert float(one.cost or 0) == price * plan.sharding.ranks / rate * 1e6
     for a, b in zip(one.metrics.items(), two.metrics.items(), strict=True):
         paid = a[0].startswith("cost") or a[0] == "spend"

@@ -55,7 +55,7 @@ def slower_notes(model: Deployment) -> list[Diagnostic]:
     are those of the activations' format, and of 8 bits for weights that have fewer.
     """
     wide = model.plan.model.activations
-    phases = (model.own.prefill, model.own.decode)
+    phases = (model.own.prefill, model.own.decode)[: 1 if model.plan.workload.encodes else 2]
     found = (_slower_note(times.main, rival, wide) for times in phases for rival in (wide, EIGHT))
     return [note for note in found if note is not None]
 
