@@ -122,7 +122,10 @@ class Pipeline:
         self.canvas.box(x, y, end - x, COMPUTE_H, fill=fill, stroke="#ffffff", pen=0.75, name=name)
         width, middle = end - x, (x + end) / 2
         time, words = show_time(run.end - run.start), f"{self.word} {batch}"
-        if width > max(text_width(words, 12, True), text_width(time, 11)) + 4:
+        wide = max(text_width(words, 12, True), text_width(time, 11))
+        if self._is_struck(middle, wide):
+            return
+        if width > wide + 4:
             self.canvas.text(middle, y + 11, words, size=12, bold=True, align="c", width=width)
             self.canvas.text(middle, y + 25, time, size=11, align="c", color=ink_on(fill), width=width)
         elif width > text_width(str(batch), 12, True) + 6:
@@ -143,11 +146,20 @@ class Pipeline:
 
     def _draw_wait(self, name: str, x: float, end: float, y: float) -> None:
         words = f"idle {show_time((end - x) / WIDTH * self.axis.span)}"
-        if end - x > text_width(words, 11) + 6:
+        wide = text_width(words, 11)
+        if end - x > wide + 6 and not self._is_struck((x + end) / 2, wide):
             self.canvas.text(
                 (x + end) / 2, y + COMPUTE_H / 2, words, align="c", color=MUTED, width=end - x - 4,
                 name=f"{name} {words}",
             )  # fmt: skip
+
+    def _first_tokens(self) -> float:
+        """Where the line of TTFT stands. With a transfer between pools this may be inside the run of another batch."""
+        return self.axis.x(self.facts.estimate.ttft_s - float(self.facts.times.drafted))
+
+    def _is_struck(self, middle: float, width: float) -> bool:
+        """Whether the line of TTFT would cross a text."""
+        return not self.decode and abs(self._first_tokens() - middle) < width / 2 + 3
 
     def _draw_marks(self, top: float, bottom: float) -> None:
         e, axis = self.facts.estimate, self.axis
@@ -161,7 +173,7 @@ class Pipeline:
                 self.canvas.line([(x, y - 4), (x, y + 4)], INK, pen=1.5, name=words)
             self.canvas.text(LEFT + WIDTH / 2, y - 11, words, size=12, bold=True, align="c", width=WIDTH)
             return
-        x = axis.x(e.ttft_s - float(self.facts.times.drafted))
+        x = self._first_tokens()
         words = f"TTFT {show_time(e.ttft_s)}: batch 0 has its first tokens"
         self.canvas.line([(x, top - 12), (x, bottom)], INK, pen=1.5, style="dashed", name=words)
         left = x - LEFT > WIDTH / 2
