@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
+import tests.draws
+
 GOLDEN = Path(__file__).parent / "golden"
 
 SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much)
@@ -26,6 +28,11 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 # Reports fit the terminal that these name; a test says which it has. (xdist gives its workers the columns of its own.)
 for variable in ("COLUMNS", "NO_COLOR", "FORCE_COLOR"):
     os.environ.pop(variable, None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the cases that a run takes besides those of hypothesis depend on its seed too."""
+    tests.draws.SEED = config.getoption("hypothesis_seed", None)
 
 
 def pytest_collection_finish() -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from itertools import combinations
 from math import inf
-from random import random
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from plandsl.driver import compile_text
-from tests.draws import draws
+from tests.draws import draws, pick
 from tests.pairs import FEATURES, GPUS, VERBS, failures, pairs, ranks, rows, text, together
 
 REFUSED = {
@@ -40,7 +39,7 @@ def asked(names: tuple[str, ...]) -> list[str]:
     of the plans for one; of the others it asks for the terms alone.
     """
     slow = "lognormal" in names or any({*pair} <= {*names} for pair in APART)
-    whole = names in APART or (not slow and random() < 1 / 6)
+    whole = names in APART or (not slow and pick(6, *names) == 0)
     return [verb for verb in VERBS if verb not in ("terms", "explain") or verb == ("explain" if whole else "terms")]
 
 
