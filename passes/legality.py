@@ -273,7 +273,7 @@ def check_sizes(plan: PlanSpec) -> Iterator[Diagnostic]:
         size = sizes.get(dim)
         if dim == ADAPTERS:
             hint = f"leave `{ADAPTERS}` out: the weights of adapters are split as those of their targets are"
-            rule = next(r for r in plan.sharding.rules if dim in r.dims)
+            rule, _ = _asking(plan, dim)
             yield Diagnostic("E487", f"`{ADAPTERS}` cannot be split: a rank has its part of each", rule.span, hint=hint)
             continue
         if dim in FREE or size is None:

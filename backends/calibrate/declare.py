@@ -1,7 +1,7 @@
 """GPUs that were measured and stand in no catalog: their peaks, memory and links, from the rows of `planc measure`.
 
 Kernels reach shares of these figures, which take the place of published ones: a peak is the highest rate of any GEMM of
-its format, the bandwidth that of reading or copying memory.
+its format, the bandwidth is the rate at which memory is read or copied.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def tables_of(path: Path) -> set[str] | None:
 
 
 def declared(data: Sequence[Path]) -> dict[str, Declared]:
-    """The measured GPUs of those files that hold several tables, by name."""
+    """The measured GPUs by name, of the files that hold several tables."""
     rows: dict[str, list[Row]] = {}
     for path in data:
         if path.is_file() and tables_of(path) is not None:

@@ -240,7 +240,7 @@ class _Fields:
         return AT_ONCE, requests, 0.0, 0.0
 
     def exact(self) -> tuple[Ints, Ints] | None:
-        """Tokens of each request that was served, in and out; None where the file has no lists of them."""
+        """Tokens in and out of each served request; None where the file does not list tokens by request."""
         lists = [self.get((name,)) for name in ("input_lens", "output_lens")]
         if not all(isinstance(one, list) and one for one in lists) or len(lists[0]) != len(lists[1]):
             return None

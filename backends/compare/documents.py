@@ -110,7 +110,7 @@ def _no_json(file: str, found: _NotJson) -> PlanError:
 
 
 def _documents(file: str, at: str, value: Any) -> Iterator[Document]:
-    """The runs in one JSON value: itself, the items of a list, or those of the list that a format has."""
+    """The runs in one JSON value: the value alone, the items of a list, or the items of the list that a format has."""
     items = [(at, value)]
     if isinstance(value, list):
         items = [(_join(at, f"[{i}]"), item) for i, item in enumerate(value)]

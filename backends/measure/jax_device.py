@@ -212,7 +212,7 @@ class JaxDevice:
             case _ if op in MAPS and hasattr(there, op):
                 return over(lambda x, _: getattr(there, op)(wide(x)))
             case _:
-                raise NotImplementedError(f"exported programs have no kernel `{op}`")
+                raise Refused(f"exported programs have no kernel `{op}`")
 
     def _peak(self, case: Case, copies: int) -> Loop:
         match case.text("metric"):
@@ -230,7 +230,7 @@ class JaxDevice:
 
                 return Loop(read, (many, self.jnp.float32(0)))
             case metric:
-                raise NotImplementedError(f"no such rate: {metric}")
+                raise Refused(f"no such rate: {metric}")
 
     def _launches(self) -> Repetition:
         made, x = self.jax.jit(lambda x: x + 1), self.jnp.zeros(8)
@@ -250,7 +250,7 @@ class JaxDevice:
         ranks, op, lax = case.whole("n_ranks"), case.text("op"), self.lax
         if ranks > self.about.devices:
             more = " (--devices makes more of a CPU)" if self.about.host else ""
-            raise NotImplementedError(f"{ranks} devices are needed, and jax has {self.about.devices}{more}")
+            raise Refused(f"{ranks} devices are needed, and jax has {self.about.devices}{more}")
         size = max(case.whole("bytes") // 4 // ranks, 1) * ranks  # elements that all ranks can share
         ring = [(i, (i + 1) % ranks) for i in range(ranks)]
 
