@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from plandsl.passes.shard_latent import Latents
 
 
+EXPERT_OPS = (GroupedGemm, AdapterGemm, Map)
+"""Ops that may work on values of experts."""
+
+
 def shard(program: Program, plan: PlanSpec) -> Program:
     """Lay every value out by the sharding's rules.
 
@@ -66,8 +70,9 @@ class Sharder:
         self.placed |= self._state_weights()
         self.latents = self._latents()
         self.indexed = {op.k.name for op in region.ops if isinstance(op, PickKeys)}
-        self.inside = {x.name for op in region.ops if isinstance(op, GroupedGemm | Map) for x in _expert_operands(op)}
+        self.inside = {x.name for op in region.ops if isinstance(op, EXPERT_OPS) for x in _expert_operands(op)}
         matrices = (w for op in region.ops if isinstance(op, GroupedGemm) for w in op.weights)
+        self.adapting = {v.name for op in region.ops if isinstance(op, AdapterGemm) for v in op.outs}
         self.busy = frozenset(a for w in matrices for a in self._inner_axes(w.type))
 
     def _latents(self) -> Latents | None:
@@ -191,12 +196,14 @@ class Sharder:
                 from plandsl.passes.shard_states import lay_out_state
 
                 return lay_out_state(op, self)
+            case Map() if self._adds_adapter(op):
+                return evolve(op, xs=tuple(self.now[x.name] for x in op.xs))
             case Map() if self._adds_bias_to_partial(op):
                 return self._add_on_first(op)
             case Map() if self._lie_alike(op):
                 return self._in_place(op)
-            case AdapterGemm() if self._keeps_partial(op):
-                return evolve(op, x=self.now[op.x.name], weights=tuple(self.now[w.name] for w in op.weights))
+            case AdapterGemm() if (kept := self.keep_partial(op)) is not None:
+                return kept
             case Ids():
                 return op
             case Regular():
@@ -206,11 +213,20 @@ class Sharder:
             case _:
                 assert_never(op)
 
-    def _keeps_partial(self, op: AdapterGemm) -> bool:
-        """Whether a partial sum goes through ``op``, to be added to that of its target before both are completed."""
+    def keep_partial(self, op: AdapterGemm) -> AdapterGemm | None:
+        """``op`` on a partial sum, to be added to its target's before both are completed; None if it cannot be."""
         have = self.now[op.x.name].type
-        cut = {a for w in op.weights for a in self.now[w.name].type.axes}
-        return bool(have.partial) and not have.softmax and cut.isdisjoint(have.axes)
+        if not have.partial or have.softmax:
+            return None
+        kept = evolve(op, x=self.now[op.x.name], weights=tuple(self.now[w.name] for w in op.weights))
+        return None if any(kept.misfits()) else kept
+
+    def _adds_adapter(self, op: Map) -> bool:
+        """Whether ``op`` adds partial sums of a target and its adapter in one layout, to be completed together."""
+        if op.fn != "add" or op.xs[-1].name not in self.adapting:
+            return False
+        first, *others = (self.now[x.name].type for x in op.xs)
+        return bool(first.partial) and not first.softmax and all(t == first for t in others)
 
     def _adds_bias_to_partial(self, op: Map) -> bool:
         """Whether ``op`` adds a weight to a partial sum that nothing else reads."""
@@ -347,7 +363,7 @@ def _free_axes(axes: tuple[str, ...], dims: tuple[Dim, ...]) -> tuple[str, ...]:
     return tuple(takewhile(lambda axis: axis not in taken, axes))
 
 
-def _expert_operands(op: GroupedGemm | Map) -> tuple[Value, ...]:
+def _expert_operands(op: GroupedGemm | AdapterGemm | Map) -> tuple[Value, ...]:
     """The operands of an op that works on values of experts; empty for other ops."""
     return op.operands if has_places(op.operands[0].type.names) else ()
 

@@ -113,7 +113,8 @@ def test_a_gpu_holds_every_adapter_and_a_step_reads_the_active_ones() -> None:
         return plan_of(lora).estimate().tpot_s
 
     assert step(64, 2) == step(8, 2)
-    assert plan_of("").estimate().tpot_s < step(64, 2) <= step(64, 8) < step(64, 64)
+    assert plan_of("").estimate().tpot_s < step(64, 2) < step(64, 8)
+    assert step(64, 8) == step(64, 64)  # of 8 requests
 
 
 def test_adapters_take_memory_from_the_cache() -> None:
@@ -158,10 +159,10 @@ def test_wrong_adapters_are_errors(lora: str, code: str, what: str) -> None:
     assert what in message
 
 
-def test_weights_inside_experts_have_no_adapters() -> None:
+def test_routers_have_no_adapters() -> None:
     with pytest.raises(PlanError) as raised:
-        plan_of("lora { adapters = 2, rank = 16, targets = [w_up] }", base="mixtral_8x7b")
-    assert raised.value.diagnostics[0].message == "`w_up` is no matrix that each request multiplies by"
+        plan_of("lora { adapters = 2, rank = 16, targets = [w_router] }", base="mixtral_8x7b")
+    assert raised.value.diagnostics[0].message == "`w_router` is no matrix that each request multiplies by"
 
 
 def test_a_small_plan_keeps_its_adapters() -> None:

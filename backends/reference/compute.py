@@ -238,8 +238,8 @@ def _adapter_gemm(op: AdapterGemm, weight: Value, out: Value, here: Local) -> Ar
     own = here.requests[start:stop] % (len(matrices) + 1)
     chosen = np.concatenate([matrices, np.zeros_like(matrices[:1])])[own]  # the last has no adapter
     names = "batch", *weight.type.names[1:]
-    letters = {n: k for k, n in enumerate(dict.fromkeys((*op.x.type.names, *names)))}
-    x, w, y = ([letters[n] for n in found] for found in (op.x.type.names, names, out.type.names))
+    letters = {n: k for k, n in enumerate(dict.fromkeys(map(stem, (*op.x.type.names, *names))))}
+    x, w, y = ([letters[stem(n)] for n in found] for found in (op.x.type.names, names, out.type.names))
     result: Array = np.einsum(here.array(op.x), x, chosen, w, y)
     return result
 
