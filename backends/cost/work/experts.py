@@ -357,7 +357,7 @@ class Mixtures:
         skew = self.imbalance[place]
         if not isinstance(skew, Zipf):
             local = self.extents.local(op.weights[0].type.dim(place.experts))
-        return tuple(popular_experts(pairs, local, int(self.counts[place])))
+            return tuple(popular_experts(pairs, local, int(self.counts[place])))
         everyone = chances(skew.exponent, int(self.counts[place]), place.chosen)
         return tuple(busiest_experts(everyone, self.extents.ways(op.x.type.dim(place).axes)))
 
