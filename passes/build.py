@@ -416,7 +416,8 @@ class _Builder:
             gain = Value(self.names.fresh(f"gain_{name}"), tensor(stored, (over,)))
             self.weights[gain.name] = gain
         out = self._out(name, x.type)
-        self.ops.append(Norm(out, x, gain, term.fn, over, span=term.span))
+        groups = str(term.option("groups", "")) or None
+        self.ops.append(Norm(out, x, gain, term.fn, over, groups=groups, span=term.span))
         return out
 
     def _attention(self, term: Apply, name: str) -> Value:

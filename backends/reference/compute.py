@@ -207,7 +207,13 @@ def _norm(x: Array, op: Norm | AddNorm, type_: TensorType, here: Local) -> Array
     along = type_.names.index(op.over)
     if op.fn not in NORMS:
         raise Mismatch(f"no norm is called '{op.fn}'")
-    out = NORMS[op.fn](x, along)
+    norm = NORMS[op.fn]
+    if isinstance(op, Norm) and op.groups is not None:
+        each = here.place.sizes[op.heads] // here.place.sizes[op.groups]
+        if any(end % each for end in here.held_range(op.x, op.heads)):
+            raise Mismatch(f"rank {here.rank} holds a part of a group of {op.heads} in {op.x}")
+        norm = partial(elementwise.grouped_norm, norm, each=each)
+    out = norm(x, along)
     return out if op.gain is None else out * _align(op.gain, type_.names, here)
 
 
