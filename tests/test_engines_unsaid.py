@@ -39,7 +39,7 @@ MAPPED = {
 TOLD = {
     PlanSpec: "overlap chunks micro_batches algorithm kv_residency hop_tensors fuse_norms router tower",
     ShardingSpec: "context_form placed",
-    WorkloadSpec: "prefix demand encodes images image_tokens",
+    WorkloadSpec: "prefix demand encodes images image_tokens drawn_images",
     SpeculateSpec: "sharding",
     SplitSpec: "bandwidth latency kv_transfer between",
     ModelSpec: "compute state_cache index_cache lora",
