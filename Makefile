@@ -40,11 +40,8 @@ demo: $(RUNTIME)  ## compile an example, print its estimates and draw its device
 	  $(BIN)/planc render $(EXAMPLE) --plan $$plan --view devices -o build/$$plan.svg || exit 1; \
 	done
 
-test: lint  ## everything that must hold: lint, types, tests; SEED=n draws as another run with n did
-	@mkdir -p build
-	@$(BIN)/mypy -p plandsl > build/types.txt 2>&1 & types=$$!; \
-	$(BIN)/pytest -n auto --dist loadgroup $(if $(SEED),--hypothesis-seed=$(SEED)); tests=$$?; \
-	wait $$types; wrong=$$?; cat build/types.txt; exit $$((tests + wrong > 0))
+test: lint types  ## everything that must hold: lint, types, tests; SEED=n draws as another run with n did
+	$(BIN)/pytest -n auto --dist loadgroup $(if $(SEED),--hypothesis-seed=$(SEED))
 
 test-all: test test-extras  ## `make test`, then `make test-extras`
 
@@ -57,8 +54,8 @@ lint: $(DEV)  ## ruff: rules and formatting
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-types: $(DEV)  ## mypy, strict
-	$(BIN)/mypy -p plandsl
+types: $(DEV)  ## pyrefly: types
+	$(BIN)/pyrefly check
 
 fmt: $(DEV)  ## format the code, and fix what ruff can fix
 	$(BIN)/ruff check --fix --exit-zero

@@ -163,7 +163,7 @@ def read_trtllm(r: Reading) -> Server:
         why = f"moe_expert_parallel_size x moe_tensor_parallel_size is {experts * cuts}, tensor_parallel_size {group}"
         raise r.wrong("moe_expert_parallel_size", why, f"their product must be {group}")
     cache, capacity = r.json("kv_cache_config"), r.json("scheduler_config").get("capacity_scheduler_policy")
-    layers = r.list("pp_partition")
+    layers = r.items("pp_partition")
     tokens, chunked = r.maybe_whole("max_num_tokens"), r.flag("enable_chunked_prefill")
     fraction, block, reuse = (cache.get(k) for k in ("free_gpu_memory_fraction", "tokens_per_block",
                                                     "enable_block_reuse"))  # fmt: skip

@@ -26,9 +26,9 @@ class Single:
 
     queries: Number = 1
     gain: Number = 1
-    modes = None
-    guesses = None
-    tower = None
+    modes: None = None
+    guesses: None = None
+    tower: None = None
 
     def __init__(self, plan: PlanSpec, prefill: Schedule, decode: Schedule) -> None:
         self.plan = plan
