@@ -82,11 +82,6 @@ def steps(
         yield step, program
 
 
-def compile_phase(plan: PlanSpec, phase: str) -> Schedule:
-    """The schedule of one phase. Plans that differ only in numbers share a program up to `SIZELESS`."""
-    return finish(_program(_Form(phase, structure(plan), plan)), plan)
-
-
 SIZELESS = "fuse"
 """The last pass whose result does not depend on axis sizes. The passes after it are cheap."""
 
@@ -95,6 +90,16 @@ SIZED = 1 + [step.name for step in PIPELINE].index(SIZELESS)
 
 KEPT = 512
 """Programs that are kept. Those of a plan take some 100 KB."""
+
+
+def compile_phase(plan: PlanSpec, phase: str) -> Schedule:
+    """The schedule of one phase. Plans that differ only in numbers share a program up to `SIZELESS`."""
+    return _schedule(phase, plan.unloaded)
+
+
+@lru_cache(KEPT)
+def _schedule(phase: str, plan: PlanSpec) -> Schedule:
+    return finish(_program(_Form(phase, structure(plan), plan)), plan)
 
 
 @frozen

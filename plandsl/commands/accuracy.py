@@ -47,7 +47,7 @@ def _shelf() -> Shelf:
         found = {name: catalog_calibration(name) for name in names if name and catalog_has("calibration", name)}
         relative = gpu is not None and any(field == "calibration" for field, _ in gpu.assumed)
         own = {key} if gpu is None or relative else {key, *gpu.bases, gpu.calibration or key}
-        return [calibration.placed_on(own) for calibration in found.values()]
+        return [calibration.placed_on(tuple(sorted(own))) for calibration in found.values()]
 
     return Shelf(catalog_gpu, catalog_link, calibrations)
 
