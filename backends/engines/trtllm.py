@@ -119,10 +119,11 @@ def fill_qkv(targets: tuple[str, ...]) -> list[str]:
 
 
 def _lora(lora: Lora, plan: PlanSpec) -> dict[str, object]:
-    unknown = [name for name in lora.targets if name not in MODULES]
+    unknown = [name for name in lora.targets if name not in MODULES or name in lora.inside]
     if unknown:
-        why = f"TensorRT-LLM's modules with adapters are those of {', '.join(MODULES)}, not of `{unknown[0]}`"
-        named = ", ".join(name for name in lora.targets if name in MODULES) or "w_q, w_k, w_v"
+        inside = " inside experts" if unknown[0] in lora.inside else ""
+        why = f"TensorRT-LLM's modules with adapters are those of {', '.join(MODULES)}, not of `{unknown[0]}`{inside}"
+        named = ", ".join(name for name in lora.targets if name not in unknown) or "w_q, w_k, w_v"
         hint = f"`targets = [{named}]`, or `--to vllm`"
         raise PlanError([Diagnostic("E503", why, plan.model.span or plan.span, hint=hint)])
     out: dict[str, object] = {
