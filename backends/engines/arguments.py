@@ -7,7 +7,19 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from plandsl.backends.engines.flags import FLAGS, MODEL_FLAG, OTHER, SHOWN, Flag, Settings, Value, find_flag, normal
+from plandsl.backends.engines.flags import (
+    FLAGS,
+    MODEL_FLAG,
+    OTHER,
+    SHOWN,
+    Flag,
+    Settings,
+    Value,
+    find_flag,
+    is_recorded,
+    normal,
+    recorded,
+)
 from plandsl.backends.engines.server import Role
 from plandsl.backends.engines.words import Command, Word, is_whole
 from plandsl.diagnostics import Diagnostic, Span, clip, either, nearest
@@ -36,8 +48,8 @@ _TIMES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30
 class Launch(NamedTuple):
     """A command that starts a server.
 
-    ``spans`` has the place of each argument by its long name; ``config`` is the file that `--config` names, and
-    ``ignored`` are flags that say nothing of a plan.
+    ``spans`` has the place of each argument by its long name; ``config`` is the file that `--config` names.
+    ``ignored`` are flags that say nothing of a plan; ``unread`` are flags of the engine that an import does not know.
     """
 
     engine: SchedulerName
@@ -48,6 +60,7 @@ class Launch(NamedTuple):
     config: Word | None = None
     ignored: tuple[str, ...] = ()
     hint: Role = ""
+    unread: tuple[Word, ...] = ()
 
     @property
     def copies(self) -> int:
@@ -85,6 +98,7 @@ def _read(engine: SchedulerName, command: Command, at: int, found: list[Diagnost
     settings: Settings = {}
     spans: dict[str, Span] = {}
     ignored: list[str] = []
+    unread: list[Word] = []
     config: Word | None = None
     rest = list(words[at:])
     while rest:
@@ -106,6 +120,11 @@ def _read(engine: SchedulerName, command: Command, at: int, found: list[Diagnost
                 config = taken[0]
             ignored.append(name)
             continue
+        if flag is None and is_recorded(engine, name):
+            unread.append(word)
+            if not equals:
+                rest = rest[_values(rest) :]
+            continue
         if flag is None:
             found.append(unknown_flag(engine, word, name))
             if rest and not equals and not rest[0].text.startswith("-"):
@@ -117,6 +136,13 @@ def _read(engine: SchedulerName, command: Command, at: int, found: list[Diagnost
                                     f"column {first.column}: keep one of the two"))  # fmt: skip
         spans[flag.name] = word.span
         value = Word(inline, word.span) if equals else None
+        if flag.kind == "words":
+            count = 0 if equals else _values(rest)
+            taken, rest = [value] if value is not None else rest[:count], rest[count:]
+            if not taken:
+                found.append(_wrong(flag, word, "nothing follows it"))
+            settings[flag.name] = [one.text for one in taken]
+            continue
         if value is None and (flag.kind not in ("switch", "pair")):
             if not rest:
                 found.append(_wrong(flag, word, "nothing follows it"))
@@ -133,7 +159,13 @@ def _read(engine: SchedulerName, command: Command, at: int, found: list[Diagnost
         environment=command.environment,
         config=config,
         ignored=tuple(dict.fromkeys(ignored)),
+        unread=tuple(unread),
     )
+
+
+def _values(words: Sequence[Word]) -> int:
+    """How many words come before the next flag."""
+    return next((at for at, word in enumerate(words) if word.text.startswith("-")), len(words))
 
 
 def _take_model(
@@ -152,11 +184,13 @@ def unknown_flag(engine: SchedulerName, word: Word, name: str) -> Diagnostic:
     """The error (E506) about a flag that an engine does not have, with the nearest that it has."""
     known = [f"--{flag.name}" for flag in FLAGS[engine]] + [f"--{other}" for other in OTHER[engine]]
     known += [f"--no-{flag.name}" for flag in FLAGS[engine] if flag.kind == "pair"]
+    known += [f"--{one}" for one in recorded(engine)]
+    known += [one for others in recorded(engine).values() for one in others if one.startswith("--")]
     plain = f"--{normal(engine, name.lstrip('-'))}"
-    near = nearest(plain, known)
+    near = nearest(plain, list(dict.fromkeys(known)))
     hint = _elsewhere(engine, name) or (f"did you mean {either(near)}?" if near else "")
     span = word.span._replace(end_column=word.span.column + len(name))
-    why = f"`{clip(name)}` is no flag of {SHOWN[engine]} that says something of a plan"
+    why = f"`{clip(name)}` is no flag of {SHOWN[engine]}"
     return Diagnostic("E506", why, span, hint=hint or "leave it out: an import needs only what a plan says")
 
 
@@ -170,7 +204,7 @@ def _elsewhere(engine: SchedulerName, name: str) -> str:
 
 def _wrong(flag: Flag, word: Word, why: str) -> Diagnostic:
     wanted = {"whole": f"a whole number of at least {flag.least}", "number": "a number", "json": "JSON",
-              "word": either(flag.words) if flag.words else "a word", "switch": "nothing",
+              "word": either(flag.words) if flag.words else "a word", "words": "words", "switch": "nothing",
               "pair": "nothing"}[flag.kind]  # fmt: skip
     return Diagnostic("E507", f"`--{flag.name}`: {why}", word.span, hint=f"expected {wanted}")
 
@@ -201,6 +235,10 @@ def check_value(flag: Flag, given: object, word: Word, found: list[Diagnostic]) 
             return given
         case "json", (dict() | list()):
             return given
+        case "words", list():
+            return [str(one) for one in given]
+        case "words", str():
+            return [given]
         case _:
             near = nearest(str(given), flag.words) if flag.words else []
             why = f"`{clip(str(given))}` is not what it takes"
@@ -237,10 +275,13 @@ def _inner(given: Value | None, key: str, value: Word | None) -> Value:
 def take_config(launch: Launch, items: Sequence[tuple[Word, object]], found: list[Diagnostic]) -> Launch:
     """``launch`` with the keys of a file of its arguments; the command line goes before the file."""
     settings, spans, ignored = dict(launch.settings), dict(launch.spans), list(launch.ignored)
+    unread = list(launch.unread)
     for word, given in items:
         flag, plain = find_flag(launch.engine, f"--{word.text}"), normal(launch.engine, word.text)
         if flag is None and plain in OTHER[launch.engine]:
             ignored.append(word.text)
+        elif flag is None and is_recorded(launch.engine, f"--{word.text}"):
+            unread.append(word)
         elif flag is None:
             found.append(unknown_flag(launch.engine, word, word.text))
         elif flag.name not in settings and given is not None:
@@ -248,4 +289,4 @@ def take_config(launch: Launch, items: Sequence[tuple[Word, object]], found: lis
             spans[flag.name] = word.span
             if value is not None:
                 settings[flag.name] = value
-    return launch._replace(settings=settings, spans=spans, ignored=tuple(dict.fromkeys(ignored)))
+    return launch._replace(settings=settings, spans=spans, ignored=tuple(dict.fromkeys(ignored)), unread=tuple(unread))

@@ -1,13 +1,16 @@
 """Arguments of engines, as data: those that say something of a plan, and those that say nothing.
 
-The names and their meanings were read from the releases that `READ_FROM` names. A flag that is listed nowhere here is
-unknown to an import, and an export never writes one.
+The names and their meanings were read from the releases that `READ_FROM` names. The names of all arguments stand in the
+files of `recorded/`: an import tells of those that it does not read, and an export writes none of them.
 """
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
+from plandsl.backends.engines.formats import DTYPES
 from plandsl.spec.scheduler import SchedulerName
 
 Value: TypeAlias = "bool | int | float | str | dict[str, object] | list[object]"
@@ -16,8 +19,11 @@ Value: TypeAlias = "bool | int | float | str | dict[str, object] | list[object]"
 Settings: TypeAlias = "dict[str, Value]"
 """Arguments of one server by their long names, without the dashes in front."""
 
-Kind: TypeAlias = Literal["switch", "pair", "whole", "number", "word", "json"]
-"""What follows a flag: nothing (a ``pair`` also has a ``--no-`` form), a whole number, a number, a word, or JSON."""
+Kind: TypeAlias = Literal["switch", "pair", "whole", "number", "word", "words", "json"]
+"""What follows a flag.
+
+Nothing (a ``pair`` also has a ``--no-`` form), a whole number, a number, a word, several words, or JSON.
+"""
 
 READ_FROM: dict[SchedulerName, str] = {
     "vllm": "the wheel of vLLM 0.33.0 (vllm/engine/arg_utils.py, vllm/entrypoints/common/cli_args.py), and "
@@ -86,6 +92,14 @@ VLLM = (
     Flag("max-loras"),
     Flag("max-lora-rank"),
     Flag("max-cpu-loras"),
+    Flag("lora-target-modules", "words"),
+    Flag("runner", "word", words=("auto", "generate", "pooling", "draft")),
+    Flag("convert", "word", words=("auto", "none", "embed", "classify", "reward")),
+    Flag("kv-offloading-size", "number"),
+    Flag("kv-offloading-backend", "word", words=("native", "lmcache")),
+    Flag("mamba-cache-dtype", "word", words=("auto", *DTYPES.values())),
+    Flag("mamba-ssm-cache-dtype", "word", words=("auto", *DTYPES.values())),
+    Flag("mm-encoder-tp-mode", "word", words=("weights", "data")),
     Flag("scheduler-reserve-full-isl", "pair"),
     Flag("nnodes", also=("-n",)),
 )
@@ -130,6 +144,14 @@ SGLANG = (
     Flag("max-loras-per-batch"),
     Flag("max-lora-rank"),
     Flag("max-loaded-loras"),
+    Flag("lora-target-modules", "words"),
+    Flag("is-embedding", "switch"),
+    Flag("enable-hierarchical-cache", "switch", ("--enable-hicache",)),
+    Flag("hicache-size", least=0),
+    Flag("hicache-ratio", "number"),
+    Flag("hicache-write-policy", "word", words=("write_back", "write_through", "write_through_selective")),
+    Flag("mamba-ssm-dtype", "word", words=tuple(DTYPES.values())),
+    Flag("mm-enable-dp-encoder", "pair"),
     Flag("nnodes"),
 )  # fmt: skip
 
@@ -206,6 +228,22 @@ def find_flag(engine: SchedulerName, word: str) -> Flag | None:
         if any(normal(engine, one.lstrip("-")) == plain for one in flag.also if one.startswith("--")):
             return flag
     return None
+
+
+@cache
+def recorded(engine: SchedulerName) -> dict[str, tuple[str, ...]]:
+    """All names of an engine's arguments with their other spellings, from the files in `recorded/`."""
+    lines = (Path(__file__).parent / "recorded" / f"{engine}.txt").read_text(encoding="utf-8").splitlines()
+    names = (line.split() for line in lines if not line.startswith("#"))
+    return {name.removeprefix("--"): tuple(others) for name, *others in names}
+
+
+def is_recorded(engine: SchedulerName, word: str) -> bool:
+    """Whether ``word`` (with its dashes) is an argument of the engine, or the `--no-` form of one."""
+    plain, known = normal(engine, word.lstrip("-")), recorded(engine)
+    if word in {one for others in known.values() for one in others}:
+        return True
+    return word.startswith("--") and (plain in known or plain.removeprefix("no-") in known)
 
 
 def normal(engine: SchedulerName, name: str) -> str:

@@ -169,6 +169,8 @@ def _flags(settings: Settings) -> Iterator[str]:
     for name, value in settings.items():
         if isinstance(value, bool):
             yield f"--{name}" if value else f"--no-{name}"
+        elif isinstance(value, list):
+            yield from (f"--{name}", *map(str, value))
         else:
             yield f"--{name}={show_value(value)}"
 

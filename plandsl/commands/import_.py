@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from attrs import evolve
 from plandsl._version import __version__
 from plandsl.backends.accuracy.names import PRECISION, find_model, precision_of
 from plandsl.backends.engines.arguments import Launch, find_bench, find_launch, take_config
-from plandsl.backends.engines.flags import MODEL_FLAG
+from plandsl.backends.engines.flags import MODEL_FLAG, SHOWN
 from plandsl.backends.engines.plan_text import write_plan
 from plandsl.backends.engines.reading import Reading
 from plandsl.backends.engines.server import Role, Server
@@ -25,6 +25,7 @@ from plandsl.backends.engines.vllm import read_vllm
 from plandsl.backends.engines.words import is_whole, split_commands
 from plandsl.commands.console import OK, print_json
 from plandsl.commands.findings import print_diagnostics
+from plandsl.commands.host_cache import size_host_caches
 from plandsl.commands.sources import read_source
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import compile_text, open_text
@@ -33,6 +34,7 @@ from plandsl.files import write_file
 from plandsl.spec.hardware import NodeSpec
 from plandsl.spec.model import ModelSpec
 from plandsl.spec.scheduler import SchedulerName
+from plandsl.units import show_bytes
 
 COMMAND = "<command>"
 """The file name of an imported command line in diagnostics."""
@@ -190,14 +192,19 @@ def _plan(found: _Found, arguments: Namespace) -> tuple[str, list[Diagnostic]]:
     load = _load_of_a_copy(found.load, servers)
     if len(servers) == 1 and servers[0].role:
         servers = [servers[0]._replace(role="")]
-    text = write_plan(
-        _name(arguments), tuple(servers), engine, model=model, declared=known.written,
-        nodes=tuple(_machine(server, node, arguments.node) for server in servers), load=load,
-        catalog=_draft,
-    )  # fmt: skip
-    text = "\n".join(filter(None, (known.text, text)))
+
+    def written(some: Sequence[Server]) -> str:
+        body = write_plan(
+            _name(arguments), tuple(some), engine, model=model, declared=known.written,
+            nodes=tuple(_machine(server, node, arguments.node) for server in some), load=load,
+            catalog=_draft,
+        )  # fmt: skip
+        return "\n".join(filter(None, (known.text, body)))
+
+    sized = size_host_caches(servers, written)
+    text = written(sized)
     ignored = list(dict.fromkeys(name for launch in launches for name in launch.ignored))
-    notes = []
+    notes = list(_notes(launches, servers, sized))
     if ignored:
         why = f"these flags say nothing of a plan: {', '.join(ignored)}"
         notes.append(Diagnostic("N500", why, launches[0].start, hint="nothing to do"))
@@ -205,6 +212,22 @@ def _plan(found: _Found, arguments: Namespace) -> tuple[str, list[Diagnostic]]:
         why = f"the command does not say which GPUs: the plan takes {DEFAULT_NODE}"
         notes.append(Diagnostic("N500", why, launches[0].start, hint="name a node with --node"))
     return text, notes
+
+
+def _notes(launches: Sequence[Launch], servers: Sequence[Server], sized: Sequence[Server]) -> Iterator[Diagnostic]:
+    """Notes about flags that are not read (N528), and about numbers that were worked out (N529)."""
+    for launch in launches:
+        if launch.unread:
+            names = ", ".join(dict.fromkeys(word.text.partition("=")[0] for word in launch.unread))
+            why = f"an import does not read these flags of {SHOWN[launch.engine]}: {names}"
+            yield Diagnostic("N528", why, launch.unread[0].span, hint="what they change is not in the plan")
+    for launch, before, after in zip(launches, servers, sized, strict=True):
+        if before.host_cache is not None and after.host_cache is not None and before.host_cache.ratio:
+            ratio, size = before.host_cache.ratio, after.host_cache.size
+            why = f"host memory of {ratio:g} times the KV cache of a GPU is {show_bytes(size)} here"
+            at = next((launch.spans[n] for n in ("hicache-ratio", "enable-hierarchical-cache") if n in launch.spans),
+                      launch.start)  # fmt: skip
+            yield Diagnostic("N529", why, at, hint="the plan's own memory says how large the cache is: check both")
 
 
 DEFAULT_NODE = "h100_8"
