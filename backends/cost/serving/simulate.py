@@ -94,12 +94,14 @@ class Events:
         self.times = requests.arrival_s.tolist()
         self.thinks = [0.0] * len(self.times) if think_s is None else think_s.tolist()
         self.closed = closed is not None
+        if closed is not None and not closed.timed:
+            self.times = [0.0] * len(self.times)
         self.before, self.behind = find_turns(requests._replace(session=None) if self.closed else requests)
         first = range(len(self.lives)) if closed is None else range(min(closed.concurrency, len(self.lives)))
         self.coming = iter(range(len(first), len(self.lives)))
         for index in first:
             if self.before[index] < 0:
-                heappush(self.events, (0.0 if self.closed else self.times[index], ARRIVE, index))
+                heappush(self.events, (self.times[index], ARRIVE, index))
 
     def play(self) -> None:
         """Everything until nothing happens any more."""
@@ -156,7 +158,7 @@ class Events:
         if self.closed:
             following = next(self.coming, None)
             if following is not None:
-                heappush(self.events, (end, ARRIVE, following))
+                heappush(self.events, (max(end, self.times[following]), ARRIVE, following))
         elif self.behind[index] >= 0:
             following = self.behind[index]
             heappush(self.events, (max(end + self.thinks[following], self.times[following]), ARRIVE, following))
