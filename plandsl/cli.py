@@ -200,6 +200,8 @@ def _measure(made: _Parser) -> None:
     made.add_argument("--dtype", metavar="NAME", default="bf16",
                       help="format of kernels without --for (default: bf16)")  # fmt: skip
     made.add_argument("--devices", metavar="N", type=int, help="take a CPU as N devices, for collectives")
+    made.add_argument("--with", dest="library", choices=("jax", "torch"),
+                      help="whose kernels are timed (default: jax if it is installed, else torch)")  # fmt: skip
 
 
 def _accuracy(made: _Parser) -> None:

@@ -279,7 +279,7 @@ def test_rows_of_another_device_are_refused(tmp_path):
 def made(monkeypatch):
     """The command with a device of formulas in place of jax's."""
     device = Made()
-    monkeypatch.setattr("plandsl.backends.measure.find_device", lambda devices: device)
+    monkeypatch.setattr("plandsl.backends.measure.find_device", lambda devices, library: device)
     return device
 
 
@@ -330,13 +330,30 @@ def test_wrong_arguments_are_diagnostics(arguments, made, capsys, tmp_path, monk
     assert not os.listdir(tmp_path)
 
 
-def test_a_machine_without_jax_is_told_which_extra_it_needs(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert main(["measure", "-o", str(tmp_path / "mine.csv")]) == 2
+@pytest.mark.parametrize(
+    ("there", "words", "hint"),
+    [
+        ([], [], "pip install 'plandsl[run]'"),
+        (["torch"], ["--with", "jax"], "or `--with torch`"),
+        (["jax"], ["--with", "torch"], "pytorch.org"),
+        (["torch"], ["--devices", "2"], "leave `--devices` out"),
+    ],
+)
+def test_a_library_that_is_missing_is_told_and_what_there_is_instead(there, words, hint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name in there else None)
+    assert main(["measure", "-o", str(tmp_path / "mine.csv"), *words]) == 2
     error = capsys.readouterr().err
-    assert "E550" in error
-    assert "pip install 'plandsl[run]'" in error
+    assert "E550" in error or "--devices" in words
+    assert hint in error
     assert not os.listdir(tmp_path)
+
+
+def test_rows_of_another_library_are_refused(tmp_path):
+    first = Rows(tmp_path / "mine.csv", "my_gpu", "a device", "jax 0.8.1")
+    first.add(cases.gemm("bf16", 1, 64, 64), {"time_s": 1e-6, "framework": "jax 0.8.1"})
+    Rows(tmp_path / "mine.csv", "my_gpu", "a device", "jax 0.9")
+    with pytest.raises(PlanError, match="rows that jax measured, and torch measures now"):
+        Rows(tmp_path / "mine.csv", "my_gpu", "a device", "torch 2.13")
 
 
 def test_a_library_without_a_device_is_told_with_its_reason(tmp_path, monkeypatch, capsys):
