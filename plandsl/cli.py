@@ -208,6 +208,8 @@ def _accuracy(made: _Parser) -> None:
     made.add_argument("data", metavar="DATA", help="a CSV file, or a folder of them (docs/calibration.md)")
     made.add_argument("--rows", metavar="OUT",
                       help="write what is predicted of each deployment, a .csv or .parquet file")  # fmt: skip
+    made.add_argument("--use", metavar="FILE",
+                      help="a .plan file, as `planc calibrate` writes it, that goes before the catalog")  # fmt: skip
 
 
 def _simulate(made: _Parser) -> None:

@@ -199,6 +199,39 @@ def cases_of_links():
     return [cases.collective("p2p", 2, size) for size in cases.PAYLOADS]
 
 
+def test_a_file_of_rates_alone_says_what_a_fit_needs(tmp_path, capsys):
+    path = tmp_path / "mine.csv"
+    run(path, Made(), [cases.peak(cases.COPY, 2**20)])
+    assert main(["calibrate", str(path), "-o", str(tmp_path / "out.plan")]) == 2
+    assert "it has rows of peaks.csv alone, and a fit needs those of gemm.csv" in capsys.readouterr().err
+
+
+def test_accuracy_reads_what_was_measured_by_the_calibration_that_was_fitted(tmp_path, asked, capsys):
+    pytest.importorskip("scipy")
+    path, made = tmp_path / "mine.csv", tmp_path / "mine.plan"
+    run(path, Made(), [*device_cases(["bf16"], 64e9), *asked.cases, *cases_of_links()])
+    assert main(["calibrate", str(path), "-o", str(made)]) == 0
+    capsys.readouterr()
+    assert main(["accuracy", str(path), "--use", str(made), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    totals = {row["file"]: row for row in found["totals"]}
+    assert {"gemm", "attention_decode", "elementwise", "collectives"} <= set(totals)
+    gemm = totals["gemm"]
+    assert not gemm["refused"]
+    assert gemm["median_ape"] < 0.3
+    assert main(["accuracy", str(tmp_path), "--json"]) == 0  # a folder, without the calibration
+    refused = {row["file"]: row["refused"] for row in json.loads(capsys.readouterr().out)["totals"]}
+    assert refused["gemm"] == {"the catalog has no such GPU": gemm["n"]}
+
+
+@pytest.mark.parametrize(("use", "code"), [("nowhere.plan", "E"), ("wrong.plan", "error[E")])
+def test_a_wrong_file_of_calibrations_is_a_diagnostic(use, code, tmp_path, capsys):
+    (tmp_path / "wrong.plan").write_text("calibration c { gemm { } \n gpu")
+    (tmp_path / "gemm.csv").write_text("gpu,dtype,m,n,k,time_s\nh100_sxm,bf16,1,1,1,1e-5\n")
+    assert main(["accuracy", str(tmp_path), "--use", str(tmp_path / use)]) == 2
+    assert code in capsys.readouterr().err
+
+
 def test_a_gpu_is_declared_only_of_whole_facts(tmp_path):
     path = tmp_path / "mine.csv"
     run(path, Made(), [cases.gemm("bf16", 8, 64, 64)])

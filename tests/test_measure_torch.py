@@ -68,12 +68,12 @@ plan p {
 """
 
 
-def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
 
 
 def test_every_kind_of_kernel_runs_and_others_are_refused_with_a_reason() -> None:
-    done = python("-c", KERNELS)
+    done = run("-c", KERNELS)
     assert done.returncode == 0, done.stderr
     for said, words in zip(
         done.stdout.splitlines(), ("no `fp6`", "several kernels", "no kernel `no_such`", "for each rank", "in `fp8`"),
@@ -83,7 +83,7 @@ def test_every_kind_of_kernel_runs_and_others_are_refused_with_a_reason() -> Non
 
 
 def test_attention_sees_the_keys_of_its_window_alone() -> None:
-    done = python("-c", EQUAL)
+    done = run("-c", EQUAL)
     assert done.returncode == 0, done.stderr
 
 
@@ -106,12 +106,12 @@ def test_a_plan_is_measured_and_calibrated(tmp_path: Path) -> None:
     pytest.importorskip("scipy")
     plan, out, made = (tmp_path / name for name in ("p.plan", "mine.csv", "mine.plan"))
     plan.write_text(PLAN)
-    measured = python("-c", MEASURE, str(plan), str(out))
+    measured = run("-c", MEASURE, str(plan), str(out))
     assert measured.returncode == 0, measured.stderr
     with out.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["kernel"] for row in rows if row["time_s"]} == {"eager"}
     assert all(float(r["time_s"]) <= float(r["median_s"]) <= float(r["p90_s"]) for r in rows if r["time_s"])
-    fitted = python("-m", "plandsl", "calibrate", str(out), "-o", str(made))
+    fitted = run("-m", "plandsl", "calibrate", str(out), "-o", str(made))
     assert fitted.returncode == 0, fitted.stderr
     assert "gpu here" in made.read_text()
