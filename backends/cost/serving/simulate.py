@@ -14,7 +14,7 @@ import numpy as np
 from plandsl.backends.cost.serving.leaping import leap, take_stretches
 from plandsl.backends.cost.serving.log import Log
 from plandsl.backends.cost.serving.ranks import replica
-from plandsl.backends.cost.serving.records import Gaps, Kept, Records, Steps
+from plandsl.backends.cost.serving.records import Gaps, Kept, Records, Stages, Steps
 from plandsl.backends.cost.serving.replica import Replica, Worker
 from plandsl.backends.cost.serving.requests import OFTEN, Closed, Floats, Ints, Requests, find_turns
 from plandsl.backends.cost.serving.routers import Router, router
@@ -209,6 +209,14 @@ def _adapter_columns(requests: Requests, log: Log) -> dict[str, Any]:
     return {"adapter": requests.adapter, "fetched": np.array(log.fetched), "slot_wait_s": waited}
 
 
+def _read_stages(log: Log) -> Stages | None:
+    rows = np.frombuffer(log.spans, np.float64).reshape(-1, len(Stages._fields)).T
+    if not rows.size:
+        return None
+    replica, step, stage = (row.astype(np.int64) for row in rows[:3])
+    return Stages(replica, step, stage, start_s=rows[3].copy(), end_s=rows[4].copy())
+
+
 def read_log(requests: Requests, log: Log) -> Records:
     """The records of a run, from what its servers wrote down."""
     rows = np.frombuffer(log.steps, np.int64).reshape(-1, 6).T
@@ -247,5 +255,6 @@ def read_log(requests: Requests, log: Log) -> Records:
             shown_s=np.array(log.shown)[shown],
         ),
         loaded=np.array(log.loaded) if log.loaded else None,
+        stages=_read_stages(log),
         **_adapter_columns(requests, log),
     )
