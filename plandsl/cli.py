@@ -319,11 +319,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return WRONG
 
 
+ENGINES = ("vllm", "sglang", "trtllm-serve", "docker", "podman", "python", "python3")
+"""Words with which the launch command of an engine begins."""
+
+
+def _mark_command(given: Sequence[str]) -> Sequence[str]:
+    """`planc import vllm serve ...` with the `--` that tells the options of planc from those of the command."""
+    at = next((i for i, word in enumerate(given[:-1]) if word in ENGINES), 0)
+    if list(given[:1]) != ["import"] or not at or "--" in given[:at]:
+        return given
+    return [*given[:at], "--", *given[at:]]
+
+
 def _main(given: Sequence[str]) -> int:
     """As `main`. Raises `OSError` where standard error cannot be written."""
     if not given and sys.stdout is not None:
         _print_landing_page()
         return OK
+    given = _mark_command(given)
     arguments = parser(given[:1] if given[:1] and given[0] in VERBS else VERBS).parse_args(given)
     from plandsl.diagnostics import PlanError
 

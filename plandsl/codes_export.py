@@ -88,6 +88,19 @@ EXPORT_CODES: dict[str, tuple[str, str, str, str]] = {
         "",
         "",
     ),
+    "N540": (
+        "a load that a plan cannot say",
+        "A benchmark can send requests at a rate, and hold them back while so many are in flight. A workload "
+        "has one or the other.",
+        "",
+        "",
+    ),
+    "N541": (
+        "a format of weights that is not known",
+        "Some values of `--quantization` name how a checkpoint was made, and not its format.",
+        "",
+        "write the format of the checkpoint into the plan: `weights = int4_128`.",
+    ),
     "W500": (
         "what an export leaves out",
         "The engine decides this by itself, in another way than the plan says. The file has a comment about it.",

@@ -178,6 +178,9 @@ def test_states_in_a_format_that_no_engine_keeps_are_an_error(
          "--hicache-write-policy", "write_back"),
         ("sglang serve llama_3_1_8b --enable-hicash", "E506", "--enable-hicash", "--enable-hicache"),
         ("vllm serve llama_3_1_8b --max-num-sequences 8", "E506", "--max-num-sequences", "--max-num-seqs"),
+        ("sglang serve llama_3_1_8b --mem-frac 0.8", "E506", "--mem-frac", "`--mem-fraction-static`"),
+        ("vllm serve llama_3_1_8b --node h100_8", "E506", "--node", "before `--`"),
+        ("trtllm-serve llama_3_1_8b --free_gpu_memory_fraction 8", "E508", "--free_gpu_memory_fraction", "such as 0.9"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_gets_a_caret_and_a_hint(
@@ -199,3 +202,76 @@ def test_flags_of_the_engine_that_an_import_does_not_read_are_told(capsys: pytes
     assert "note[N528]: an import does not read these flags of vLLM 0.33.0: --cpu-offload-gb" in err
     assert "--max-logprobs" in err
     assert "tp = 2" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "plan"),
+    [
+        (["vllm", "serve", "llama_3_1_8b", "--tensor-parallel-size", "2"], "tp = 2"),  # without `--`
+        (["--node", "h200_8", "vllm", "serve", "llama_3_1_8b", "-tp", "4"], "node = h200_8"),
+        (["vllm serve llama_3_1_8b --tensor-parallel-size 2"], "tp = 2"),  # a line in quotes
+        (["--", "docker", "run", "--gpus", "all", "-p", "8000:8000", "vllm/vllm-openai:v0.33.0", "--model",
+          "meta-llama/Llama-3.1-8B-Instruct", "-tp", "2"], "tp = 2"),
+        (["trtllm-serve", "llama_3_1_8b", "--kv_cache_free_gpu_memory_fraction", "0.8"], "memory_fraction = 80 %"),
+        (["vllm", "serve", "llama_3_1_8b", "-q", "awq"], "weights = int4"),
+    ],
+)  # fmt: skip
+def test_a_command_is_read_as_people_give_it(words: list[str], plan: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["import", *words]) == 0
+    assert plan in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "why", "hint"),
+    [
+        (["nowhere.sh"], "`nowhere.sh` is neither a file nor a command", "a script, a manifest"),
+        (["--", "vllm", "server", "m"], "expected `vllm serve`", "planc import -- vllm serve MODEL"),
+        (["--node", "b200", "--", "vllm", "serve", "llama_3_1_8b"], "no node `b200`", "did you mean `b200_8`"),
+        (["--", "vllm", "serve", "llama_3_1_8b", "-sc", '{"method": "mtp"'], "is no JSON, since", "expected JSON"),
+    ],
+)
+def test_what_is_no_command_says_what_would_be(
+    words: list[str], why: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["import", *words]) == 2
+    err = capsys.readouterr().err
+    assert why in err
+    assert hint in err
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "words"),
+    [
+        ("vllm serve llama_3_1_8b --quantization modelopt", "N541", "does not say how weights are stored"),
+        ("vllm serve llama_3_1_8b --kv-cache-memory-bytes 9000000000 --enforce-eager", "N528",
+         "--kv-cache-memory-bytes, --enforce-eager"),
+        ("vllm serve llama_3_1_8b\nvllm bench serve --random-input-len 9 --random-output-len 9 --request-rate 4 "
+         "--max-concurrency 12", "N540", "at most 12 requests at once"),
+    ],
+)  # fmt: skip
+def test_what_an_import_cannot_say_in_a_plan_is_told(
+    line: str, code: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.sh").write_text(line)
+    assert main(["import", str(tmp_path / "x.sh")]) == 0
+    err = capsys.readouterr().err
+    assert f"note[{code}]" in err
+    assert words in err
+
+
+@pytest.mark.extras
+def test_an_image_of_a_pod_starts_its_engine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("yaml", reason="yaml is missing: `make test-all` installs plandsl[yaml]")
+    (tmp_path / "x.yaml").write_text("""kind: Deployment
+metadata: { name: x }
+spec:
+  template:
+    spec:
+      containers:
+      - image: docker.io/vllm/vllm-openai:latest
+        args: [--model, llama_3_1_8b, --tensor-paralel-size, "2"]
+""")
+    assert main(["import", str(tmp_path / "x.yaml")]) == 2
+    err = capsys.readouterr().err
+    assert "did you mean `--tensor-parallel-size`?" in err
+    assert "^^^^^" in err

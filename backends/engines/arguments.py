@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from plandsl.backends.engines.flags import (
+    CHANGES,
     FLAGS,
     MODEL_FLAG,
     OTHER,
@@ -22,7 +23,7 @@ from plandsl.backends.engines.flags import (
 )
 from plandsl.backends.engines.server import Role
 from plandsl.backends.engines.words import Command, Word, is_whole
-from plandsl.diagnostics import Diagnostic, Span, clip, either, nearest
+from plandsl.diagnostics import MOST_NEAR, Diagnostic, Span, clip, either, nearest
 from plandsl.spec.scheduler import SchedulerName
 
 _STARTS: tuple[tuple[tuple[str, ...], SchedulerName], ...] = (
@@ -37,6 +38,9 @@ _STARTS: tuple[tuple[tuple[str, ...], SchedulerName], ...] = (
     (("trtllm-serve",), "trtllm"),
 )
 """Words that start an engine, the longer first."""
+
+IMAGES: tuple[tuple[str, SchedulerName], ...] = (("vllm-openai", "vllm"),)
+"""Names of images that start an engine by themselves, so that only arguments follow."""
 
 BENCHES = (("vllm", "bench", "serve"), ("-m", "sglang.bench_serving"))
 """Words that start a benchmark."""
@@ -76,7 +80,16 @@ def find_launch(command: Command, found: list[Diagnostic]) -> Launch | None:
         for at in range(len(texts) - len(start) + 1):
             if tuple(texts[at : at + len(start)]) == start and texts[at + len(start) :][:1] != ["disaggregated"]:
                 return _read(engine, command, at + len(start), found)
+    for at, text in enumerate(texts):
+        if texts[:1] in (["docker"], ["podman"]) and (engine_ := engine_of_image(text)) is not None:
+            return _read(engine_, command, at + 1, found)
     return None
+
+
+def engine_of_image(text: str) -> SchedulerName | None:
+    """The engine that an image starts by itself: ``vllm/vllm-openai:v0.12``. None for other words."""
+    name = text.rsplit("/", 1)[-1].partition("@")[0].partition(":")[0]
+    return dict(IMAGES).get(name)
 
 
 def find_bench(command: Command) -> dict[str, str] | None:
@@ -112,13 +125,16 @@ def _read(engine: SchedulerName, command: Command, at: int, found: list[Diagnost
         name, dot, key = name.partition(".") if name.startswith("--") else (name, "", "")
         flag = find_flag(engine, name)
         plain = normal(engine, name.lstrip("-"))
+        if flag is None and plain in CHANGES[engine]:
+            unread.append(word)
         if flag is None and plain in OTHER[engine]:
             count = 0 if equals else OTHER[engine][plain]
             taken = [Word(inline, word.span)] if equals else rest[:count]
             rest = rest[count:]
             if plain in ("config", "extra_llm_api_options") and taken:
                 config = taken[0]
-            ignored.append(name)
+            if plain not in CHANGES[engine]:
+                ignored.append(name)
             continue
         if flag is None and is_recorded(engine, name):
             unread.append(word)
@@ -187,15 +203,22 @@ def unknown_flag(engine: SchedulerName, word: Word, name: str) -> Diagnostic:
     known += [f"--{one}" for one in recorded(engine)]
     known += [one for others in recorded(engine).values() for one in others if one.startswith("--")]
     plain = f"--{normal(engine, name.lstrip('-'))}"
-    near = nearest(plain, list(dict.fromkeys(known)))
+    begins = [one for one in dict.fromkeys(known) if one.startswith(plain)]
+    near = begins[:MOST_NEAR] if len(plain) > LEAST_LETTERS and begins else nearest(plain, list(dict.fromkeys(known)))
     hint = _elsewhere(engine, name) or (f"did you mean {either(near)}?" if near else "")
     span = word.span._replace(end_column=word.span.column + len(name))
     why = f"`{clip(name)}` is no flag of {SHOWN[engine]}"
     return Diagnostic("E506", why, span, hint=hint or "leave it out: an import needs only what a plan says")
 
 
+LEAST_LETTERS = len("--abc")
+"""A word of more letters that begins flags is short for one of them."""
+
+
 def _elsewhere(engine: SchedulerName, name: str) -> str:
-    """A hint that a flag belongs to another engine."""
+    """A hint that a flag belongs to another engine, or to planc."""
+    if name == "--node":
+        return "this is an option of planc: it stands before `--`"
     for other, shown in SHOWN.items():
         if other != engine and find_flag(other, name) is not None:
             return f"this is a flag of {shown}"  # such as `--tp-size`, which is near another one here
@@ -207,6 +230,15 @@ def _wrong(flag: Flag, word: Word, why: str) -> Diagnostic:
               "word": either(flag.words) if flag.words else "a word", "words": "words", "switch": "nothing",
               "pair": "nothing"}[flag.kind]  # fmt: skip
     return Diagnostic("E507", f"`--{flag.name}`: {why}", word.span, hint=f"expected {wanted}")
+
+
+def _json_slip(text: str) -> str:
+    """Where a text stops being JSON, in words; empty where it is JSON."""
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        return f", since {error.msg[:1].lower()}{error.msg[1:]} at letter {error.pos + 1}"
+    return ""
 
 
 def _value(flag: Flag, word: Word, value: Word | None, found: list[Diagnostic]) -> Value | None:
@@ -242,6 +274,8 @@ def check_value(flag: Flag, given: object, word: Word, found: list[Diagnostic]) 
         case _:
             near = nearest(str(given), flag.words) if flag.words else []
             why = f"`{clip(str(given))}` is not what it takes"
+            if flag.kind == "json" and isinstance(given, str):
+                why = f"`{clip(given)}` is no JSON{_json_slip(given)}"
             wrong = _wrong(flag, word, why)
             found.append(wrong._replace(hint=f"did you mean {either(near)}?") if near else wrong)
             return None
@@ -279,7 +313,10 @@ def take_config(launch: Launch, items: Sequence[tuple[Word, object]], found: lis
     for word, given in items:
         flag, plain = find_flag(launch.engine, f"--{word.text}"), normal(launch.engine, word.text)
         if flag is None and plain in OTHER[launch.engine]:
-            ignored.append(word.text)
+            if plain in CHANGES[launch.engine]:
+                unread.append(word)
+            else:
+                ignored.append(word.text)
         elif flag is None and is_recorded(launch.engine, f"--{word.text}"):
             unread.append(word)
         elif flag is None:

@@ -170,6 +170,7 @@ TRTLLM = (
     Flag("enable_chunked_prefill", "switch"),
     Flag("disable_overlap_scheduler", "switch"),
     Flag("kv_cache_config", "json"),
+    Flag("free_gpu_memory_fraction", "number", ("--kv_cache_free_gpu_memory_fraction",)),
     Flag("scheduler_config", "json"),
     Flag("speculative_config", "json"),
     Flag("cache_transceiver_config", "json"),
@@ -207,11 +208,23 @@ OTHER: dict[SchedulerName, dict[str, int]] = {
     "trtllm": {
         "host": 1, "port": 1, "backend": 1, "trust_remote_code": 0, "tokenizer": 1, "log_level": 1, "config": 1,
         "extra_llm_api_options": 1, "gpus_per_node": 1, "num_postprocess_workers": 1, "reasoning_parser": 1,
-        "cuda_graph_config": 1, "moe_config": 1, "print_iter_log": 1, "kv_cache_free_gpu_memory_fraction": 1,
+        "cuda_graph_config": 1, "moe_config": 1, "print_iter_log": 1,
         "trust-remote-code": 0, "cluster_size": 1,
     },
 }  # fmt: skip
-"""Arguments that say nothing of a plan, and how many words follow each."""
+"""Arguments that an import does not read, and how many words follow each."""
+
+CHANGES: dict[SchedulerName, frozenset[str]] = {
+    "vllm": frozenset({
+        "enforce-eager", "compilation-config", "enable-eplb", "eplb-config", "enable-dbo", "cudagraph-capture-sizes",
+        "hf-overrides", "max-cudagraph-capture-size", "num-gpu-blocks-override", "kv-cache-memory-bytes", "swap-space",
+    }),
+    "sglang": frozenset({
+        "disable-cuda-graph", "cuda-graph-max-bs", "enable-two-batch-overlap", "enable-eplb", "max-total-tokens",
+    }),
+    "trtllm": frozenset({"cuda_graph_config", "moe_config"}),
+}  # fmt: skip
+"""Those of `OTHER` that change how an engine runs the model, or how much it holds. The others say nothing of a plan."""
 
 MODEL_FLAG: dict[SchedulerName, str] = {"vllm": "model", "sglang": "model-path", "trtllm": "model"}
 """The argument that names the checkpoint."""

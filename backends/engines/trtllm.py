@@ -172,6 +172,8 @@ def read_trtllm(r: Reading) -> Server:
     tokens, chunked = r.maybe_whole("max_num_tokens"), r.flag("enable_chunked_prefill")
     fraction, block, reuse = (cache.get(k) for k in ("free_gpu_memory_fraction", "tokens_per_block",
                                                     "enable_block_reuse"))  # fmt: skip
+    if fraction is None:
+        fraction = r.share("free_gpu_memory_fraction")
     if fraction is not None and not (isinstance(fraction, int | float) and 0 < fraction <= 1):
         raise r.wrong("kv_cache_config", f"`{fraction}` is no share of memory", "a number above 0 and at most 1")
     rooms = {theirs: ours for ours, theirs in ROOMS.items()}
