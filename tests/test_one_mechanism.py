@@ -22,6 +22,8 @@ OTHERS = {
     "backends/accuracy/": "columns of files of measurements say how others split a model",
     "backends/calibrate/": "columns of files of measurements say how others split a model",
     "backends/compare/": "keys of result files of benchmarks say how others split a model",
+    "backends/engines/flags.py: data": "a value of vLLM's `--mm-encoder-tp-mode`",
+    "backends/engines/vllm.py: data": "a value of vLLM's `--mm-encoder-tp-mode`",
     "backends/cost/answers/start.py: tp": "the setting `sharding.tp`, which is proposed where memory is too small",
     "backends/graphviz/devices_layout.py: stage": "the word for a stage of layers, of which a picture counts the rest",
     "backends/graphviz/devices_sections.py: tensor": "`shift` has two shardings, `base` and `tensor`: its fields",
