@@ -15,6 +15,7 @@ DOT := $(shell command -v dot 2>/dev/null)
 RUNTIME := $(VENV)/.installed$(if $(DOT),,-render)
 DEV := $(RUNTIME)-dev
 ALL := $(RUNTIME)-all
+RELEASE := $(RUNTIME)-release
 
 SEEDS := 1 2 3 4 5 6 7 8 9 10
 
@@ -28,10 +29,10 @@ endif
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-all extras test-extras lint types fmt tables completions bench accuracy traffic calibrate memory loop study field \
-  figures partitioner seeds fuzz golden clean
+  figures partitioner seeds fuzz golden release-check clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 demo: $(RUNTIME)  ## compile an example, print its estimates and draw its devices
 	$(BIN)/planc compile $(EXAMPLE)
@@ -112,6 +113,9 @@ fuzz: $(DEV)  ## the property tests, at length
 golden: $(DEV)  ## rewrite the expected half of the golden tests; read the diff
 	$(BIN)/pytest --update-golden
 
+release-check: $(RELEASE)  ## build the wheel and the sdist into build/release, install each alone, run the README
+	$(BIN)/pytest -m release tests/test_release.py
+
 clean:  ## remove all that make and the tools made, .venv too
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -130,6 +134,10 @@ $(DEV): pyproject.toml | $(BIN)/python
 
 $(ALL): pyproject.toml | $(DEV)
 	$(PIP) --editable '.[dev,render,all,takers]'
+	@touch $@
+
+$(RELEASE): pyproject.toml | $(DEV)
+	$(PIP) --editable '.[dev,render,release]'
 	@touch $@
 
 $(BIN)/python:
