@@ -5,7 +5,8 @@ How a fenced block is held to that follows from its first line:
     plan                      a whole file without errors or warnings; `file=NAME` keeps it for commands below
     plan fragment             a part that parses
     plan fails E301           a whole file with errors of that code and no other
-    console                   `$ planc ...`, `$ python -m ...`, `$ echo $?`, each with its output; `slow`: by `make test-all` alone
+    console                   `$ planc ...`, `$ python -m ...`, `$ echo $?`, with its output
+    console slow              the same, by `make test-all` alone
     ir small.plan plan=p after=shard [phase=decode]     lines of that program, in order
     csv file=conv.csv         a file for the blocks below
     json serve.plan           the fields of `planc compile serve.plan --json`, values aside

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from plandsl.codes import CODES, Code
 from plandsl.diagnostics import render_one
 from plandsl.driver import check_module, open_text
+from plandsl.grammar.hf import translate
 
+CONFIG = "config.json"
 GROUPS = {
     "E1": ("syntax", "Syntax"),
     "E2": ("names-and-sizes", "Names, types and sizes"),
@@ -56,14 +60,24 @@ def pages() -> dict[str, str]:
 def _text(name: str, code: Code) -> str:
     out = f"## {name}\n\n**{code.title[:1].upper()}{code.title[1:]}.** {code.text}\n\n"
     if code.example:
-        out += f'```plan title="example.plan"\n{code.example.strip(chr(10))}\n```\n\n'
+        lexer, file = ("json", CONFIG) if is_config(code.example) else ("plan", "example.plan")
+        out += f'```{lexer} title="{file}"\n{code.example.strip(chr(10))}\n```\n\n'
         if shown := said(name, code.example):
             out += f"```text\n{shown}\n```\n\n"
     return out + (f"What to do: {code.fix}\n\n" if code.fix else "")
 
 
+def is_config(text: str) -> bool:
+    """Whether an example is the config of a checkpoint, which a plan reads by `hf`."""
+    return text.lstrip().startswith("{")
+
+
 def said(name: str, text: str) -> str:
-    """What planc says of a plan under a code; empty where only a file or a command can cause it."""
-    module = open_text(text, "example.plan")
-    found = [d for d in check_module(module) if d.code == name]
-    return "\n\n".join(render_one(d, module.sources) for d in found[:2])
+    """What planc says of an example under a code; empty where only a command can cause it."""
+    if is_config(text):
+        found = translate(text.encode(), CONFIG).found
+        sources: Mapping[str, str] = {CONFIG: text}
+    else:
+        module = open_text(text, "example.plan")
+        found, sources = check_module(module), module.sources
+    return "\n\n".join(render_one(d, sources) for d in [d for d in found if d.code == name][:2])

@@ -21,6 +21,10 @@ TOP = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "RE
 """Pages at the top of the repository -> pages of the site."""
 
 
+WIDE = ("study.md", "reference/fields.md", "accuracy.md", "machines.md", "partitioner.md")
+"""Pages of wide tables, which take the room of the list of headings too."""
+
+
 def moved() -> dict[str, str]:
     """Path of a file outside docs/ -> page of the site that shows it."""
     shown = {path: f"examples.md{'#' * bool(anchor)}{anchor}" for path, anchor in examples.anchors().items()}
@@ -44,7 +48,7 @@ def made() -> dict[str, str]:
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Put the version beside the name, and pages that `nav` leaves out into a section of their own."""
-    config.extra["plandsl"] = {"version": __version__, "language": LANGUAGE}
+    config.site_name = f"{config.site_name} {__version__}"
     config.copyright = f"plandsl {__version__}, version {LANGUAGE} of the language. Licence: Apache-2.0."
     placed = set(_paths(config.nav or []))
     docs = Path(config.docs_dir)
@@ -70,4 +74,6 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(text: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Fences and links of a page as the site has them."""
+    if page.file.src_uri in WIDE:
+        page.meta["hide"] = ["toc"]
     return markdown.fences(markdown.links(text, page.file.src_uri, moved()))

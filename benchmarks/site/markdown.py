@@ -18,11 +18,14 @@ def fences(text: str) -> str:
 
 
 def _fence(found: re.Match[str]) -> str:
+    if "title=" in found["info"]:
+        return found[0]
     language, *words = found["info"].split() or [""]
     names = [word.partition("=")[2] for word in words if word.startswith("file=")]
     said = [*names, *(WORDS[word] for word in words if word in WORDS), *(w for w in words if re.match(r"[EWN]\d", w))]
     title = f' title="{", ".join(said)}"' if said else ""
-    return f"{found['indent']}```{language or 'text'}{title}\n{found['body']}{found['indent']}```"
+    body = found["body"].replace("<BLANKLINE>", "") if language == "python" else found["body"]
+    return f"{found['indent']}```{language or 'text'}{title}\n{body}{found['indent']}```"
 
 
 def outside_fences(text: str, change: Callable[[str], str]) -> str:

@@ -18,7 +18,7 @@ from plandsl.driver import check_module, open_file, open_text
 from plandsl.grammar import catalog
 from plandsl.grammar.schema import Reader
 from plandsl.spec.formats import BITS
-from plandsl.units import NUMBER, UNITS, Dimension
+from plandsl.units import EXAMPLES, NUMBER, Dimension
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,11 +37,10 @@ Fields = dict[str, dict[str, Asked]]
 
 
 def units_of(dimension: Dimension) -> str:
-    """The units of a quantity, for people; a number without dimension has none."""
+    """A quantity of a dimension with its units, for people; a number without dimension has none."""
     if dimension == NUMBER:
         return "number or `%`"
-    units = [name for name, (_, has) in UNITS.items() if has == dimension]
-    return f"{dimension}: {', '.join(f'`{u}`' for u in units)}" if units else f"{dimension}"
+    return f"{dimension}, as `{EXAMPLES[dimension]}`" if dimension in EXAMPLES else f"{dimension}"
 
 
 def asked(read: Callable[[], None]) -> Fields:
@@ -90,7 +89,7 @@ def _watched(found: Fields) -> Iterator[None]:
         note(reader, name, "whole number", bounds).needed |= bool(example)
 
     def share(reader: Reader, layer: Any) -> None:
-        note(reader, layer.name.text, "share", "above 0 %, up to 100 %")
+        note(reader, layer.name.text, "share, as `90 %`", "above 0 %, up to 100 %")
 
     def word(reader: Reader, name: str, choices: tuple[str, ...]) -> None:
         note(reader, name, " ".join(f"`{choice}`" for choice in choices))
@@ -100,7 +99,8 @@ def _watched(found: Fields) -> Iterator[None]:
             note(reader, layer.name.text, " ".join(f"`{one}`" for one in choices))
 
     def quantity(reader: Reader, layer: Any, dimension: Dimension) -> None:
-        note(reader, layer.name.text, units_of(dimension))
+        if not note(reader, layer.name.text).values:
+            note(reader, layer.name.text, units_of(dimension))
 
     def section(reader: Reader, name: str, example: str = "") -> None:
         note(reader, name, "a section `{ }`").needed |= bool(example)
