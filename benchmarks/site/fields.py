@@ -96,7 +96,7 @@ def said(text: str) -> dict[tuple[str, str], Said]:
 def page() -> str:
     """The page, as Markdown."""
     fields, words = asked(read_everything), said((ROOT / "docs" / "language.md").read_text("utf-8"))
-    out = HEAD
+    out = HEAD + ", ".join(f"[{name}](#{name})" for name in (*PARTS, "calibration")) + "\n\n"
     for kind, part in PARTS.items():
         anchor = next(iter(part.sections))
         out += f"## {part.title}\n\nStands {part.within}. [More](../language.md#{anchor})\n\n"

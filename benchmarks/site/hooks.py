@@ -21,7 +21,7 @@ TOP = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "RE
 """Pages at the top of the repository -> pages of the site."""
 
 
-WIDE = ("study.md", "reference/fields.md", "accuracy.md", "machines.md", "partitioner.md")
+WIDE = ("study.md", "reference/fields.md", "machines.md", "partitioner.md")
 """Pages of wide tables, which take the room of the list of headings too."""
 
 

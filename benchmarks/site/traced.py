@@ -106,7 +106,7 @@ def _watched(found: Fields) -> Iterator[None]:
         note(reader, name, "a section `{ }`").needed |= bool(example)
 
     def declaration(reader: Reader, kind: str, example: str = "") -> None:
-        note(reader, kind, f"{article(kind)}, by name or in place").needed |= bool(example)
+        note(reader, kind, article(kind)).needed |= bool(example)
 
     def missing(reader: Reader, name: str, example: str) -> None:
         note(reader, name).needed = True
