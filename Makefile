@@ -15,6 +15,8 @@ DOT := $(shell command -v dot 2>/dev/null)
 RUNTIME := $(VENV)/.installed$(if $(DOT),,-render)
 DEV := $(RUNTIME)-dev
 ALL := $(RUNTIME)-all
+RELEASE := $(RUNTIME)-release
+DOCS := $(RUNTIME)-docs
 
 SEEDS := 1 2 3 4 5 6 7 8 9 10
 
@@ -28,10 +30,10 @@ endif
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-all extras test-extras lint types fmt tables completions bench accuracy traffic calibrate memory loop study field \
-  figures partitioner seeds fuzz golden clean
+  figures partitioner seeds fuzz golden docs release-check clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 demo: $(RUNTIME)  ## compile an example, print its estimates and draw its devices
 	$(BIN)/planc compile $(EXAMPLE)
@@ -47,8 +49,8 @@ test-all: test test-extras  ## `make test`, then `make test-extras`
 
 extras: $(ALL)  ## install what some tests and `make partitioner` need: jax, notebooks, pandas, polars, duckdb and others
 
-test-extras: $(ALL)  ## the tests that need these, and what is absent; LARGE=1 runs plans of 64 ranks and drawn plans too
-	LARGE=$(LARGE) $(BIN)/pytest -m extras -rA --no-header -q
+test-extras: $(ALL)  ## the tests that need these, and what is absent, and slow ones; LARGE=1 runs plans of 64 ranks and drawn plans too
+	LARGE=$(LARGE) $(BIN)/pytest -m "extras or slow" -rA --no-header -q
 
 lint: $(DEV)  ## ruff: rules and formatting
 	$(BIN)/ruff check
@@ -107,7 +109,13 @@ fuzz: $(DEV)  ## the property tests, at length
 	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest tests -k "fuzz or law"
 
 golden: $(DEV)  ## rewrite the expected half of the golden tests; read the diff
-	$(BIN)/pytest --update-golden
+	$(BIN)/pytest -m "not release" --update-golden
+
+docs: $(DOCS)  ## the pages of docs/ as a site, in build/site; the search needs a server: python -m http.server -d build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean
+
+release-check: $(RELEASE)  ## build the wheel and the sdist into build/release, install each alone, run the README
+	$(BIN)/pytest -m release tests/test_release.py
 
 clean:  ## remove all that make and the tools made, .venv too
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
@@ -127,6 +135,14 @@ $(DEV): pyproject.toml | $(BIN)/python
 
 $(ALL): pyproject.toml | $(DEV)
 	$(PIP) --editable '.[dev,render,all,takers]'
+	@touch $@
+
+$(RELEASE): pyproject.toml | $(DEV)
+	$(PIP) --editable '.[dev,render,release]'
+	@touch $@
+
+$(DOCS): pyproject.toml | $(DEV)
+	$(PIP) --editable '.[dev,render,docs]'
 	@touch $@
 
 $(BIN)/python:
