@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from plandsl.answers.estimate import Estimate
@@ -34,16 +34,21 @@ class OpFact(NamedTuple):
 
 def ops_of_line(plan: CompiledPlan, phase: str, line: int, file: str) -> list[OpFact]:
     """The ops that a line of the model became, in the order in which they run in ``phase``."""
+    return ops_by_line(plan, phase, file).get(line, [])
+
+
+def ops_by_line(plan: CompiledPlan, phase: str, file: str) -> dict[int, list[OpFact]]:
+    """The same of every line of a file that became ops."""
     metrics = plan.cost.evaluate()
     run = (metrics.prefill if phase == "prefill" else metrics.decode).main
     program = run.phase.schedule.program
     extents = Extents(program, run.bind, run.phase.extents.mesh)
-    found = []
+    found: dict[int, dict[OpFact, None]] = {}
     for region in program.regions:
         for op, at in zip(region.ops, _lines(region, file), strict=True):
-            if at == line and op.results:
-                found.append(_fact(op, region, extents))
-    return list(dict.fromkeys(found))
+            if at and op.results:
+                found.setdefault(at, {})[_fact(op, region, extents)] = None
+    return {line: list(facts) for line, facts in found.items()}
 
 
 def _fact(op: Op, region: Region, extents: Extents) -> OpFact:
@@ -129,8 +134,3 @@ def estimate_table(e: Estimate) -> list[tuple[str, str]]:
 def _banded(text: str, e: Estimate, metric: str) -> str:
     band = e.band(metric)
     return text if band is None else f"{text}, {show_time(band[0])} to {show_time(band[1])}"
-
-
-def plan_of_model(plans: Sequence[CompiledPlan], model: str) -> CompiledPlan | None:
-    """The first of some plans that runs a model."""
-    return next((plan for plan in plans if plan.spec.model.name == model), None)

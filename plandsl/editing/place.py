@@ -117,6 +117,39 @@ def place_at(tokens: Sequence[Token], line: int, column: int) -> Place:
     return made
 
 
+class Follower:
+    """Follows the tokens of a text one by one, and knows the scope and the item that the next one stands in."""
+
+    def __init__(self) -> None:
+        self._frames = [Frame("", "file", ())]
+        self._items: list[list[Token]] = [[]]
+        self._given: list[set[str]] = [set()]
+
+    def take(self, token: Token) -> None:
+        """Go past a token."""
+        _take(self._frames, self._items, self._given, token)
+
+    @property
+    def scope(self) -> str:
+        """The scope of the innermost `{ }`."""
+        return next(frame.scope for frame in reversed(self._frames) if frame.opener in ("", "LBRACE"))
+
+    @property
+    def starts(self) -> bool:
+        """Whether the next token starts an item of a `{ }`."""
+        return not self._items[-1] and self._frames[-1].opener in ("", "LBRACE")
+
+    @property
+    def first(self) -> str:
+        """The first word of the item under way."""
+        return self._items[-1][0].text if self._items[-1] else ""
+
+    @property
+    def after_equals(self) -> bool:
+        """Whether the next token is in the value of a field."""
+        return any(token.kind == "EQ" for token in self._items[-1])
+
+
 _GROWS = frozenset({"STRING", "OPEN_STRING", "QUOTED", "COMMENT"})
 _WORDS = frozenset({"NAME", "LET", "USE", *ITEM_KEYWORDS, "IN", "WITH", "AND", "OR", "NOT", "BY"})
 
