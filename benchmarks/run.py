@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.editing import main as editing
 from benchmarks.simulations import main as simulations
 from plandsl.backends.cost.time.trace import trace
 from plandsl.driver import compile_file, compile_text, open_text
@@ -94,6 +95,7 @@ def main() -> None:
     batches = np.arange(1, 10_001)
     many = warm(lambda: plan.cost.evaluate(batch=batches), 20) / len(batches)
     line("another batch, in an array of 10,000", many, one, "one by one", "")
+    editing()
     search_rates(one)
     simulations()
 
