@@ -229,9 +229,10 @@ def tell(name: str, start: Point, end: Point, chosen: Sequence[str], bands: Engi
     many = len(start.cases.benches)
     source = f"{', '.join(c.name for c in constants) or 'nothing'} fitted to {many} run{'s' * (many > 1)}"
     assumed = tuple((field, why) for field, why in end.engine.assumed if field not in {c.name for c in constants})
+    unstated: dict[str, Any] = UNSTATED
     made = evolve(
         end.engine, name=name, assumed=assumed, source=f"{source}; the rest of {start.engine.name}", bands=bands,
-        limits=None, **UNSTATED,
+        limits=None, **unstated,
     )  # fmt: skip
     errors = [by_metric(p.cases, p.cases.predicted) for p in (start, end)]
     mean = {metric: [abs(e) for m, e in unseen if m == metric] for metric, _ in errors[0]}

@@ -88,7 +88,7 @@ def find_launch(command: Command, found: list[Diagnostic]) -> Launch | None:
 
 def engine_of_image(text: str) -> SchedulerName | None:
     """The engine that an image starts by itself: ``vllm/vllm-openai:v0.12``. None for other words."""
-    name = text.rsplit("/", 1)[-1].partition("@")[0].partition(":")[0]
+    name = re.split("[@:]", text.rsplit("/", 1)[-1])[0]
     return dict(IMAGES).get(name)
 
 

@@ -75,8 +75,8 @@ def _connectors(server: Server, connector: str) -> Settings:
     own: dict[str, object] = {"kv_connector": CONNECTORS[connector], "kv_role": role}
     if host is None:
         return {"kv-transfer-config": own}
-    offload = {"kv_connector": OFFLOADING, "kv_role": "kv_both", EXTRA: {HOST_BYTES: host}}
-    both = {"kv_connector": MULTI, "kv_role": "kv_both", EXTRA: {"connectors": [own, offload]}}
+    offload: dict[str, object] = {"kv_connector": OFFLOADING, "kv_role": "kv_both", EXTRA: {HOST_BYTES: host}}
+    both: dict[str, object] = {"kv_connector": MULTI, "kv_role": "kv_both", EXTRA: {"connectors": [own, offload]}}
     return {"kv-transfer-config": both}
 
 
