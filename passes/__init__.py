@@ -89,7 +89,7 @@ SIZELESS = "fuse"
 SIZED = 1 + [step.name for step in PIPELINE].index(SIZELESS)
 """How many passes there are up to `SIZELESS`."""
 
-KEPT = 512
+KEPT = 128
 """Programs that are kept. Those of a plan take some 100 KB."""
 
 
