@@ -314,8 +314,10 @@ def served(draw: st.DrawFn) -> tuple[str, SchedulerName, str]:
     if "prefix_cache = true" in fields[0] and draw(st.booleans()):
         write = draw(st.sampled_from(["", ", kv_write = back"] if engine == "sglang" else [""]))
         fields[0] = fields[0].replace(" }", f", kv_tiers = [[{draw(st.integers(1, 900))} GB, 40 GB/s]]{write} }}")
+    # adapters inside experts are refused where ranks have experts of their own, and by TensorRT-LLM
+    targets = "[w_q, w_o]" if routed and (engine == "trtllm" or "ep" in sharding) else "all"
     change = draw(st.sampled_from(["", "kv_cache = fp8", "weights = fp8" if engine != "trtllm" else "kv_cache = fp8",
-                                   "lora { adapters = 4, rank = 16, targets = all }"]))  # fmt: skip
+                                   f"lora {{ adapters = 4, rank = 16, targets = {targets} }}"]))  # fmt: skip
     least = 1 if engine == "trtllm" or "speculate" in str(fields) else 0  # 0: an encoder
     load = f"input = {draw(st.integers(1, 4000))}, output = {draw(st.integers(least, 500))}"
     load += draw(st.sampled_from([", batch = 4", ", concurrency = 12"]))
@@ -358,6 +360,16 @@ def test_adapters_of_trtllm_are_modules_and_come_back(tmp_path: Path) -> None:
     text += "node = h200_8, sharding { ep = 8 }, workload { input = 9, output = 8 } }"
     with pytest.raises(PlanError, match="not of `w_dkv`"):
         script(deployed(text, "trtllm"), "trtllm")
+
+
+def test_adapters_inside_experts_are_refused_where_the_engine_has_none() -> None:
+    text = "plan p {{ model = mixtral_8x7b with {{ lora {{ adapters = 2, rank = 8, targets = [w_q, w_up] }} }}\n"
+    text += "node = h200_8, sharding {{ {} = 8 }}, workload {{ input = 9, output = 8 }} }}"
+    with pytest.raises(PlanError, match="no adapters inside experts"):
+        script(deployed(text.format("ep"), "vllm"), "vllm")
+    assert "--enable-lora" in script(deployed(text.format("tp"), "vllm"), "vllm")
+    with pytest.raises(PlanError, match="not of `w_up` inside experts"):
+        script(deployed(text.format("tp"), "trtllm"), "trtllm")
 
 
 @pytest.mark.parametrize(

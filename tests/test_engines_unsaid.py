@@ -56,7 +56,7 @@ NO_EFFECT = {
     SpeculateSpec: "acceptance span",
     SplitSpec: "span",
     ModelSpec: "layers sizes embedding blocks head causal entry tower source stored span",  # the checkpoint has them
-    LoraSpec: "active host_bandwidth load_time disk_bandwidth",
+    LoraSpec: "active mix host_bandwidth load_time disk_bandwidth",
     EngineSpec: "name prefill decode links step step_rank step_node request admit first first_request limits bands "
     "kept_output reserve context communicators libraries all_reduce workspace states logit graphs graph_layer "
     "graphs_in_budget kernels fusions fused_sizes ttft_low ttft_high tpot_low tpot_high throughput_low "

@@ -11,7 +11,7 @@ from plandsl.backends.engines.server import Degrees, Deployment, Draft, HostCach
 from plandsl.backends.engines.towers import read_tower
 from plandsl.backends.engines.unsaid import check_program, find_unsaid, find_unsaid_between
 from plandsl.diagnostics import Diagnostic, PlanError
-from plandsl.spec.model import ADAPTERS, LORA_RANK
+from plandsl.spec.model import ADAPTERS, LORA_RANK, inside_experts
 from plandsl.spec.plan import PlanSpec
 from plandsl.spec.scheduler import SchedulerName, scheduler_name
 
@@ -158,4 +158,8 @@ def _host_cache(plan: PlanSpec) -> HostCache | None:
 
 def _lora(plan: PlanSpec) -> Lora | None:
     lora, sizes = plan.model.lora, dict(plan.model.sizes)
-    return None if lora is None else Lora(sizes[ADAPTERS], sizes[LORA_RANK], lora.host_adapters, lora.targets)
+    if lora is None:
+        return None
+    experts = {w.name for w in inside_experts(s.term for block in plan.model.blocks for s in block.statements)}
+    inside = tuple(name for name in lora.targets if name in experts)
+    return Lora(sizes[ADAPTERS], sizes[LORA_RANK], lora.host_adapters, lora.targets, inside)

@@ -100,7 +100,7 @@ class Reading:
         value = self.settings.get(name)
         return value if isinstance(value, dict) else {}
 
-    def list(self, name: str) -> list[object]:
+    def items(self, name: str) -> list[object]:
         """A list, empty where it is not given."""
         value = self.settings.get(name)
         return value if isinstance(value, list) else []

@@ -48,13 +48,15 @@ class Draft(NamedTuple):
 class Lora(NamedTuple):
     """Low-rank adapters: how many a GPU holds at once, and the largest rank; how many are in host memory (None: all).
 
-    ``targets`` are the weights that have adapters; empty: the adapters' own files say it.
+    ``targets`` are the weights that have adapters; empty: the adapters' own files say it. ``inside`` are those of them
+    that each expert has.
     """
 
     adapters: int
     rank: int
     host: int | None = None
     targets: tuple[str, ...] = ()
+    inside: tuple[str, ...] = ()
 
 
 class HostCache(NamedTuple):

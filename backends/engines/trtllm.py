@@ -124,10 +124,11 @@ def fill_qkv(targets: tuple[str, ...]) -> list[str]:
 
 
 def _lora(lora: Lora, plan: PlanSpec) -> dict[str, object]:
-    unknown = [name for name in lora.targets if name not in MODULES]
+    unknown = [name for name in lora.targets if name not in MODULES or name in lora.inside]
     if unknown:
-        why = f"TensorRT-LLM's modules with adapters are those of {', '.join(MODULES)}, not of `{unknown[0]}`"
-        named = ", ".join(name for name in lora.targets if name in MODULES) or "w_q, w_k, w_v"
+        inside = " inside experts" if unknown[0] in lora.inside else ""
+        why = f"TensorRT-LLM's modules with adapters are those of {', '.join(MODULES)}, not of `{unknown[0]}`{inside}"
+        named = ", ".join(name for name in lora.targets if name not in unknown) or "w_q, w_k, w_v"
         hint = f"`targets = [{named}]`, or `--to vllm`"
         raise PlanError([Diagnostic("E503", why, plan.model.span or plan.span, hint=hint)])
     out: dict[str, object] = {
@@ -168,7 +169,7 @@ def read_trtllm(r: Reading) -> Server:
         why = f"moe_expert_parallel_size x moe_tensor_parallel_size is {experts * cuts}, tensor_parallel_size {group}"
         raise r.wrong("moe_expert_parallel_size", why, f"their product must be {group}")
     cache, capacity = r.json("kv_cache_config"), r.json("scheduler_config").get("capacity_scheduler_policy")
-    layers = r.list("pp_partition")
+    layers = r.items("pp_partition")
     tokens, chunked = r.maybe_whole("max_num_tokens"), r.flag("enable_chunked_prefill")
     fraction, block, reuse = (cache.get(k) for k in ("free_gpu_memory_fraction", "tokens_per_block",
                                                     "enable_block_reuse"))  # fmt: skip

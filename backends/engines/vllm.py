@@ -49,6 +49,7 @@ def write_vllm(server: Server, plan: PlanSpec, connector: str = "nixl") -> Setti
     if server.draft is not None:
         out["speculative-config"] = _draft(server.draft)
     if server.lora is not None:
+        _check_adapters(server.lora, d, plan)
         out |= {"enable-lora": True, "max-loras": server.lora.adapters, "max-lora-rank": lora_rank(server.lora, plan)}
         if server.lora.host is not None:
             out["max-cpu-loras"] = server.lora.host
@@ -87,6 +88,13 @@ def _sharing(server: Server) -> int:
 def _gib(size: int) -> float:
     found = size / 2**30
     return int(found) if found.is_integer() else round(found, 9)
+
+
+def _check_adapters(lora: Lora, degrees: Degrees, plan: PlanSpec) -> None:
+    """Source: `FusedMoEWithLoRA` in vllm/lora/layers/fused_moe.py, which has no expert parallelism."""
+    if lora.inside and degrees.experts > 1:
+        why = f"vLLM has no adapters inside experts (`{lora.inside[0]}`) where ranks have experts of their own"
+        raise refuse(plan, ("experts",), why, "`tp` in place of `ep`, which cuts each expert, or other `targets`")
 
 
 def lora_rank(lora: Lora, plan: PlanSpec) -> int:

@@ -86,7 +86,7 @@ class JaxDevice:
             run()
         except PlanError as error:  # a format that jax.numpy has not
             raise Refused(error.diagnostics[0].message) from error
-        except (RuntimeError, TypeError, ValueError, NotImplementedError, MemoryError) as error:
+        except (RuntimeError, TypeError, ValueError, MemoryError) as error:
             raise Refused(reason(error)) from error
         return partial(timed, run, copies)
 

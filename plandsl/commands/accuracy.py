@@ -61,7 +61,7 @@ def _shelf(path: str | None) -> Shelf:
         found = [spec for name in names if (spec := calibration_of(name)) is not None]
         relative = gpu is not None and any(field == "calibration" for field, _ in gpu.assumed)
         own = {key} if gpu is None or relative else {key, *gpu.bases, gpu.calibration or key}
-        return [calibration.placed_on(own) for calibration in found]
+        return [calibration.placed_on(tuple(sorted(own))) for calibration in found]
 
     return Shelf(gpu_of, lambda key: own_.link(key) or catalog_link(key), calibrations)
 
