@@ -93,7 +93,7 @@ class Reading:
 
     def words(self, name: str) -> tuple[str, ...]:
         """Several words, none where they are not given."""
-        return tuple(str(one) for one in self.list(name))
+        return tuple(str(one) for one in self.items(name))
 
     def json(self, name: str) -> dict[str, object]:
         """An object, empty where it is not given."""

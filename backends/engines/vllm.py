@@ -76,7 +76,7 @@ def _connectors(server: Server, connector: str) -> Settings:
     if host is None:
         return {"kv-transfer-config": own}
     offload = {"kv_connector": OFFLOADING, "kv_role": "kv_both", EXTRA: {HOST_BYTES: host}}
-    both = {"kv_connector": MULTI, "kv_role": "kv_both", EXTRA: {"connectors": [own, offload]}}
+    both: dict[str, object] = {"kv_connector": MULTI, "kv_role": "kv_both", EXTRA: {"connectors": [own, offload]}}
     return {"kv-transfer-config": both}
 
 

@@ -71,7 +71,7 @@ class TorchDevice:
                     return self._launches(step)
                 run = self._loop(step, copies)
                 run()
-        except (RuntimeError, TypeError, ValueError, NotImplementedError, MemoryError) as error:
+        except (RuntimeError, TypeError, ValueError, MemoryError) as error:
             raise Refused(reason(error)) from error
         return partial(timed, run, copies)
 

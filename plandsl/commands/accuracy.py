@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from plandsl.backends.accuracy.kernels import Shelf
     from plandsl.backends.accuracy.serving import Predicted
     from plandsl.backends.calibrate.table import Table
-    from plandsl.grammar.resolve import Spec
+    from plandsl.grammar.resolve import Module, Spec
     from plandsl.progress import Tick
 
 
@@ -73,7 +73,7 @@ class _Own:
     """
 
     def __init__(self, path: str | None) -> None:
-        self.module = None
+        self.module: Module | None = None
         if path is not None:
             from plandsl.driver import open_file
 
