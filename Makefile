@@ -144,7 +144,7 @@ $(DEV): pyproject.toml | $(BIN)/python
 	@touch $(RUNTIME) $@
 
 $(ALL): pyproject.toml | $(DEV)
-	$(PIP) --editable '.[dev,render,all,takers]'
+	$(PIP) --editable '.[dev,render,all,takers,docs]'
 	@touch $@
 
 $(RELEASE): pyproject.toml | $(DEV)
