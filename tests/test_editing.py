@@ -73,6 +73,16 @@ def test_a_change_looks_again_at_what_depends_on_it_alone():
     assert kept == set(other.pieces) - {("sharding", "split_tokens"), ("plan", "ulysses")}
 
 
+def test_an_error_that_broken_text_hid_shows_once_the_text_is_whole():
+    text = "workload w { input = other, output = 1 }\nlet BROKEN\n"
+    broken = Reading(text)
+    assert [d.code for d in broken.look()] == ["E101"], "`other` may be what could not be read"
+    whole = Reading(text.replace("BROKEN", "b = 1"), before=broken)
+    assert [d.code for d in whole.look()] == ["E201"]
+    again = Reading(text, before=whole)
+    assert again.look() == broken.look()
+
+
 def test_compiled_findings_move_with_their_lines():
     text = "# one\n" + OWN.replace("tp = 4, pp = 2", "tp = 4")
     before = Reading(text)

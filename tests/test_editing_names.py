@@ -44,6 +44,7 @@ DECLARED = {
     OWN.replace("tokens -> seq", "tokens -> s¦eq"): (37, "seq"),
     OWN.replace("a @ w_o", "a¦ @ w_o"): (15, "a"),
     OWN.replace("gelu(h @", "gelu(h¦ @"): (17, "h"),
+    OWN.replace("rope(h @ w_k", "rope(h¦ @ w_k"): (11, "h"),
     OWN.replace("@ w_embed", "@ w_em¦bed"): (9, "w_embed"),
     "let slo = 2 s\nplan p { require ttft <= s¦lo }\n": (1, "slo"),
     "model a { hidden = 8 }\nmodel b = a with { ffn = 2 * hi¦dden }\n": (1, "hidden"),
