@@ -85,7 +85,11 @@ MORE: dict[str, dict[str, str]] = {
         "query": "the queries of latent attention: `query(qn, qr)`",
         "latent": "the latent cache of latent attention: `latent(c, kr, w_uk[...], w_uv[...])`",
     },
-    "rms_norm()": {"over": "the dimension that is normalised", "gain": "`none`: without a gain"},
+    "rms_norm()": {
+        "over": "the dimension that is normalised",
+        "gain": "`none`: without a gain",
+        "groups": "a dimension that says how many groups there are: each takes neighbouring heads together",
+    },
     "clamp()": {"low": "the least value", "high": "the greatest value"},
     "concat()": {"into": "the dimension of the result"},
     "merge()": {"tokens": "how many neighbours make one token", "into": "the dimension of the result"},
