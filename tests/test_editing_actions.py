@@ -47,7 +47,7 @@ def test_a_hint_is_an_action_that_works(name):
 
 def test_a_long_text_has_few_fixes_tried():
     """Each fix that is tried reads the whole text again."""
-    many = "".join(f"plan p{n} {{ modle = qwen3_8b, node = h100_9 }}\n" for n in range(700))
+    many = "".join(f"plan p{n} {{ modle = qwen3_8b, node = h100_9 }}\n" for n in range(60))
     reading = Reading(many + "# " + "x" * 4 * LONG)
     found = [d for d in reading.look() if d.severity == "error"]
     assert len(found) == MAX_ERRORS
