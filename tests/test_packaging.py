@@ -23,7 +23,7 @@ LINKED = {
     "plandsl.passes": "passes",
 }
 SHIPPED = {".py", ".lark", ".plan", ".family", ".csv", "py.typed", "_planc", "planc.bash", "planc.fish"}
-"""Endings and names of files."""
+"""Endings and names of files; of the parts of pages (`static`), all."""
 
 # Together on one worker, so that the wheel is built once.
 pytestmark = pytest.mark.xdist_group("packaging")
@@ -36,7 +36,7 @@ def installed_files(root: Path) -> dict[str, Path]:
         for at, folders, names in os.walk(root / folder, followlinks=False):
             folders[:] = [name for name in folders if name != "__pycache__"]
             for path in (Path(at, name) for name in names):
-                if path.suffix in SHIPPED or path.name in SHIPPED:
+                if path.suffix in SHIPPED or path.name in SHIPPED or path.parent.name == "static":
                     inside = path.relative_to(root / folder).as_posix()
                     found[f"{package.replace('.', '/')}/{inside}"] = path
     return found
