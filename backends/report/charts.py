@@ -30,6 +30,8 @@ CONFIG: Spec = {
     "legend": {
         "labelColor": "var(--ink)", "titleColor": "var(--ink)", "labelFontSize": 12, "titleFontSize": 12,
         "titleFontWeight": "normal", "labelLimit": 260,
+        "symbolBaseFillColor": "var(--ink)", "symbolBaseStrokeColor": "var(--ink)",
+        "layout": {"top": {"direction": "vertical", "anchor": "start"}},
     },
     "title": {"color": "var(--ink)", "fontSize": 13, "fontWeight": "normal", "anchor": "start"},
     "text": {"color": "var(--ink)", "fontSize": 12},
@@ -131,6 +133,10 @@ def time_unit(longest: float) -> tuple[float, str]:
 def field(name: str, title: str | None, kind: str = "quantitative", **more: Any) -> Spec:
     """An encoding of a field."""
     return {"field": name, "type": kind, "title": title, **more}
+
+
+LEGEND: Spec = {"orient": "top"}
+"""A legend above a chart; the script of the page gives it as many columns as there is room for."""
 
 
 def data(rows: Sequence[Mapping[str, Any]]) -> Spec:

@@ -147,6 +147,8 @@ def _with_class(words: str, style: str) -> Html:
 
 def _sheet(sheet: Sheet, label: str) -> Html:
     """A table of a report. Columns of bars are left out: the page has charts."""
+    if sheet.pairs:
+        return _pairs(sheet)
     shown = [c for c in sheet.columns if not any(isinstance(cell, Bar) for cell in c.cells)]
     right = [column.justify == "right" for column in shown]
     heads = [
@@ -156,13 +158,33 @@ def _sheet(sheet: Sheet, label: str) -> Html:
     rows = zip(sheet.rows, zip(*(list(column.cells) for column in shown), strict=True), strict=True)
     body = [_sheet_row(cells, right, str(row.style or "")) for row, cells in rows]
     head = tag("thead", tag("tr", *heads)) if sheet.show_header else Html()
-    return scrolling(label, tag("table", head, tag("tbody", *body), class_="pairs" if sheet.pairs else "sheet"))
+    return scrolling(label, tag("table", head, tag("tbody", *body), class_="sheet"))
+
+
+LONG = 64
+"""A cell with more letters may take several lines."""
 
 
 def _sheet_row(cells: Sequence[Any], right: Sequence[bool], style: str) -> Html:
     made = []
     for i, (cell, side) in enumerate(zip(cells, right, strict=True)):
-        told = styled(cell) if isinstance(cell, Text) else text(cell)
-        made.append(tag("th" if i == 0 and told else "td", told.strip() and told, class_="n" if side else None,
-                        scope="row" if i == 0 and told else None))  # fmt: skip
+        told = _told(cell)
+        head = i == 0 and bool(told)
+        look = "n" if side else "long" if len(told) > LONG else None
+        made.append(tag("th" if head else "td", told, class_=look, scope="row" if head else None))
     return tag("tr", *made, class_="b" if "bold" in style else None)
+
+
+def _pairs(sheet: Sheet) -> Html:
+    """Names and values, in as many lists side by side as there is room for."""
+    cells = [[_told(cell) for cell in column.cells] for column in sheet.columns]
+    lists = [
+        tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in zip(*both, strict=True) if name))
+        for both in zip(cells[::2], cells[1::2], strict=True)
+    ]
+    return tag("div", *lists, class_="pairs")
+
+
+def _told(cell: Any) -> Html:
+    told = styled(cell) if isinstance(cell, Text) else text(cell)
+    return Html(told.strip())

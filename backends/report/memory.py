@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from plandsl.answers.estimate import Estimate
 from plandsl.answers.occupancy import Memory
+from plandsl.answers.text.resources import equal_stages
 from plandsl.backends.graphviz.palette import MEMORY, MEMORY_NAMES
-from plandsl.backends.report.charts import Chart, Spec, colours, data, field, rounded
+from plandsl.backends.report.charts import LEGEND, Chart, Spec, colours, data, field, rounded
 from plandsl.units import show_bytes, show_percent
 
 MOST_STAGES = 48
@@ -34,7 +35,7 @@ def memory_chart(name: str, e: Estimate) -> Chart:
             "y": y,
             "x": field("v", "GiB of a GPU", stack="zero"),
             "color": field("p", None, "nominal", scale=colours({MEMORY_NAMES[p]: MEMORY[p] for p in MEMORY}),
-                           legend={"orient": "top"}),
+                           legend=LEGEND),
             "order": {"field": "o"},
             "tooltip": [field("w", "where", "nominal"), field("p", "what", "nominal"), field("t", "bytes", "nominal")],
         },
@@ -62,9 +63,11 @@ def _bars(e: Estimate) -> Iterator[tuple[str, Memory]]:
 
 
 def _stages(e: Estimate, pool: str) -> Iterator[tuple[str, Memory]]:
-    """The stages of one pool; one bar where all are equal."""
-    if len({(m.total, m.capacity) for m in e.stages}) == 1:
+    """The stages of one pool; neighbours that hold the same have one bar."""
+    found = list(equal_stages(e))
+    if len(found) == 1:
         yield pool or "each GPU", e.memory
         return
-    for number, (m, (first, last)) in enumerate(zip(e.stages, e.layers, strict=True)):
-        yield f"{pool} stage {number}, layers {first}..{last}".strip(), m
+    for first, last, (start, stop), m in found:
+        name = f"stage {first}" if first == last else f"stages {first} to {last}"
+        yield f"{pool} {name}, layers {start}..{stop}".strip(), m

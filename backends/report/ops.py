@@ -52,6 +52,6 @@ def _cells(op: OpTime, phase: str, share: float) -> Sequence[Cell]:
         Cell(show_bytes(op.bytes) if op.bytes else "-", op.bytes),
         Cell(show_count(intensity) if intensity else "-", intensity),
         Cell(f"{op.bound}, {how}" if how else op.bound),
-        Cell(", ".join(filter(None, (op.layer, op.origin)))),
+        Cell(op.origin if op.origin.startswith(op.layer) else ", ".join(filter(None, (op.layer, op.origin)))),
         Cell(", ".join(filter(None, (where, shape, on)))),
     ]

@@ -8,7 +8,7 @@ from typing import Any
 from plandsl.answers.estimate import Estimate
 from plandsl.answers.phases import OpTime
 from plandsl.backends.graphviz.palette import KIND_NAMES, KINDS, LOOKS
-from plandsl.backends.report.charts import Chart, Spec, colours, data, field, rounded
+from plandsl.backends.report.charts import LEGEND, Chart, Spec, colours, data, field, rounded
 from plandsl.spec.hardware import GpuSpec
 from plandsl.spec.plan import PlanSpec
 from plandsl.units import counted, show_count, show_percent, show_time
@@ -27,7 +27,7 @@ def roofline_chart(name: str, plan: PlanSpec, e: Estimate) -> Chart | None:
     shown = points[:MOST_OPS]
     if not shown:
         return None
-    low, high = min(p["x"] for p in shown) / 2, max(p["x"] for p in shown) * 4
+    low, high = min(p["x"] for p in shown) / 2, max(p["x"] for p in shown) * 10
     gpus = {gpu.name: gpu for pool in plan.pools for kind in pool.kinds for gpu in (kind.node.gpu,)}
     roofs = [roof for gpu in gpus.values() for roof in _roofs(gpu, low, high, several=len(gpus) > 1)]
     lowest, highest = min(p["y"] for p in shown), max(p["y"] for p in (*shown, *roofs))
@@ -59,10 +59,10 @@ def roofline_chart(name: str, plan: PlanSpec, e: Estimate) -> Chart | None:
             "size": field("w", "share of the phase", scale={"range": [40, 900]}, legend=None),
             "shape": field("p", "phase", "nominal",
                            scale={"domain": ["prefill", "decode"], "range": ["circle", "diamond"]},
-                           legend={"orient": "top"} if not e.encodes else None),
+                           legend=LEGEND if not e.encodes else None),
             "color": field("k", "kind of op", "nominal",
                            scale=colours({KIND_NAMES[k]: KINDS[k] for k in KINDS if KIND_NAMES[k] in used}),
-                           legend={"orient": "top", "columns": 3}),
+                           legend=LEGEND),
             "tooltip": [field(key, word, "nominal") for key, word in TIPS.items()],
         },
     }  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from plandsl import plotting
-from plandsl.backends.report.charts import Chart, Spec, colours, data, field, rounded
+from plandsl.backends.report.charts import LEGEND, Chart, Spec, colours, data, field, rounded
 from plandsl.backends.report.html import Html, join, parts_html, tag
 from plandsl.backends.report.values import Point, SearchShown
 from plandsl.units import show_bytes, show_count, show_time
@@ -97,7 +97,7 @@ def _panel(name: str, x: Spec, up: Spec, vertical: str) -> Spec:
     y = field("y", vertical, scale=up)
     tips = [field("l", "configuration", "nominal"), field("r", "it is", "nominal"), field("t", "with", "nominal")]
     colour: Spec = {
-        "condition": {**field("g", None, "nominal", legend={"orient": "top", "columns": 4}), "param": "brush"},
+        "condition": {**field("g", None, "nominal", legend=LEGEND), "param": "brush"},
         "value": "#9aa5b155",
     }
     ring: Spec = {

@@ -98,11 +98,12 @@ def queue_chart(name: str, run: Run) -> Chart | None:
     said = f"{title}. On a server {o.waiting[0]:.1f} requests wait in the mean, {o.waiting[1]:.0f} at most"
     said += f"; the KV cache is at most {show_percent(o.kv_cache[1])} full." if np.isfinite(o.kv_cache[1]) else "."
     note = f"Lines are means over {BINS} parts of the time, shades reach up to the largest value of each part."
+    note += " Time starts with the first request."
     return Chart(name, title, said, {"concat": panels}, note, columns=1)
 
 
 def _level(rows: list[dict[str, float]], title: str, unit: str, end: float) -> Spec:
-    x = field("x", f"time since the first request ({unit})", scale={"domain": [0, rounded(end)], "nice": False})
+    x = field("x", f"time ({unit})", scale={"domain": [0, rounded(end)], "nice": False})
     tips = [
         field("x", f"time ({unit})", format=".4~g"),
         field("m", "mean", format=".4~g"),

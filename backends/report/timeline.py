@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from plandsl.answers.estimate import Estimate
 from plandsl.backends.cost.deployments.deployment import Deployment
-from plandsl.backends.graphviz.palette import HOP, IDLE, KIND_NAMES, KINDS, LOOKS, TRANSFER
-from plandsl.backends.report.charts import Chart, Packed, Spec, colours, field, rounded, time_unit
+from plandsl.backends.graphviz.palette import HOP, KIND_NAMES, KINDS, LOOKS, TRANSFER
+from plandsl.backends.report.charts import LEGEND, Chart, Packed, Spec, colours, field, rounded, time_unit
+from plandsl.backends.traces.passes import Layer
 from plandsl.backends.traces.timeline import Phase, Steps, Turn, play_steps
 from plandsl.ir.base import LINK
 from plandsl.units import counted, show_time
@@ -22,7 +23,7 @@ ALL_OPS, LEAST_OPS = 9600, 300
 PASS, HOST, SENT, MOVED = "pass of a batch", "the engine's own time", KIND_NAMES["hop"], "KV cache to the other pool"
 KINDS_DRAWN = {
     PASS: "#8fb3d9",
-    HOST: IDLE,
+    HOST: "#9aa5b1",
     **{KIND_NAMES[k]: KINDS[k] for k in KINDS if k != "hop"},
     SENT: HOP,
     MOVED: TRANSFER,
@@ -65,7 +66,7 @@ class _Drawn:
         turns = [turn for turn in phase.turns if turn.stage is None or turn.stage in self.stages]
         if len(turns) > MOST_PASSES:
             self.notes.append(f"{len(turns) - MOST_PASSES:,} later passes are not drawn")
-            turns = sorted(turns, key=lambda turn: turn.start)[:MOST_PASSES]
+            turns = sorted(turns, key=lambda turn: (turn.round, turn.batch))[:MOST_PASSES]
         self.end = max([turn.end for turn in turns], default=phase.start)
         self._add_passes(turns)
         self._add_ops(turns, room)
@@ -93,24 +94,29 @@ class _Drawn:
                 self.spans.append(Span(self._lane(turn, "passes"), turn.end, end, HOST, self._batch(turn)))
 
     def _add_ops(self, turns: Sequence[Turn], room: int) -> None:
-        """The ops of the first passes of every stage, layer by layer, as far as there is room."""
+        """The ops of the first passes, layer by layer, as far as there is room; each stage has as much room."""
+        rooms = dict.fromkeys((turn.stage for turn in turns), room // max(1, len({turn.stage for turn in turns})))
         left = 0
         for turn in sorted(turns, key=lambda turn: (turn.round, turn.batch)):
             for layer in turn.work.layers:
-                if len(layer.ran) > room:
-                    room, left = 0, left + 1
+                if len(layer.ran) > rooms[turn.stage]:
+                    rooms[turn.stage], left = 0, left + 1
                     continue
-                room -= len(layer.ran)
-                for ran in layer.ran:
-                    lane = self._lane(turn, "links" if ran.stream == LINK else "kernels")
-                    start = turn.start + layer.start + ran.start
-                    kind = KIND_NAMES[LOOKS.get(ran.line.op, "elementwise")]
-                    words = ran.line.op if ran.line.op == ran.line.name else f"{ran.line.op} {ran.line.name}"
-                    end = start + (ran.end - ran.start)
-                    where = f"{layer.name}, {self._batch(turn)}"
-                    self.spans.append(Span(lane, start, end, kind, name=words, where=where))
+                rooms[turn.stage] -= len(layer.ran)
+                self.spans += self._layer_spans(turn, layer)
         if left:
-            self.notes.append(f"the ops of {counted(left, 'layer')} of later passes are not drawn")
+            self.notes.append(
+                f"the ops of {left:,} layers are not drawn" if left > 1 else "the ops of a layer are not drawn"
+            )
+
+    def _layer_spans(self, turn: Turn, layer: Layer) -> Iterator[Span]:
+        for ran in layer.ran:
+            lane = self._lane(turn, "links" if ran.stream == LINK else "kernels")
+            start = turn.start + layer.start + ran.start
+            kind = KIND_NAMES[LOOKS.get(ran.line.op, "elementwise")]
+            words = ran.line.op if ran.line.op == ran.line.name else f"{ran.line.op} {ran.line.name}"
+            end = start + (ran.end - ran.start)
+            yield Span(lane, start, end, kind, name=words, where=f"{layer.name}, {self._batch(turn)}")
 
     def _add_between(self, steps: Steps) -> None:
         """Hops from stage to stage, and the KV cache that travels from pool to pool."""
@@ -140,15 +146,15 @@ class _Drawn:
                 {"name": "zoom", "bind": "scales",
                  "select": {"type": "interval", "encodings": ["x"], "zoom": "wheel![event.ctrlKey]"}}
             ],
-            "mark": {"type": "bar", "clip": True, "height": {"band": 0.8}, "stroke": "var(--paper)",
-                     "strokeWidth": 0.3},
+            "mark": {"type": "bar", "clip": True, "height": {"band": 0.8}},
             "encoding": {
                 "y": field("l", None, "nominal", scale={"domain": lanes}, axis={"labelLimit": 160}),
                 "x": x,
                 "x2": {"field": "b"},
+                "stroke": {"condition": {"test": f"datum.k == '{PASS}'", "value": "var(--paper)"}, "value": None},
                 "color": field("k", None, "nominal",
                                scale=colours({k: v for k, v in KINDS_DRAWN.items() if k in kinds}),
-                               legend={"orient": "top", "columns": 4}),
+                               legend=LEGEND),
                 "tooltip": [field("n", "what", "nominal"), field("w", "of", "nominal"), field("k", "kind", "nominal"),
                             field("t", "takes", "nominal")],
             },

@@ -13,10 +13,16 @@
     return rows.map((row) => Object.fromEntries(row.map((value, i) => [fields[i], named[i] ? words[value] : value])));
   }
 
+  // Legends above a chart get as many columns as fit.
+  function setColumns(part, columns) {
+    if (part === null || typeof part !== "object") return;
+    if (part.legend && part.legend.orient === "top" && part.type === "nominal") part.legend.columns = columns;
+    for (const inner of Object.values(part)) setColumns(inner, columns);
+  }
+
   // Panels stand side by side where there is room; Vega-Lite gives panels no width by itself.
   function fitted(chart, room) {
     const spec = structuredClone(chart.spec);
-    if (chart.packed) spec.data = { values: unpacked(chart.packed) };
     if (chart.columns) {
       const columns = room < NARROW ? 1 : chart.columns;
       spec.columns = columns;
@@ -24,6 +30,8 @@
       const margin = 78;
       for (const panel of spec.concat) panel.width = Math.max(160, Math.floor(room / columns) - margin);
     }
+    setColumns(spec, Math.max(1, Math.floor((room - 60) / 165)));
+    if (chart.packed) spec.data = { values: unpacked(chart.packed) };
     return spec;
   }
 
@@ -60,7 +68,7 @@
     width = window.innerWidth;
     clearTimeout(pending);
     pending = setTimeout(() => {
-      for (const place of document.querySelectorAll("[data-chart]")) if (told.charts[place.dataset.chart].columns) draw(place);
+      for (const place of document.querySelectorAll("[data-chart]")) draw(place);
     }, 200);
   });
 
