@@ -40,6 +40,7 @@ from plandsl.ir.compute import (
     Rope,
     Scale,
 )
+from plandsl.ir.earlier import Earlier
 from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
 from plandsl.ir.extents import Extents
 from plandsl.ir.index import PickKeys
@@ -88,6 +89,7 @@ SOME = value("some", "bf16[batch, position, heads@a, head_dim]{~b}")
 SOUND: tuple[Op, ...] = (
     Embed(SUM, IDS, TABLE),
     Ids(value("n", "int32[batch, position]"), "position"),
+    Earlier(value("e", str(X.type)), "e"),
     Norm(Y, X, GAIN),
     Norm(Y, X, None, "layer_norm"),
     AddNorm(value("t", str(X.type)), value("h", str(X.type)), X, Y, GAIN),

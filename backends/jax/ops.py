@@ -39,6 +39,7 @@ from plandsl.ir.compute import (
     Rope,
     Scale,
 )
+from plandsl.ir.earlier import Earlier
 from plandsl.ir.experts import Combine, Dispatch, TopK
 from plandsl.ir.functions import GATES, LIMITING
 from plandsl.ir.index import PickKeys
@@ -90,6 +91,10 @@ class Writer:
         match op:
             case Embed():
                 return [cast(f"embed({self.names(op.ids)}, {self.names(op.table)}{self._first_row(op.table)})", op.out)]
+            case Earlier():
+                raise refuse(
+                    f"its layers take `{op.made}` from earlier layers, and a scan over layers hands on one value"
+                )
             case Ids():
                 numbers = {"token": "ids", "type": "jnp.zeros_like(ids)"}
                 return [numbers.get(op.of, "jnp.zeros_like(ids) + positions(ids.shape[1], past)")]

@@ -151,7 +151,9 @@ class Contents:
             distinct = dict.fromkeys(same.get(n, n) for n in names)
             return self._row_bytes([values[n].type for n in distinct if n not in stored])
 
-        live = [rows(dict.fromkeys(views.get(n, n) for n in names)) for names in region.live]
+        values |= {f"{v.name} through": v for v in region.through}
+        through = [f"{v.name} through" for v in region.through]
+        live = [rows(dict.fromkeys((*(views.get(n, n) for n in names), *through))) for names in region.live]
         return live, [rows(together.get(name, (name,))) for name in region.buffers if name not in same]
 
     def _renamed_values(self, region: Region) -> dict[str, str]:
