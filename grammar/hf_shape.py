@@ -26,7 +26,8 @@ ACTIVATIONS = {
 """Activation in a config.json -> function of the language."""
 
 CHUNK = "attention_chunk_size"
-_CONSTANTS: dict[str, Any] = {"true": True, "false": False, "null": None}
+_CONSTANTS: dict[str, Any] = {"true": True, "false": False, "null": None, "predicting": False}
+"""What every text may use; `predicting` is true in the layer that predicts further tokens."""
 _NOTHING: dict[str, Any] = {"each": (), "word": "", "kinds": None, "letters": None, "flags": None, "wholes": None}
 """Kind of a field -> its value if there is none. For every other kind this value is 0."""
 

@@ -83,7 +83,8 @@ def _body(made: Made, labels: list[str], ranges: list[tuple[Kind, str]], experts
         words = ["block", label, f"[layers = {layers}]" if layers else "", "x[tokens, hidden] {"]
         body += [" ".join(filter(None, words)), made.part("layer", **dict(kind.words), expert_format=experts), "}"]
     if made.shape.of_model.get("predicts"):
-        body += ["mtp x[tokens, hidden] with e[tokens, hidden] {", made.part("mtp", expert_format=experts), "}"]
+        mtp = made.part("mtp", expert_format=experts, predicting=True)
+        body += ["mtp x[tokens, hidden] with e[tokens, hidden] {", mtp, "}"]
     return [*body, f"head {made.part('head')}"]
 
 

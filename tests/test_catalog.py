@@ -129,6 +129,7 @@ PARAMETERS = {  # as published with each checkpoint
     # with the indexer, of 9,371,904 and 13,959,424 in each layer
     "glm_5": 743_180_209_920 + 78 * 9_371_904,
     "glm_5_1": 743_180_209_920 + 78 * 9_371_904,
+    "glm_5_2": 743_180_209_920 + 21 * 9_371_904,
     "deepseek_v3_2": 671_026_419_200 + 61 * 13_959_424,
     "nemotron_3_super_120b_a12b": 120_668_707_840,
     "nemotron_3_ultra_550b_a55b": 549_308_993_536,
