@@ -14,7 +14,7 @@ from plandsl.grammar import syntax as s
 from plandsl.grammar.functions import Typed, dims_text
 from plandsl.grammar.modules import Wrong
 from plandsl.spec.earlier import name_of, shares_keys
-from plandsl.spec.model import AMONG, EARLIER, Apply, BlockSpec, Term, Var, walk
+from plandsl.spec.model import AMONG, EARLIER, LAYER, Apply, BlockSpec, Term, Var, walk
 
 if TYPE_CHECKING:
     from plandsl.grammar.terms import Seen, Terms
@@ -89,6 +89,26 @@ def take_earlier(dot: s.Dot, terms: Terms) -> tuple[Typed, Seen]:
 
 
 # ---- what only whole blocks show
+
+
+def check_items(
+    blocks: Iterable[BlockSpec], ends: Iterable[Term], layers: int, sizes: dict[str, int]
+) -> Iterator[Wrong]:
+    """Findings about items by the number of a layer: a block has such a number, and there is an item for each layer."""
+    inside = (t for block in blocks for st in block.statements for t in walk(st.term))
+    for term in (t for t in inside if _is_own_item(t)):
+        assert isinstance(term, Apply)
+        over = str(term.option("over", ""))
+        if sizes[over] and sizes[over] != layers:
+            why = f"`{over}` has {sizes[over]:,} items, and the model {layers:,} layers"
+            yield Wrong("E570", why, term.span, hint=f"`{over} = {layers}`: one item for each layer")
+    for term in (t for end in ends for t in walk(end) if _is_own_item(t)):
+        assert isinstance(term, Apply)
+        yield Wrong("E570", "only a block of layers has an item for each", term.span, hint="give `at` a number")
+
+
+def _is_own_item(term: Term) -> bool:
+    return isinstance(term, Apply) and term.fn == "item" and term.option("at", 0) == LAYER
 
 
 def check_handed(blocks: Iterable[BlockSpec]) -> Iterator[Wrong]:

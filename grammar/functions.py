@@ -28,7 +28,20 @@ PARTS = ("query", "latent")
 LOOKUPS = ("token", "position", "type")
 """What a `lookup` may pick rows by."""
 
-FUNCTIONS = (*NORMS, *MAPS, "rope", "concat", "merge", "lookup", "attention", *PARTS, INDEX, *STATEFUL, "experts")
+FUNCTIONS = (
+    *NORMS,
+    *MAPS,
+    "rope",
+    "item",
+    "concat",
+    "merge",
+    "lookup",
+    "attention",
+    *PARTS,
+    INDEX,
+    *STATEFUL,
+    "experts",
+)
 OPTIONS: dict[str, tuple[str, ...]] = {
     "rms_norm": ("over", "gain"),
     "layer_norm": ("over", "gain"),
@@ -38,6 +51,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "lookup": ("by",),
     "recurrence": ("step", "rate", "write", "skip", "delta", "normalize", "slopes", "chunk"),
     "rope": ("first",),
+    "item": ("over", "at"),
     INDEX: ("top_k",),
     "attention": ("window", "chunk", "causal", "softcap", "alibi", AMONG),
     "experts": ("top_k", "score", "normalize", "scale", "weigh", "imbalance", "weights"),
@@ -110,6 +124,10 @@ def apply(call: s.Call, args: list[Typed], scope: Scope) -> Typed:
         return _attention(call, args, scope)
     if name == "concat":
         return _concat(call, args, scope)
+    if name == "item":
+        from plandsl.grammar.streams import item
+
+        return item(call, args[0], scope)
     if name == "merge":
         from plandsl.grammar.merging import merge_tokens
 
@@ -171,15 +189,15 @@ TABLE = "lookup(w_table[vocab, hidden])"
 def _lookup(call: s.Call, args: list[Typed], scope: Scope) -> Typed:
     """Rows of a table, picked by the id, the position or the type of each token."""
     table = args[0].term if len(args) == 1 else None
-    if not isinstance(table, Weight) or len(table.dims) != 2:
-        raise Wrong("E213", "`lookup` takes a weight of two dimensions", call.span, hint=f"`{TABLE}`")
+    if not isinstance(table, Weight) or len(table.dims) < 2:
+        raise Wrong("E213", "`lookup` takes a weight of two dimensions or more", call.span, hint=f"`{TABLE}`")
     by = "token"
     for option in call.kwargs:
         if not isinstance(option.value, s.Ref) or option.value.name not in LOOKUPS:
             raise Wrong("E213", f"`by` must be one of {', '.join(LOOKUPS)}", option.value.span, hint="`by = position`")
         by = option.value.name
     options = () if by == "token" else (("by", by),)
-    return Typed(Apply("lookup", (table,), options, call.span), ("tokens", table.dims[1]))
+    return Typed(Apply("lookup", (table,), options, call.span), ("tokens", *table.dims[1:]))
 
 
 JOINED = "concat(x, e, into = pair)"

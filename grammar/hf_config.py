@@ -54,11 +54,13 @@ class Config:
     # ---- fields
 
     def get(self, key: str) -> Any:
-        """The value of ``key``, or of ``outer.inner`` in a table; None if it is missing or null."""
-        outer, _, inner = key.partition(".")
+        """The value of ``key``, or of ``outer.inner`` in tables; None if it is missing or null."""
+        outer, *inner = key.split(".")
         self.used.add(outer)
         value = self.values.get(outer)
-        return value if not inner else value.get(inner) if isinstance(value, dict) else None
+        for name in inner:
+            value = value.get(name) if isinstance(value, dict) else None
+        return value
 
     def states(self, key: str) -> bool:
         """Whether the file has ``key``, be it null."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from plandsl.diagnostics import Label, Span
 from plandsl.grammar import syntax as s
 from plandsl.grammar.context import Context
-from plandsl.grammar.earlier import Handing, check_handed
+from plandsl.grammar.earlier import Handing, check_handed, check_items
 from plandsl.grammar.embeddings import EXAMPLE, Entry, read_embedding
 from plandsl.grammar.functions import Scope, Typed, dims_text
 from plandsl.grammar.modules import Unit, Wrong
@@ -65,6 +65,9 @@ def model_spec(context: Context, record: Record) -> ModelSpec | None:
     all_blocks = [*blocks, mtp] if mtp else blocks
     ends = [t for t in (entry and entry.term, head) if t] + [s.term for s in (entry.prelude if entry else ())]
     stored = _stored(reader, entry.table if entry else None, all_blocks, ends)
+    alone = [*ends, *(st.term for st in (mtp.statements if mtp else ()))]
+    for wrong in check_items(blocks, alone, layers or 0, sizes):
+        reader.fail(wrong)
     lora = _lora(reader, all_blocks, sizes)
     tower = _tower(reader, entry.dims[-1] if entry else None, sizes)
     if not reader.ok or layers is None or weights is None or entry is None or head is None:

@@ -11,7 +11,7 @@ from attrs import evolve
 
 from plandsl.diagnostics import Span
 from plandsl.ir.compute import Attention, CacheWrite, Concat, Embed, Gemm, Ids, LastToken, Map, Merge, Norm, Rope, Scale
-from plandsl.ir.earlier import Earlier
+from plandsl.ir.earlier import Earlier, Item
 from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
 from plandsl.ir.limits import Limit, show_limits
 from plandsl.ir.names import EMBEDDING, HEAD, Merged, Places, RegionName, block_name, cached, stem
@@ -28,6 +28,7 @@ from plandsl.spec.model import (
     EARLIER,
     GAINS,
     INDEX,
+    LAYER,
     PATCHES,
     STATEFUL,
     Apply,
@@ -326,6 +327,8 @@ class _Builder:
             return self._earlier(name_of(term), term.span)
         if term.fn == "concat":
             return self._concat(term, name)
+        if term.fn == "item":
+            return self._item(term, name)
         if term.fn == "merge":
             return self._merge(term, name)
         if term.fn == "lookup":
@@ -356,6 +359,12 @@ class _Builder:
         joined = tensor(xs[0].type.dtype, (*xs[0].type.names[:-1], str(term.option("into", ""))))
         out = self._out(name, joined)
         self.ops.append(Concat(out, xs, span=term.span))
+        return out
+
+    def _item(self, term: Apply, name: str) -> Value:
+        x, over, at = self._term(term.args[0], name), str(term.option("over", "")), term.option("at", 0)
+        out = self._out(name, tensor(x.type.dtype, (n for n in x.type.names if n != over)))
+        self.ops.append(Item(out, x, over, None if at == LAYER else int(at), span=term.span))
         return out
 
     def _merge(self, term: Apply, name: str) -> Value:

@@ -1,4 +1,4 @@
-"""Codes of values that layers take from earlier layers: E567 to E569."""
+"""Codes of values that layers take from earlier layers, and of their items: E567 to E570."""
 
 _MODEL = (
     "model m = llama_3_1_8b with {\n  block [layers = 0..16] x[tokens, hidden] {\n    h = rms_norm(x)\n"
@@ -37,5 +37,14 @@ EARLIER_CODES: dict[str, tuple[str, ...]] = {
         "gone. A choice of keys is made among the keys that one attention sees, and holds for the same keys only.",
         _MODEL.replace("KEYS", "k").replace("WINDOW", "8192"),
         "give both attentions the same `window` or `chunk`.",
+    ),
+    "E570": (
+        "no such item",
+        "`item(x, over = each, at = 0)` is one item of a value along a dimension. `at = layer` is the item with the "
+        "number of the layer that runs: only a block has it, and the dimension has one item for each layer.",
+        "model m = llama_3_1_8b with {\n  each = 16, row = 64\n  embedding e = w_embed[vocab, hidden] {\n"
+        "    rows = e @ w_rows[hidden, each, row]\n  }\n  block x[tokens, hidden] {\n"
+        "    x = x + item(earlier.rows, over = each, at = layer) @ w_row[row, hidden]\n  }\n}\n",
+        "give the dimension as many items as the model has layers.",
     ),
 }

@@ -30,6 +30,7 @@ PICKS = (
 SHARED = "    a = attention(q, earlier.k, earlier.v, window = 4096)\n"
 SHARED_PICKS = SHARED.replace("window", "among = earlier.picked, window")
 ROWS = "    x = x + (gelu(x @ w_gate[hidden, row]) * earlier.start) @ w_row[row, hidden]\n"
+ITEMS = ROWS.replace("earlier.start", "item(earlier.start, over = each, at = layer)")
 START = "embedding e = rms_norm(w_embed[vocab, hidden]) {\n    start = e @ w_start[hidden, row]\n    e\n  }"
 
 
@@ -38,6 +39,8 @@ def model(own: str = OWN, shared: str = SHARED, more: str = "", layers: int = 8,
     start = START if more else "embedding w_embed[vocab, hidden]"
     sizes = ", index_heads = 4, index_dim = 32" if "index" in own else ""
     sizes += ", row = 24" if more else ""
+    if "each" in more:  # a row for each layer
+        start, sizes = start.replace("hidden, row", "hidden, each, row"), f"{sizes}, each = {layers}"
     return f"""
 model m {{
   layers = {layers}, hidden = 64, heads = 16, kv_heads = 8, head_dim = 16, vocab = 1000{sizes}
@@ -76,6 +79,8 @@ CASES = (
     (model(PICKS, SHARED_PICKS), "tp = 4, cp = 2", ""),
     (model(PICKS, SHARED_PICKS), "tp = 2, pp = 2, cut = [3, 5]", ""),
     (model(more=ROWS), "tp = 2, pp = 2", "chunks = 2"),
+    (model(more=ITEMS), "tp = 2, pp = 2", ""),
+    (model(more=ITEMS), "mesh a = 2\n row, each, heads, kv_heads -> a", ""),
     (model(more=ROWS), "mesh a = 2, b = 2\n row, heads, kv_heads -> a\n tokens -> b", ""),
 )
 
@@ -185,6 +190,15 @@ REFUSED = {
         model(shared=SHARED.replace("earlier.v,", "earlier.v,") + "    k = q\n    x = x + 0 * rms_norm(x)\n"),
         "E568",
         "in block `shared`",
+    ),
+    "items": (model(more=ITEMS).replace("each = 8", "each = 9"), "E570", "9 items, and the model 8 layers"),
+    "which": (model(more=ITEMS.replace(", at = layer", "")), "E570", "which item"),
+    "number": (model(more=ITEMS.replace("at = layer", "at = 8")), "E570", "item 8 of `each`"),
+    "over": (model(more=ITEMS.replace("over = each", "over = tokens")), "E570", "other than its first"),
+    "outside": (
+        model(more=ITEMS).replace("    e\n", "    f = item(start, over = each, at = layer)\n    e\n"),
+        "E570",
+        "only a block",
     ),
     "head": (model().replace("head rms_norm(x)", "head rms_norm(earlier.h)"), "E568", "only a block of layers"),
     "nameless": (model().replace("embedding w_", "embedding e = w_"), "E213", "a block of statements"),

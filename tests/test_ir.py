@@ -40,7 +40,7 @@ from plandsl.ir.compute import (
     Rope,
     Scale,
 )
-from plandsl.ir.earlier import Earlier
+from plandsl.ir.earlier import Earlier, Item
 from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
 from plandsl.ir.extents import Extents
 from plandsl.ir.index import PickKeys
@@ -90,6 +90,7 @@ SOUND: tuple[Op, ...] = (
     Embed(SUM, IDS, TABLE),
     Ids(value("n", "int32[batch, position]"), "position"),
     Earlier(value("e", str(X.type)), "e"),
+    Item(value("i", "bf16[batch, position, head_dim]"), value("iq", "bf16[batch, position, heads, head_dim]"), "heads"),
     Norm(Y, X, GAIN),
     Norm(Y, X, None, "layer_norm"),
     AddNorm(value("t", str(X.type)), value("h", str(X.type)), X, Y, GAIN),

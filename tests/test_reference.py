@@ -31,7 +31,7 @@ from plandsl.ir.adapters import AdapterGemm
 from plandsl.ir.chunks import Join, Split
 from plandsl.ir.collectives import AllGather, AllReduce, AllToAll, ReduceScatter, Slice
 from plandsl.ir.compute import Concat, Ids, Merge, Quantize
-from plandsl.ir.earlier import Earlier
+from plandsl.ir.earlier import Earlier, Item
 from plandsl.ir.index import PickKeys
 from plandsl.ir.meaning.attention import Mask, attention, rope
 from plandsl.ir.ops import OPS, Op
@@ -601,7 +601,7 @@ def test_every_op_is_run_by_some_case() -> None:
     # test_speculate.py runs the `concat` of an `mtp`, test_chunks.py what `chunks` cut, test_states.py states,
     # test_lora.py adapters, test_lookups.py positions and types, test_towers.py what merges tokens, test_earlier.py
     # what layers take from earlier ones
-    others = {Concat, Join, Split, PickKeys, ShortConv, Recurrence, AdapterGemm, Ids, Merge, Earlier}
+    others = {Concat, Join, Split, PickKeys, ShortConv, Recurrence, AdapterGemm, Ids, Merge, Earlier, Item}
     assert found | others == set(OPS)
 
 

@@ -39,7 +39,7 @@ from plandsl.ir.compute import (
     Rope,
     Scale,
 )
-from plandsl.ir.earlier import Earlier
+from plandsl.ir.earlier import Earlier, Item
 from plandsl.ir.experts import Combine, Dispatch, TopK
 from plandsl.ir.functions import GATES, LIMITING
 from plandsl.ir.index import PickKeys
@@ -95,6 +95,10 @@ class Writer:
                 raise refuse(
                     f"its layers take `{op.made}` from earlier layers, and a scan over layers hands on one value"
                 )
+            case Item():
+                if op.at is None:
+                    raise refuse("layers take items by their numbers, and a scan over layers does not count them")
+                return [f"jnp.take({self.names(op.x)}, {op.at}, axis={op.x.type.names.index(op.over)})"]
             case Ids():
                 numbers = {"token": "ids", "type": "jnp.zeros_like(ids)"}
                 return [numbers.get(op.of, "jnp.zeros_like(ids) + positions(ids.shape[1], past)")]

@@ -29,6 +29,7 @@ from plandsl.ir.compute import (
     Rope,
     Scale,
 )
+from plandsl.ir.earlier import Item
 from plandsl.ir.experts import Combine, Dispatch, Routing, TopK
 from plandsl.ir.functions import FUNCTIONS, GATES, PLUS
 from plandsl.ir.index import PickKeys
@@ -48,7 +49,7 @@ from plandsl.ir.meaning.attention import (
 from plandsl.ir.names import axes_of, stem
 from plandsl.ir.types import TensorType, Value
 
-OnDevice: TypeAlias = Compute | Latent | PickKeys | Routing | Chunks
+OnDevice: TypeAlias = Compute | Item | Latent | PickKeys | Routing | Chunks
 """Ops that a device runs on its own arrays."""
 
 Routed: TypeAlias = TopK | Dispatch | Combine
@@ -83,7 +84,7 @@ class Local:
     """One device in one step: its arrays by name, and the part of each tensor that they are.
 
     ``past`` counts the tokens that were in the cache before this step; ``ids`` ``[batch, position]`` are its tokens,
-    ``requests`` ``[batch]`` the numbers of its requests.
+    ``requests`` ``[batch]`` the numbers of its requests. ``layer`` is None outside of layers.
     """
 
     rank: int
@@ -92,6 +93,7 @@ class Local:
     past: int
     ids: Array
     requests: Array
+    layer: int | None = None
 
     def array(self, value: Value) -> Array:
         """This device's part of ``value``."""
@@ -152,6 +154,9 @@ def compute(op: OnDevice, here: Local) -> tuple[Array, ...]:
             return (_map(op, here),)
         case Concat():
             return (np.concatenate([here.array(x) for x in op.xs], axis=-1),)
+        case Item():
+            at = here.layer if op.at is None else op.at
+            return (np.take(here.array(op.x), at, axis=op.x.type.names.index(op.over)),)
         case Merge():
             along = op.x.type.names.index("position")
             return (elementwise.merge_tokens(here.array(op.x), along, op.tokens, op.joins),)

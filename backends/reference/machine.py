@@ -264,11 +264,11 @@ class _Step:
             case Earlier():
                 return [self._earlier(op)]
             case CacheWrite():
-                return self._each(held, lambda here: self.cache.append(op, at, here))
+                return self._each(held, at, lambda here: self.cache.append(op, at, here))
             case ShortConv() | Recurrence():
-                return self._each(held, lambda here: self.memory.run(op, at, here))
+                return self._each(held, at, lambda here: self.memory.run(op, at, here))
             case _:
-                return self._each(held, lambda here: compute(op, here))
+                return self._each(held, at, lambda here: compute(op, here))
 
     def _earlier(self, op: Earlier) -> Shards:
         """What an earlier layer of this stage made."""
@@ -278,10 +278,13 @@ class _Step:
             raise Mismatch(f"stage {self.stage}: `{op.made}` is read as {op.out.type}, but is {have}")
         return found.shards
 
-    def _each(self, held: Held, work: Callable[[Local], tuple[Array, ...]]) -> list[Shards]:
+    def _each(
+        self, held: Held, at: tuple[RegionName, int | None], work: Callable[[Local], tuple[Array, ...]]
+    ) -> list[Shards]:
         """The results of ``work`` on every rank of the stage, by result."""
         done = [
-            work(Local(rank, self.place, held, self.past, ids=self.ids, requests=self.requests)) for rank in self.ranks
+            work(Local(rank, self.place, held, self.past, ids=self.ids, requests=self.requests, layer=at[1]))
+            for rank in self.ranks
         ]
         return [dict(zip(self.ranks, arrays, strict=True)) for arrays in zip(*done, strict=True)]
 

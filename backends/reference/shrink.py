@@ -16,7 +16,18 @@ from attrs import evolve
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.ir.types import REPLICATED
 from plandsl.spec.earlier import group_starts
-from plandsl.spec.model import INDEX, Apply, BlockSpec, ModelSpec, Statement, Term, Weight, looks_up_position, walk
+from plandsl.spec.model import (
+    INDEX,
+    LAYER,
+    Apply,
+    BlockSpec,
+    ModelSpec,
+    Statement,
+    Term,
+    Weight,
+    looks_up_position,
+    walk,
+)
 from plandsl.spec.plan import CutSpec, PlanSpec, ShardingSpec
 
 MAX_RANKS = 64
@@ -151,7 +162,7 @@ def _model(model: ModelSpec, axes: _Axes, taken: set[int], cut: CutSpec | None) 
         blocks = _layers(model.blocks, model.layers, stages, left)
     layers = max((b.layers[1] for b in blocks), default=model.layers)
     windows = {w: WINDOW + i for i, w in enumerate(sorted(_windows(model)))}
-    sizes = {**_sizes(model, axes, taken), "layers": layers}
+    sizes = {**_sizes(model, axes, taken), **_counted(model, layers), "layers": layers}
     small = _Small(windows, {n: (size, sizes[n]) for n, size in model.sizes})
     return evolve(
         model,
@@ -183,6 +194,12 @@ def _sizes(model: ModelSpec, axes: _Axes, taken: set[int]) -> dict[str, int]:
     joined = {str(t.option("into", "")): len(t.args) * width for t in _applied(model) if t.fn == "concat"}
     merges = (t for t in _applied(model) if t.fn == "merge" and t.option("into", ""))
     return out | joined | {str(t.option("into", "")): int(t.option("tokens", 1)) * width for t in merges}
+
+
+def _counted(model: ModelSpec, layers: int) -> dict[str, int]:
+    """Dimensions whose items the model counts: they keep their sizes, or have an item for each of ``layers``."""
+    items = [(str(t.option("over", "")), t.option("at", 0)) for t in _applied(model) if t.fn == "item"]
+    return {over: layers if at == LAYER else model.size(over) for over, at in items}
 
 
 def _applied(model: ModelSpec) -> Iterator[Apply]:

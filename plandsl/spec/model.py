@@ -30,6 +30,9 @@ In a term of attention with the option, the last argument is the choice.
 EARLIER = "earlier"
 """The word before a value of an earlier layer, ``earlier.k``: an `Apply` without arguments, and the option ``name``."""
 
+LAYER = "layer"
+"""What `item` calls the number of the layer that runs: the value of its option ``at``, where that is no number."""
+
 ADAPTERS, LORA_RANK = "adapters", "lora_rank"
 """Dimensions of the matrices of adapters."""
 

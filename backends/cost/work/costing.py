@@ -30,7 +30,7 @@ from plandsl.ir.collectives import (
     Slice,
 )
 from plandsl.ir.compute import AddNorm, Attention, CacheWrite, Gemm, Ids, Map, Norm, Quantize, Rope
-from plandsl.ir.earlier import Earlier
+from plandsl.ir.earlier import Earlier, Item
 from plandsl.ir.experts import GroupedGemm
 from plandsl.ir.extents import Extents
 from plandsl.ir.fusions import Kernels
@@ -156,6 +156,8 @@ class Costing:
                 return state_kernel(op, site)
             case Rope(first=int()):
                 return kernel.rope_kernel(op, site)
+            case Item():  # a view
+                return kernel.no_kernel(op, site.split(op.operands[0].type)[1], self.machine.bandwidth)
             case Regular():
                 return kernel.memory_kernel(op, site, op.results[0].type, op.touches)
             case CacheWrite():
