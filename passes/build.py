@@ -14,7 +14,7 @@ from plandsl.ir.compute import Attention, CacheWrite, Concat, Embed, Gemm, Ids, 
 from plandsl.ir.earlier import Earlier, Item
 from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
 from plandsl.ir.limits import Limit, show_limits
-from plandsl.ir.names import EMBEDDING, HEAD, Merged, Places, RegionName, block_name, cached, stem
+from plandsl.ir.names import EMBEDDING, HEAD, MOMENTS, Merged, Places, RegionName, block_name, cached, stem
 from plandsl.ir.ops import Op
 from plandsl.ir.program import DECODE, PREFILL, Program, Region
 from plandsl.ir.skew import Skew, factor, read_skew
@@ -31,6 +31,7 @@ from plandsl.spec.model import (
     LAYER,
     PATCHES,
     STATEFUL,
+    STREAMS,
     Apply,
     BlockSpec,
     ModelSpec,
@@ -130,7 +131,7 @@ def build_model(
     regions.append(builder().head(stream, model.causal and not verifies))
     if model.merged > 1:
         steps = (*steps, (Merged("position", model.merged), dict(steps)["position"]))
-    steps = (*steps, *_tails(model), *_picks(model))
+    steps = (*steps, *_tails(model), *_picks(model), *(((MOMENTS, 2),) if _has(model, "excess") else ()))
     sizes = (*steps, *model.sizes, *((place, model.size(place.experts)) for place in imbalance))
     return Program(model.name, phase, Mesh(), sizes, tuple(regions), imbalance=tuple(imbalance.items()))
 
@@ -142,6 +143,10 @@ def _tails(model: ModelSpec) -> Iterable[tuple[str, int]]:
     from plandsl.passes.states import tails
 
     return tails(model).items()
+
+
+def _has(model: ModelSpec, fn: str) -> bool:
+    return any(isinstance(t, Apply) and t.fn == fn for term in model.terms for t in walk(term))
 
 
 def _picks(model: ModelSpec) -> Iterable[tuple[str, int]]:
@@ -337,6 +342,11 @@ class _Builder:
             return self._embed(self._ids(str(term.option("by", "token"))), self._table(table), name, term)
         if term.fn in STATEFUL:
             return self._state(term, name)
+        if term.fn in STREAMS:
+            from plandsl.passes.streams import stream_ops
+
+            self.ops += (ops := stream_ops(term, tuple(self._term(a, name) for a in term.args), name, self.names))
+            return ops[-1].results[0]
         xs = tuple(self._term(a, name) for a in term.args)
         out = self._out(name, xs[0].type)
         if term.fn == "rope":

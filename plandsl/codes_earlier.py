@@ -1,4 +1,4 @@
-"""Codes of values that layers take from earlier layers, and of their items: E567 to E570."""
+"""Codes of values that layers take from earlier layers, and of their items: E567 to E571."""
 
 _MODEL = (
     "model m = llama_3_1_8b with {\n  block [layers = 0..16] x[tokens, hidden] {\n    h = rms_norm(x)\n"
@@ -46,5 +46,16 @@ EARLIER_CODES: dict[str, tuple[str, ...]] = {
         "    rows = e @ w_rows[hidden, each, row]\n  }\n  block x[tokens, hidden] {\n"
         "    x = x + item(earlier.rows, over = each, at = layer) @ w_row[row, hidden]\n  }\n}\n",
         "give the dimension as many items as the model has layers.",
+    ),
+    "E571": (
+        "invalid streams",
+        "Models with several residual streams hold them in one value, `x[tokens, streams, hidden]`. `stack`, `spread`, "
+        "`mix` and `match` make such values and mix them; `excess` passes the largest elements of a value. Each has "
+        "dimensions that the model declares.",
+        "model m = llama_3_1_8b with {\n  streams = 3\n  embedding e = w_embed[vocab, hidden] {\n"
+        "    stack(e, e, into = streams)\n  }\n  block x[tokens, streams, hidden] {\n"
+        "    y = item(x, over = streams, at = 0)\n    x = x + spread(rms_norm(y), into = streams)\n  }\n"
+        "  head rms_norm(item(x, over = streams, at = 0)) @ w_head[hidden, vocab]\n}\n",
+        'docs/language.md, "Several residual streams", has the forms.',
     ),
 }

@@ -127,6 +127,7 @@ PARAMETERS = {  # as published with each checkpoint
     "qwen3_0_6b": 596_049_920,
     "qwen3_1_7b": 1_720_574_976,
     # with the indexer, of 9,371,904 and 13,959,424 in each layer
+    "gemma_3n_e4b": 6_835_235_568,
     "gemma_4_31b": 30_697_345_280,
     "gemma_4_26b_a4b": 25_233_141_760 - 30 * 128,  # the scales of the gates are left out
     "gemma_4_e2b": 4_628_569_344,

@@ -35,6 +35,8 @@ from tests.test_hf import CONFIGS, made, published, spec_of
 # - litgpt/config.py, which copies published files: olmo_2_13b and phi_4;
 # - internlm3_8b: the defaults of Internlm3Config in Huawei's atb_llm;
 # - minimax_m1: the card of MiniMax-Text-01, of the same shapes, and PaddlePaddle/FastDeploy pull request 6797;
+# - gemma_3n_e4b: the defaults of Gemma3nTextConfig. llama.cpp prints 6.87 B parameters for its checkpoint, which has
+#   keys and values for the 15 layers that take those of earlier layers, too;
 # - gemma_4_*: copies of the published files in tests of public repositories (rasbt/LLMs-from-scratch, ollama/ollama and
 #   others); google's model card has 30.7 B, 25.2 B and 3.8 B of them active; the counts follow from modeling_gemma4.py;
 # - copies of their configs in logs and tests of public repositories: baichuan_2_7b, bge_m3 (of a reranker of
@@ -53,6 +55,7 @@ COUNTS: dict[str, tuple[int, int]] = {
     "ernie_4_5_0_3b": (360_748_032, 360_748_032),
     "ernie_4_5_21b_a3b": (21_825_437_888, 3_352_150_208),
     "falcon_7b": (6_921_720_704, 6_921_720_704),
+    "gemma_3n_e4b": (6_866_696_688 - 15 * 2_097_408, 6_866_696_688 - 15 * 2_097_408),  # less keys of no use
     "gemma_4_26b_a4b": (25_233_141_760 - 30 * 128, 3_822_530_560 - 30 * 128),  # less the scales of the gates
     "gemma_4_31b": (30_697_345_280, 30_697_345_280),
     "gemma_4_e2b": (4_628_569_344, 4_628_569_344),
@@ -158,7 +161,7 @@ def test_layers_take_the_keys_that_an_earlier_layer_picked() -> None:
     assert [d.code for d in found] == ["E214"]
 
 
-@pytest.mark.parametrize("name", ["gemma_4_31b", "gemma_4_e2b", "glm_5_2"])
+@pytest.mark.parametrize("name", ["gemma_3n_e4b", "gemma_4_31b", "gemma_4_e2b", "glm_5_2"])
 def test_the_sharded_program_of_layers_that_share_is_the_unsharded_one(name: str) -> None:
     text, _ = made(short(published(name)))
     model = re.findall(r"model (\w+) \{", text)[0]

@@ -48,6 +48,7 @@ from plandsl.ir.limits import NONE, Limit, read_limits
 from plandsl.ir.names import axes_of, stem
 from plandsl.ir.ops import Op
 from plandsl.ir.states import Recurrence, ShortConv, States
+from plandsl.ir.streams import Excess, Match, Mix, Moments, Spread, Stack
 from plandsl.ir.types import Dim, TensorType, Value
 
 SIGNS = {"add": "+", "sub": "-", "mul": "*"}
@@ -95,6 +96,8 @@ class Writer:
                 raise refuse(
                     f"its layers take `{op.made}` from earlier layers, and a scan over layers hands on one value"
                 )
+            case Stack() | Spread() | Mix() | Match() | Moments() | Excess():
+                raise refuse(f"`{op.keyword}` is not among the functions that programs in JAX have")
             case Item():
                 if op.at is None:
                     raise refuse("layers take items by their numbers, and a scan over layers does not count them")

@@ -192,6 +192,7 @@ def _sizes(model: ModelSpec, axes: _Axes, taken: set[int]) -> dict[str, int]:
             taken.add(out[name])
     width = out[model.embedding.dims[-1]]
     joined = {str(t.option("into", "")): len(t.args) * width for t in _applied(model) if t.fn == "concat"}
+    joined |= {str(t.option("over", "")): width for t in _applied(model) if t.fn == "match"}
     merges = (t for t in _applied(model) if t.fn == "merge" and t.option("into", ""))
     return out | joined | {str(t.option("into", "")): int(t.option("tokens", 1)) * width for t in merges}
 
@@ -199,7 +200,10 @@ def _sizes(model: ModelSpec, axes: _Axes, taken: set[int]) -> dict[str, int]:
 def _counted(model: ModelSpec, layers: int) -> dict[str, int]:
     """Dimensions whose items the model counts: they keep their sizes, or have an item for each of ``layers``."""
     items = [(str(t.option("over", "")), t.option("at", 0)) for t in _applied(model) if t.fn == "item"]
-    return {over: layers if at == LAYER else model.size(over) for over, at in items}
+    found = {over: layers if at == LAYER else model.size(over) for over, at in items}
+    stacked = [t for t in _applied(model) if t.fn in ("stack", "mix")]
+    names = {str(t.option(name, "")) for t in stacked for name in ("into", "over", "by")} - {""}
+    return found | {name: model.size(name) for name in names}
 
 
 def _applied(model: ModelSpec) -> Iterator[Apply]:

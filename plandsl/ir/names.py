@@ -148,6 +148,10 @@ def picks(top_k: int) -> str:
     return f"picks.{top_k}"
 
 
+MOMENTS = "moments"
+"""The dimension of a sum and a sum of squares."""
+
+
 def cached(value: str) -> str:
     """The cache of the keys or values that a block calls ``value``, as layers hand it on; printed ``k.cached``."""
     return f"{value}.cached"

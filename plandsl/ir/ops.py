@@ -14,9 +14,21 @@ from plandsl.ir.experts import Routing
 from plandsl.ir.index import PickKeys
 from plandsl.ir.latent import Latent
 from plandsl.ir.states import Recurrence, ShortConv, States
+from plandsl.ir.streams import Streams
 
 Op: TypeAlias = (
-    Compute | AdapterGemm | CacheWrite | Earlier | Item | Latent | PickKeys | States | Routing | Layout | Chunks
+    Compute
+    | AdapterGemm
+    | CacheWrite
+    | Earlier
+    | Item
+    | Latent
+    | PickKeys
+    | States
+    | Streams
+    | Routing
+    | Layout
+    | Chunks
 )
 
 OPS: tuple[type[BaseOp], ...] = get_args(Op)

@@ -21,6 +21,9 @@ GAINS = "gains"
 STATEFUL = ("short_conv", "recurrence")
 """Functions of the block language whose layers keep a state of fixed size for each request."""
 
+STREAMS = ("stack", "spread", "mix", "match", "excess")
+"""Functions of models with several residual streams, or with activations that few elements pass."""
+
 INDEX, AMONG = "index", "among"
 """The function that picks keys for each query, and the option of `attention` that takes its result.
 
