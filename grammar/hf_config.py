@@ -14,6 +14,9 @@ from plandsl.limits import MAX_DIMENSION
 Path = tuple[str, ...]
 """The names that lead to a value: ``("text_config", "head_dim")``."""
 
+AROUND = "architectures_around"
+"""The key under which a config keeps the architectures of a file around its `text_config`."""
+
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:,]|[^\s{}\[\]:,"]+')
 _DEEPEST = 4  # levels of nesting for which the places of values are kept
 
@@ -183,9 +186,9 @@ def _merge_text_config(file: str, values: dict[str, Any], places: dict[Path, Spa
     if isinstance(inner, dict):
         outer = {key: value for key, value in values.items() if key != "text_config"}
         spans |= {path[1]: place for path, place in places.items() if len(path) == 2 and path[0] == "text_config"}
-        config = Config(file, outer | inner, spans, span)
+        config = Config(file, outer | inner | {AROUND: outer.get("architectures")}, spans, span)
         # the outer fields describe the vision part, which is not translated
-        config.skip(*(key for key in outer if key not in inner))
+        config.skip(AROUND, *(key for key in outer if key not in inner))
         return config
     return Config(file, values, spans, span)
 
