@@ -29,7 +29,7 @@ def ops_table(e: Estimate) -> Iterator[Html]:
         )
 
 
-def _rows(e: Estimate) -> Iterator[tuple[list[Cell], float]]:
+def _rows(e: Estimate) -> Iterator[tuple[Sequence[Cell], float]]:
     for phase, found in e.timed.items():
         whole = sum(op.time_s for op in found.ops) or 1.0
         for op in found.ops:
