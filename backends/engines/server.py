@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from plandsl.diagnostics import Diagnostic
 from plandsl.spec.plan import PlanSpec, WorkloadSpec
+from plandsl.spec.scheduler import WriteName
 
 Role: TypeAlias = Literal["", "prefill", "decode"]
 
@@ -58,6 +59,17 @@ class Lora(NamedTuple):
     inside: tuple[str, ...] = ()
 
 
+class HostCache(NamedTuple):
+    """Host memory behind the KV cache: ``size`` bytes for each GPU, or ``ratio`` times the GPU's own cache.
+
+    ``write`` says when blocks are copied there; empty: as the engine does.
+    """
+
+    size: float = 0.0
+    ratio: float = 0.0
+    write: WriteName | Literal[""] = ""
+
+
 class Server(NamedTuple):
     """One engine and its limits; None: the engine's own default.
 
@@ -66,6 +78,9 @@ class Server(NamedTuple):
     so many tokens are sharded over heads alone. ``chunk``: most tokens of a step in which a part of a prompt runs
     beside decodes. ``memory_fraction`` is the engine's own. ``options`` are limits of its scheduler by their name in
     the language. ``gpus`` is the number of GPUs in a node.
+
+    ``encodes``: prompts are read, and no tokens come out. ``state_cache`` is the format of the states of layers that
+    have one (empty: none has). ``whole_images``: each rank encodes images of its own; False: all ranks share each.
     """
 
     model: str
@@ -86,6 +101,10 @@ class Server(NamedTuple):
     kv_block: int | None = None
     draft: Draft | None = None
     lora: Lora | None = None
+    encodes: bool = False
+    state_cache: str = ""
+    host_cache: HostCache | None = None
+    whole_images: bool | None = None
     options: tuple[tuple[str, bool | int | float | str], ...] = ()
     gpus: int = 8
 

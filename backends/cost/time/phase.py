@@ -279,9 +279,10 @@ class PhaseModel:
         known = self.known
         if known is None or sides is None:
             return costing.work
+        number = sides.__getitem__
 
         def make(op: Op) -> Work:
-            key = id(op), variety, *(sides[side] for side in sides_of(op))
+            key = id(op), variety, *map(number, sides_of(op))
             return known.work(key, lambda: costing.work(op))
 
         return make

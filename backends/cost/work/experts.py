@@ -301,7 +301,7 @@ class Mixtures:
         self.site, self.machine, self.extents = site, site.machine, site.extents
         program = site.program
         self.imbalance = dict(program.imbalance)
-        self.counts = {name: size for name, size in program.sizes if name in self.imbalance}
+        self.counts: dict[str, int | str] = {name: size for name, size in program.sizes if name in self.imbalance}
         self.prefill = program.phase == PREFILL
         self._forms: dict[int, ExpertForm] = {}
         self._fused: set[int] = set()

@@ -4,8 +4,8 @@ Its classes are `kernel.Kernel`, `attention.Softmax`, `experts.Experts`, `adapte
 `costing.Costing` makes them from the ops of a program.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from plandsl.backends.cost.machine.machine import Answer, Machine, Rates
 from plandsl.backends.cost.num import maximum
@@ -22,10 +22,11 @@ class Binding:
     """The sizes of one pass: every dimension of a program, and the ``context`` that attention sees.
 
     Where a step stands for several contexts, ``contexts`` are pairs of (weight, context) and ``context`` is the mean.
-    Where the tokens of ``each`` requests are bound as those of one, as in mixed steps, it says how many.
+    Where the tokens of ``each`` requests are bound as those of one, as in mixed steps, it says how many. ``judged`` is
+    what work remembers of other work that is equal to it.
     """
 
-    __slots__ = ("_rows", "context", "contexts", "each", "extents")
+    __slots__ = ("_rows", "context", "contexts", "each", "extents", "judged")
 
     def __init__(
         self,
@@ -37,6 +38,7 @@ class Binding:
         self.extents, self.context, self.each = extents, context, each
         self.contexts = ((1.0, context),) if contexts is None else contexts
         self._rows: dict[tuple[Dim, ...], Number] = {}
+        self.judged: dict[Hashable, Any] = {}
 
     def at(self, context: Number) -> "Binding":
         """The same sizes at another context."""
