@@ -185,11 +185,13 @@ def load(
     *,
     overrides: Sequence[tuple[str, str]] = (),
     texts: Mapping[Path, str] = MappingProxyType({}),
+    tree: s.File | None = None,
 ) -> Module:
     """Read a file, or take ``source`` as its text, and the files it uses; nothing is resolved yet.
 
     ``texts`` are used files as somebody is writing them, by their paths with links followed; they are not read.
+    ``tree`` is that of ``source``, if it is known.
     """
     context = Context(texts)
-    root = open_root(context.library, source, str(path))
+    root = open_root(context.library, source, str(path), tree)
     return Module(root, context, overrides)
