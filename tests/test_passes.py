@@ -166,14 +166,23 @@ def test_compiling_checks_what_every_pass_makes(monkeypatch: pytest.MonkeyPatch)
         passes.compile_phase(tiny("tp"), "prefill")
 
 
-@draws(1 / 3)
+@draws(1 / 6)
 @given(plan=deployments())
 def test_law_a_program_that_is_kept_is_the_one_that_would_be_made(plan: PlanSpec) -> None:
     for mode in plan.modes:
-        sizes = [evolve(mode, name="other", workload=evolve(mode.workload, batch=n)) for n in (1, 7)]
-        for phase in PHASES:
-            made = program_after(mode, phase, "place-memory")
-            assert all(passes.compile_phase(one, phase).program == made for one in (mode, *sizes))
+        load, sharding = mode.workload, mode.sharding
+        single = tuple(axis._replace(size=1) for axis in sharding.axes)
+        others = (
+            evolve(mode, workload=evolve(load, batch=load.batch + 1)),
+            evolve(mode, workload=evolve(load, encodes=not load.encodes)),
+            evolve(mode, chunked_prefill=None if mode.chunked_prefill else 64),
+            evolve(mode, sharding=evolve(sharding, axes=single)),
+            evolve(mode, sharding=evolve(sharding, rules=())),
+        )
+        for one in (mode, *others):
+            for phase in PHASES:
+                made = program_after(one, phase, "place-memory")
+                assert passes.compile_phase(one, phase).program == made
 
 
 def test_partial_sums_reach_no_op_that_computes() -> None:
