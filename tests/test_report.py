@@ -40,6 +40,16 @@ plan one {
 """
 
 
+LARGEST = """
+model deep = llama_3_1_8b with { layers = 10000 }
+cluster many { node = h100_8, count = 8192, network { topology = fat_tree, bandwidth = 50 GB/s, latency = 5 us } }
+plan largest {
+  model = deep, cluster = many, sharding { dp = 128, tp = 8, pp = 64 }
+  workload { input = 1024, output = 128, batch = 1 }
+}
+"""
+
+
 class Read(HTMLParser):
     """The elements of a page in order, the text outside of scripts, and the scripts."""
 
@@ -186,6 +196,28 @@ def test_an_example_gives_a_page(path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_every_example_gives_a_page(path: Path, tmp_path: Path) -> None:
     check_example(path, tmp_path)
+
+
+@pytest.mark.extras
+@pytest.mark.parametrize("name", ["search_70b", "traffic/operator", "clusters/racks"])
+def test_the_same_file_gives_the_same_bytes(name: str, tmp_path: Path) -> None:
+    outs = [tmp_path / "one.html", tmp_path / "two.html"]
+    for out in outs:
+        assert main(["report", str(ROOT / "examples" / f"{name}.plan"), "-o", str(out), "--requests", "60"]) == OK
+    assert outs[0].read_bytes() == outs[1].read_bytes()
+
+
+@pytest.mark.extras
+def test_the_largest_plans_give_a_page_of_bounded_size(tmp_path: Path) -> None:
+    path, out = tmp_path / "a.plan", tmp_path / "a.html"
+    path.write_text(LARGEST)
+    assert main(["report", str(path), "-o", str(out)]) == OK
+    assert out.stat().st_size < 2_500_000
+    words = "".join(Read(out.read_text("utf-8")).words)
+    assert "stages 7 to 62 are not drawn" in words
+    assert "later passes are not drawn" in words
+    assert "layers are not drawn" in words
+    assert "A row stands for up to 2,048 ranks" in words
 
 
 def check_example(path: Path, folder: Path) -> None:
