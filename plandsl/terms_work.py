@@ -23,8 +23,8 @@ WORK: Entries = {
         EXPLAIN,
     ),
     "roofline": (
-        "A chart of ops: the FLOP/s that each reaches, over its FLOP for each byte of memory. Lines above them are what "
-        "the memory and the arithmetic of the GPU could give at most.",
+        "A chart of ops: the FLOP/s that each reaches, over its FLOP for each byte of memory. The lines are what "
+        "the GPU's memory and arithmetic could give at most.",
         ("roof", "FLOP per byte", "arithmetic intensity"),
         "docs/report.md#what-it-shows",
     ),
