@@ -32,7 +32,7 @@ endif
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-all extras test-extras lint types fmt tables words vscode completions bench accuracy traffic calibrate memory \
-  loop study field figures partitioner seeds fuzz golden docs release-check web clean
+  loop study field figures partitioner seeds fuzz golden web docs release-check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -146,11 +146,7 @@ $(DEV): pyproject.toml | $(BIN)/python
 	@touch $(RUNTIME) $@
 
 $(ALL): pyproject.toml | $(DEV)
-	$(PIP) --editable '.[dev,render,all,takers]'
-	@touch $@
-
-tests/web/node_modules: tests/web/package-lock.json
-	cd tests/web && npm ci --silent
+	$(PIP) --editable '.[dev,render,all,takers,docs]'
 	@touch $@
 
 $(RELEASE): pyproject.toml | $(DEV)
@@ -159,6 +155,10 @@ $(RELEASE): pyproject.toml | $(DEV)
 
 $(DOCS): pyproject.toml | $(DEV)
 	$(PIP) --editable '.[dev,render,docs]'
+	@touch $@
+
+tests/web/node_modules: tests/web/package-lock.json
+	cd tests/web && npm ci --silent
 	@touch $@
 
 $(BIN)/python:

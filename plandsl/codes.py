@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from plandsl.codes_compare import COMPARE_CODES
+from plandsl.codes_earlier import EARLIER_CODES
 from plandsl.codes_editing import EDITING_CODES
 from plandsl.codes_export import EXPORT_CODES
 from plandsl.codes_headers import HEADER_CODES
@@ -549,8 +550,8 @@ CODES: dict[str, Code] = {
     for table in (
         *(SYNTAX_CODES, NAME_CODES, HF_CODES, HEADER_CODES, MODEL_CODES, SHARDING_CODES),
         *(COMMAND_CODES, RENDER_CODES, MONEY_CODES, PYTHON_CODES, EDITING_CODES, EXPORT_CODES),
-        *(STATE_CODES, TOWER_CODES, TRACE_CODES, COMPARE_CODES, MEASURE_CODES, INDEX_CODES, VERSION_CODES),
-        *(REPORT_CODES,),
+        *(STATE_CODES, TOWER_CODES, TRACE_CODES, COMPARE_CODES, MEASURE_CODES, INDEX_CODES, REPORT_CODES),
+        *(VERSION_CODES, EARLIER_CODES),
     )
     for name, parts in table.items()
 }
