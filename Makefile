@@ -27,7 +27,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all extras test-extras lint types fmt tables completions bench accuracy traffic calibrate memory loop study field \
+.PHONY: help demo test test-all extras test-extras lint types fmt tables words completions bench accuracy traffic calibrate memory loop study field \
   figures partitioner seeds fuzz golden clean
 
 help:  ## list the targets
@@ -63,6 +63,9 @@ fmt: $(DEV)  ## format the code, and fix what ruff can fix
 
 tables: $(RUNTIME)  ## generate grammar/_tables.py from the grammar
 	$(BIN)/python -m plandsl.grammar.build
+
+words: $(RUNTIME)  ## write plandsl/editing/words.json, what editors say of fields, from docs/language.md
+	$(BIN)/python -m benchmarks.words
 
 completions: $(DEV)  ## write plandsl/completion from the command line
 	$(BIN)/python -m benchmarks.completions

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import plandsl
@@ -191,8 +192,9 @@ def catalog_find(kind: str, name: str) -> tuple[s.Decl, Unit] | None:
 class Library:
     """The files of one compilation, and the look-up of names in them."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: Report, texts: Mapping[Path, str] = MappingProxyType({})) -> None:
         self.report = report
+        self.texts = texts  # of files that somebody is writing, by their paths: each counts as the file's content
         self.sources: dict[str, str] = {}
         self.folder: Path | None = None  # of the root file: no file outside it is read
         self.configs: dict[Path, Unit | None] = {}  # the file that `hf` made of each config; None if it is wrong

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from plandsl.codes_compare import COMPARE_CODES
+from plandsl.codes_editing import EDITING_CODES
 from plandsl.codes_export import EXPORT_CODES
 from plandsl.codes_headers import HEADER_CODES
 from plandsl.codes_hf import HF_CODES
@@ -545,7 +546,7 @@ CODES: dict[str, Code] = {
     name: Code(*parts)
     for table in (
         *(SYNTAX_CODES, NAME_CODES, HF_CODES, HEADER_CODES, MODEL_CODES, SHARDING_CODES),
-        *(COMMAND_CODES, RENDER_CODES, MONEY_CODES, PYTHON_CODES, EXPORT_CODES),
+        *(COMMAND_CODES, RENDER_CODES, MONEY_CODES, PYTHON_CODES, EDITING_CODES, EXPORT_CODES),
         *(STATE_CODES, TOWER_CODES, TRACE_CODES, COMPARE_CODES, MEASURE_CODES, INDEX_CODES),
     )
     for name, parts in table.items()

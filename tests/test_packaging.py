@@ -22,7 +22,7 @@ LINKED = {
     "plandsl.grammar": "grammar",
     "plandsl.passes": "passes",
 }
-SHIPPED = {".py", ".lark", ".plan", ".family", ".csv", "py.typed", "_planc", "planc.bash", "planc.fish"}
+SHIPPED = {".py", ".lark", ".plan", ".family", ".csv", "py.typed", "words.json", "_planc", "planc.bash", "planc.fish"}
 """Endings and names of files."""
 
 # Together on one worker, so that the wheel is built once.
