@@ -62,7 +62,8 @@ def _fixes(reading: Reading, diagnostic: Diagnostic) -> Iterator[Action]:
         if (tried := tried + 1) > MOST_TRIED:
             return
         # earlier findings are not taken over: they are of declarations that the edit may have changed
-        after = Reading(text, reading.file, reading.module.library.texts, before=reading)
+        library = reading.module.library
+        after = Reading(text, reading.file, library.texts, before=reading, reads_files=library.reads_files)
         if _weight(after) < before and not _still_there(after, diagnostic, edits):
             yield Action(title, tuple(edits), diagnostic)
 

@@ -34,11 +34,16 @@ ASSUMED_WORDS = {"otherwise": "falling back to"}
 
 def print_estimate(plan: PlanSpec, estimate: Estimate, console: Console) -> None:
     """Print the whole report of one plan."""
-    fleet = [] if estimate.fleet is None else [fleet_line(estimate.fleet)]
     parts: list[RenderableType] = [title_of(plan, estimate)]
     if estimate.requires:
         parts += [requirement_table(estimate.requires), Text()]
-    parts += [_overview(plan, estimate), *fleet, Text()]
+    print_lines(console, *parts, _overview(plan, estimate), *detail_parts(plan, estimate))
+
+
+def detail_parts(plan: PlanSpec, estimate: Estimate) -> list[RenderableType]:
+    """The lines and tables of a report below its overview; empty lines part them."""
+    parts: list[RenderableType] = [] if estimate.fleet is None else [fleet_line(estimate.fleet)]
+    parts.append(Text())
     if estimate.simulated is not None:
         from plandsl.answers.text.short import short_lines
 
@@ -57,8 +62,7 @@ def print_estimate(plan: PlanSpec, estimate: Estimate, console: Console) -> None
     parts += [time_table(estimate), Text()]
     if estimate.communication.rows:
         parts += [communication_table(estimate.communication, len(estimate.stages)), Text()]
-    parts += list(_footnotes(plan, estimate))
-    print_lines(console, *parts)
+    return [*parts, *_footnotes(plan, estimate)]
 
 
 def print_comparison(estimates: Sequence[Estimate], console: Console) -> None:
@@ -119,7 +123,7 @@ def _overview(plan: PlanSpec, e: Estimate) -> Sheet:
     share = show_percent(used) if used < 10 else f"{show_count(used)} times the capacity"
     fits = Text("yes", style="bold green") if e.fits else Text("NO", style="bold red")
     fits.append(f", {share} of {show_bytes(e.memory.capacity)}", style="not bold default")
-    table.add_row("fits", fits, "load", f"{_load_words(plan, e)}{batches if e.load is None else ''}{replicas}")
+    table.add_row("fits", fits, "load", f"{load_words(plan, e)}{batches if e.load is None else ''}{replicas}")
     if e.simulated is None:
         _add_metrics(table, e)
     if e.encodes:
@@ -136,7 +140,8 @@ def _with_money(table: Sheet, e: Estimate) -> Sheet:
     return table
 
 
-def _load_words(plan: PlanSpec, e: Estimate) -> str:
+def load_words(plan: PlanSpec, e: Estimate) -> str:
+    """What a plan serves: tokens in and out, and how many requests at once."""
     load = plan.workload
     if load.traffic is not None:
         known = load.traffic.lengths is not None or load.traffic.classes
