@@ -28,7 +28,7 @@ endif
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-all extras test-extras lint types fmt tables words completions bench accuracy traffic calibrate memory loop study field \
-  figures partitioner seeds fuzz golden web clean
+  figures partitioner seeds fuzz golden web page clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -113,6 +113,9 @@ fuzz: $(DEV)  ## the property tests, at length
 
 golden: $(DEV)  ## rewrite the expected half of the golden tests; read the diff
 	$(BIN)/pytest --update-golden
+
+page:  ## bundle the scripts of the playground into backends/serve/static; needs npm
+	cd backends/serve/page && npm ci --no-audit --no-fund && npm run build
 
 clean:  ## remove all that make and the tools made, .venv too
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage htmlcov

@@ -14,7 +14,7 @@ SERVE_CODES: dict[str, tuple[str, str, str, str]] = {
         "the server cannot listen at this address",
         "The port is in use, or this machine has no such address or name.",
         "",
-        "choose another port with `--port`, or any free one with `--port 0`; without `--host` it is this machine alone.",
+        "choose another port with `--port`, or any free one with `--port 0`; leave `--host` out.",
     ),
     "E597": (
         "a playground reads no files",

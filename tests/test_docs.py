@@ -63,7 +63,7 @@ DOCS = ROOT / "docs"
 PAGES = (
     "language.md", "cost.md", "api.md", "architecture.md", "calibration.md", "measuring.md", "accuracy.md", "search.md",
     "traffic.md", "operator.md", "ci.md", "money.md", "laws.md", "gallery.md", "engines.md", "machines.md", "traces.md",
-    "compare.md", "partitioner.md",
+    "compare.md", "partitioner.md", "playground.md",
 )  # fmt: skip
 FENCE = re.compile(r"^```([^\n`]+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 GENERATED = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

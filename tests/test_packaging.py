@@ -25,6 +25,9 @@ LINKED = {
 SHIPPED = {".py", ".lark", ".plan", ".family", ".csv", "py.typed", "words.json", "_planc", "planc.bash", "planc.fish"}
 """Endings and names of files."""
 
+PAGE = "static"
+"""The folder whose files are all shipped: the page of `planc serve`."""
+
 # Together on one worker, so that the wheel is built once.
 pytestmark = pytest.mark.xdist_group("packaging")
 
@@ -36,7 +39,7 @@ def installed_files(root: Path) -> dict[str, Path]:
         for at, folders, names in os.walk(root / folder, followlinks=False):
             folders[:] = [name for name in folders if name != "__pycache__"]
             for path in (Path(at, name) for name in names):
-                if path.suffix in SHIPPED or path.name in SHIPPED:
+                if path.suffix in SHIPPED or path.name in SHIPPED or path.parent.name == PAGE:
                     inside = path.relative_to(root / folder).as_posix()
                     found[f"{package.replace('.', '/')}/{inside}"] = path
     return found

@@ -50,8 +50,8 @@ function _shtab_planc_using
   test "$_shtab_planc_cmdpath" = "$argv"
 end
 
-set -g _shtab_planc_commands init compile check render verify laws search fmt catalog passes explain diff compare compare-comm measure calibrate accuracy simulate autoscale completion export import run
-set -g _shtab_planc_opts_with_value --against --connector --devices --draws --dtype --dump --every --fit --for --format --gpu --law --least --model --node --output --phase --plan --plot --ranks --requests --rows --scheduler --search --seconds --seed --seeds --set --simulate --steps --to --top --view -o
+set -g _shtab_planc_commands init compile check render verify laws search fmt catalog passes explain diff compare compare-comm measure calibrate accuracy simulate autoscale serve completion export import run
+set -g _shtab_planc_opts_with_value --against --connector --devices --draws --dtype --dump --every --fit --for --format --gpu --host --idle --law --least --model --node --output --phase --plan --plot --port --ranks --requests --rows --scheduler --search --seconds --seed --seeds --set --simulate --steps --to --top --view -o
 
 complete -c planc -e
 complete -c planc -f
@@ -206,6 +206,15 @@ complete -c planc -n '_shtab_planc_using autoscale' -l requests -x -d 'serve N r
 complete -c planc -n '_shtab_planc_using autoscale' -l least -x -d 'replicas that always run (default: 1)'
 complete -c planc -n '_shtab_planc_using autoscale' -l scheduler -x -d 'distribute the work over a Dask cluster'
 complete -c planc -n '_shtab_planc_using autoscale; and test $_shtab_planc_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a .plan file, or - for standard input'
+complete -c planc -n '_shtab_planc_using; and test $_shtab_planc_npos -eq 0' -a serve -d 'Open a playground in the browser: an editor, with estimates and pictures as you type.'
+complete -c planc -n '_shtab_planc_using serve' -s h -l help -d 'show this help message and exit'
+complete -c planc -n '_shtab_planc_using serve' -l json -d 'print the machine form'
+complete -c planc -n '_shtab_planc_using serve' -l port -x -d '(default: the first free one from 8765 on)'
+complete -c planc -n '_shtab_planc_using serve' -l host -x -d 'a name or address of this machine, for others (default: this machine alone)'
+complete -c planc -n '_shtab_planc_using serve' -l open -d 'open the page in the browser'
+complete -c planc -n '_shtab_planc_using serve' -l for -x -d 'stop after this time'
+complete -c planc -n '_shtab_planc_using serve' -l idle -x -d 'stop after this time without a request'
+complete -c planc -n '_shtab_planc_using serve; and test $_shtab_planc_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a .plan file to start with, or - for standard input'
 complete -c planc -n '_shtab_planc_using; and test $_shtab_planc_npos -eq 0' -a completion -d 'Print the script that completes planc'"'"'s commands in a shell.'
 complete -c planc -n '_shtab_planc_using completion' -s h -l help -d 'show this help message and exit'
 complete -c planc -n '_shtab_planc_using completion' -l json -d 'print the machine form'
