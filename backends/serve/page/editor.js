@@ -57,7 +57,7 @@ export function makeEditor(parent, words, text, changed) {
       ...closeBracketsKeymap, ...defaultKeymap, ...searchKeymap, ...historyKeymap, ...completionKeymap, ...lintKeymap,
       { key: "Mod-/", run: toggleComment },
     ]),
-    EditorView.contentAttributes.of({ "aria-label": "plan", spellcheck: "false", autocapitalize: "off" }),
+    EditorView.contentAttributes.of({ "aria-label": "plan", spellcheck: "false", autocapitalize: "off", tabindex: "0" }),
     EditorView.updateListener.of((update) => update.docChanged && changed()),
   ];
   return new EditorView({ parent, state: EditorState.create({ doc: text, extensions }) });
