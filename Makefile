@@ -16,6 +16,8 @@ RUNTIME := $(VENV)/.installed$(if $(DOT),,-render)
 DEV := $(RUNTIME)-dev
 ALL := $(RUNTIME)-all
 
+VSCODE := grammar/editors/vscode
+
 SEEDS := 1 2 3 4 5 6 7 8 9 10
 
 EXAMPLE := examples/llama3_70b.plan
@@ -27,7 +29,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all extras test-extras lint types fmt tables words completions bench accuracy traffic calibrate memory loop study field \
+.PHONY: help demo test test-all extras test-extras lint types fmt tables words vscode completions bench accuracy traffic calibrate memory loop study field \
   figures partitioner seeds fuzz golden web page clean
 
 help:  ## list the targets
@@ -63,11 +65,16 @@ fmt: $(DEV)  ## format the code, and fix what ruff can fix
 	$(BIN)/ruff check --fix --exit-zero
 	$(BIN)/ruff format
 
-tables: $(RUNTIME)  ## generate grammar/_tables.py from the grammar
+tables: $(RUNTIME)  ## generate grammar/_tables.py and the colours of VS Code from the grammar
 	$(BIN)/python -m plandsl.grammar.build
+	$(BIN)/python -m plandsl.grammar.editors.build
 
 words: $(RUNTIME)  ## write plandsl/editing/words.json, what editors say of fields, from docs/language.md
 	$(BIN)/python -m benchmarks.words
+
+vscode: $(RUNTIME)  ## check and pack the extension for VS Code with npm, as build/plan.vsix
+	@mkdir -p build
+	cd $(VSCODE) && npm install --no-audit --no-fund && npm run check && npm run package -- --out ../../../build/plan.vsix
 
 completions: $(DEV)  ## write plandsl/completion from the command line
 	$(BIN)/python -m benchmarks.completions

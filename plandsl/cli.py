@@ -259,6 +259,11 @@ def _execute(made: _Parser) -> None:
     made.add_argument("--seed", type=int, default=0, help="seed of weights and tokens (default: 0)")
 
 
+def _lsp(made: _Parser) -> None:
+    made.add_argument("--stdio", action="store_true", help="speak over standard input and output (default)")
+    made.add_argument("--port", metavar="N", type=int, help="listen on port N of this machine instead")
+
+
 def _import(made: _Parser) -> None:
     made.add_argument("source", metavar="FILE|WORDS", nargs="+",
                       help="a script, a manifest, - for standard input, or `--` and a command")  # fmt: skip
@@ -300,6 +305,7 @@ VERBS: dict[str, tuple[str, Takes]] = {
     "accuracy": ("compare predictions with measurements", _accuracy),
     "simulate": ("serve the requests of a plan one by one: percentiles, goodput, occupancy", _simulate),
     "autoscale": ("find the fewest replicas for each hour of a load, and what they cost", _autoscale),
+    "lsp": ("serve an editor: mistakes as one types, completions, derived numbers, fixes", _lsp),
     "serve": ("open a playground in the browser: an editor, with estimates and pictures as you type", _serve),
     "completion": ("print the script that completes planc's commands in a shell", _completion),
     "export": ("write a plan as a file that another tool reads", _export),

@@ -63,7 +63,7 @@ DOCS = ROOT / "docs"
 PAGES = (
     "language.md", "cost.md", "api.md", "architecture.md", "calibration.md", "measuring.md", "accuracy.md", "search.md",
     "traffic.md", "operator.md", "ci.md", "money.md", "laws.md", "gallery.md", "engines.md", "machines.md", "traces.md",
-    "compare.md", "partitioner.md", "playground.md",
+    "compare.md", "partitioner.md", "editor.md", "playground.md",
 )  # fmt: skip
 FENCE = re.compile(r"^```([^\n`]+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 GENERATED = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -146,7 +146,12 @@ def judged(block, folder):
 
 
 def test_every_block_is_of_a_known_kind():
-    assert {b.info[0] for b in BLOCKS} <= {"plan", "console", "csv", "ir", "json", "python", "text", "yaml"}
+    ours, editors = (
+        {"plan", "console", "csv", "ir", "json", "python", "text", "yaml"},
+        {"elisp", "jsonc", "lua", "toml"},
+    )
+    assert {b.info[0] for b in BLOCKS} <= ours | editors
+    assert {b.page for b in BLOCKS if b.info[0] in editors} == {"editor.md"}
     words = {word.partition("=")[0] for b in BLOCKS if b.info[0] == "plan" for word in b.info[1:]}
     assert words <= {"file", "fragment", "fails", *CODES}
 

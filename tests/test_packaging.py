@@ -166,7 +166,9 @@ def test_wheel_finds_its_catalog(unpacked: Path, tmp_path: Path) -> None:
 
 def test_wheel_installs_planc(unpacked: Path) -> None:
     (path,) = unpacked.glob("*.dist-info/entry_points.txt")
-    assert path.read_text().split() == ["[console_scripts]", "planc", "=", "plandsl.cli:main"]
+    expected = ["[console_scripts]", "planc", "=", "plandsl.cli:main"]
+    expected += ["[pygments.lexers]", "plan", "=", "plandsl.grammar.editors.pygments_plan:PlanLexer"]
+    assert path.read_text().split() == expected
 
 
 def test_runtime_dependencies_are_a_closed_set(metadata: email.message.Message) -> None:

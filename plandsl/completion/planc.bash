@@ -5,7 +5,7 @@
 #    source ~/.local/share/bash_completion/planc
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_planc_subparsers=(init compile check render verify laws search fmt catalog passes explain diff compare compare-comm measure calibrate accuracy simulate autoscale serve completion export import run)
+_shtab_planc_subparsers=(init compile check render verify laws search fmt catalog passes explain diff compare compare-comm measure calibrate accuracy simulate autoscale lsp serve completion export import run)
 
 _shtab_planc_init_option_strings=(-h --help --json --model --node)
 _shtab_planc_compile_option_strings=(-h --help --json --plan --set --dump --phase)
@@ -26,6 +26,7 @@ _shtab_planc_calibrate_option_strings=(-h --help --json -o --output --pooled)
 _shtab_planc_accuracy_option_strings=(-h --help --json --rows)
 _shtab_planc_simulate_option_strings=(-h --help --json --plan --set --requests --seeds --find-rate --rows --plot --view --scheduler)
 _shtab_planc_autoscale_option_strings=(-h --help --json --plan --set --every --requests --least --scheduler)
+_shtab_planc_lsp_option_strings=(-h --help --json --stdio --port)
 _shtab_planc_serve_option_strings=(-h --help --json --port --host --open --for --idle)
 _shtab_planc_completion_option_strings=(-h --help --json)
 _shtab_planc_export_option_strings=(-h --help --json --plan --set --to --connector -o --output --ranks --steps --simulate --requests --shrink)
@@ -86,7 +87,7 @@ _shtab_planc_catalog_pos_0_choices=(model gpu node cluster calibration engine)
 _shtab_planc_simulate___view_choices=(latency occupancy steps rates)
 _shtab_planc_completion_pos_0_choices=(bash zsh fish)
 _shtab_planc_export___connector_choices=(nixl mooncake)
-_shtab_planc_pos_0_choices=(init compile check render verify laws search fmt catalog passes explain diff compare compare-comm measure calibrate accuracy simulate autoscale serve completion export import run)
+_shtab_planc_pos_0_choices=(init compile check render verify laws search fmt catalog passes explain diff compare compare-comm measure calibrate accuracy simulate autoscale lsp serve completion export import run)
 
 _shtab_planc_init__h_nargs=0
 _shtab_planc_init___help_nargs=0
@@ -157,6 +158,10 @@ _shtab_planc_simulate___find_rate_nargs=0
 _shtab_planc_autoscale__h_nargs=0
 _shtab_planc_autoscale___help_nargs=0
 _shtab_planc_autoscale___json_nargs=0
+_shtab_planc_lsp__h_nargs=0
+_shtab_planc_lsp___help_nargs=0
+_shtab_planc_lsp___json_nargs=0
+_shtab_planc_lsp___stdio_nargs=0
 _shtab_planc_serve__h_nargs=0
 _shtab_planc_serve___help_nargs=0
 _shtab_planc_serve___json_nargs=0

@@ -50,7 +50,7 @@ function _shtab_planc_using
   test "$_shtab_planc_cmdpath" = "$argv"
 end
 
-set -g _shtab_planc_commands init compile check render verify laws search fmt catalog passes explain diff compare compare-comm measure calibrate accuracy simulate autoscale serve completion export import run
+set -g _shtab_planc_commands init compile check render verify laws search fmt catalog passes explain diff compare compare-comm measure calibrate accuracy simulate autoscale lsp serve completion export import run
 set -g _shtab_planc_opts_with_value --against --connector --devices --draws --dtype --dump --every --fit --for --format --gpu --host --idle --law --least --model --node --output --phase --plan --plot --port --ranks --requests --rows --scheduler --search --seconds --seed --seeds --set --simulate --steps --to --top --view -o
 
 complete -c planc -e
@@ -206,6 +206,11 @@ complete -c planc -n '_shtab_planc_using autoscale' -l requests -x -d 'serve N r
 complete -c planc -n '_shtab_planc_using autoscale' -l least -x -d 'replicas that always run (default: 1)'
 complete -c planc -n '_shtab_planc_using autoscale' -l scheduler -x -d 'distribute the work over a Dask cluster'
 complete -c planc -n '_shtab_planc_using autoscale; and test $_shtab_planc_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a .plan file, or - for standard input'
+complete -c planc -n '_shtab_planc_using; and test $_shtab_planc_npos -eq 0' -a lsp -d 'Serve an editor: mistakes as one types, completions, derived numbers, fixes.'
+complete -c planc -n '_shtab_planc_using lsp' -s h -l help -d 'show this help message and exit'
+complete -c planc -n '_shtab_planc_using lsp' -l json -d 'print the machine form'
+complete -c planc -n '_shtab_planc_using lsp' -l stdio -d 'speak over standard input and output (default)'
+complete -c planc -n '_shtab_planc_using lsp' -l port -x -d 'listen on port N of this machine instead'
 complete -c planc -n '_shtab_planc_using; and test $_shtab_planc_npos -eq 0' -a serve -d 'Open a playground in the browser: an editor, with estimates and pictures as you type.'
 complete -c planc -n '_shtab_planc_using serve' -s h -l help -d 'show this help message and exit'
 complete -c planc -n '_shtab_planc_using serve' -l json -d 'print the machine form'

@@ -60,6 +60,7 @@ def complete(reading: Reading, line: int, column: int) -> Completions:
         return Completions(place.column + 1, list(_files(reading, place)))
     found = {item.label: item for item in reversed([*_offers(reading, place)])}
     fits = [item for item in reversed(found.values()) if _fits(place.prefix, item.label)]
+    fits.sort(key=lambda item: not item.label.lower().startswith(place.prefix.lower()))
     return Completions(place.column, fits[:MOST])
 
 

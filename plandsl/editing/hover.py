@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from plandsl.diagnostics import PlanError, Span
-from plandsl.driver import CompiledPlan
+from plandsl.diagnostics import Span
 from plandsl.editing.derived import OpFact, estimate_table, ops_of_line
 from plandsl.editing.fields import FUNCTIONS, ITEMS, METRICS, OPTIONS, fields_of
 from plandsl.editing.place import Place, place_at
@@ -173,23 +172,11 @@ def _let(reading: Reading, name: str) -> str:
 
 
 def _plan(reading: Reading, name: str) -> Iterator[str]:
-    found = _estimated(lambda: reading.plan(name))
-    if found is None:
+    e = reading.estimate(name)
+    if e is None:
         return
-    e = found.closed_form()
     yield _table(("", ""), estimate_table(e))
     yield "\n".join(f"- require {one.text}: {'met' if one.ok else 'missed'}" for one in e.requires)
-
-
-def _estimated(made: Callable[[], CompiledPlan | None]) -> CompiledPlan | None:
-    """A plan that has an estimate; None where something is wrong with it."""
-    try:
-        plan = made()
-        if plan is not None:
-            plan.closed_form()
-    except PlanError:
-        return None
-    return plan
 
 
 def _verdict(reading: Reading, token: Token, place: Place) -> str:
@@ -197,8 +184,8 @@ def _verdict(reading: Reading, token: Token, place: Place) -> str:
     head = place.frames[1].head if len(place.frames) > 1 else ()
     if len(head) < 2 or head[0].text != "plan":
         return ""
-    plan = _estimated(lambda: reading.plan(head[1].text))
-    asked = plan.closed_form().requires if plan is not None else ()
+    e = reading.estimate(head[1].text)
+    asked = e.requires if e is not None else ()
     text = reading.lines[token.span.line - 1].split("#")[0].partition("require")[2].strip()
     verdicts = [f"`{one.text}` is {'met' if one.ok else 'missed'}" for one in asked if one.text in text]
     return "; ".join(verdicts)
@@ -287,7 +274,7 @@ def _line(reading: Reading, token: Token) -> Iterator[str]:
     """What a line of a model becomes in the first plan that runs it."""
     line = token.span.line
     for name in plans_of_line(reading, line):
-        plan = _estimated(lambda name=name: reading.plan(name))  # type: ignore[misc]
+        plan = reading.plan(name) if reading.estimate(name) is not None else None
         if plan is None:
             continue
         at = reading.line_compiled(("plan", name), line)

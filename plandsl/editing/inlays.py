@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from plandsl.diagnostics import PlanError
-from plandsl.driver import CompiledPlan
 from plandsl.editing.derived import OpFact, ops_by_line, summary
 from plandsl.editing.hover import fields_in, plans_of_line
 from plandsl.editing.reading import Reading, Stopped
@@ -95,20 +93,9 @@ def _shardings(item: s.Decl) -> Iterator[s.Body]:
 # ---- what plans achieve
 
 
-def _compiled(reading: Reading, name: str) -> CompiledPlan | None:
-    try:
-        return reading.plan(name)
-    except PlanError:
-        return None
-
-
 def _plan(reading: Reading, name: str, item: s.Let | s.Decl) -> Iterator[Inlay]:
-    plan = _compiled(reading, name)
-    if plan is None:
-        return
-    try:
-        e = plan.closed_form()
-    except PlanError:
+    e = reading.estimate(name)
+    if e is None:
         return
     line = item.name.span.line
     code = reading.lines[line - 1].split("#")[0].rstrip()
@@ -119,7 +106,7 @@ def _plan(reading: Reading, name: str, item: s.Let | s.Decl) -> Iterator[Inlay]:
 def _shapes(reading: Reading, first: int, last: int) -> Iterator[Inlay]:
     """What each line of a model makes on one rank, in a prefill of the first plan that runs it."""
     for name in plans_of_line(reading, first):
-        plan = _compiled(reading, name)
+        plan = reading.plan(name) if reading.estimate(name) is not None else None
         if plan is None:
             continue
         ops = ops_by_line(plan, "prefill", reading.file)

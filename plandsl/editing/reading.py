@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
+from plandsl.answers.estimate import Estimate
 from plandsl.diagnostics import Diagnostic, Label, PlanError, Span
 from plandsl.driver import CompiledPlan, check_plan
 from plandsl.grammar import syntax as s
@@ -57,6 +58,7 @@ class Checked:
         self.resolved: tuple[Diagnostic, ...] = ()
         self.compiled: tuple[Diagnostic, ...] | None = None
         self.plan: CompiledPlan | None = None
+        self.estimate: Estimate | None = None
         self.names: frozenset[str] = frozenset()
 
     @property
@@ -160,6 +162,19 @@ class Reading:
             return None
         self._compile(key, self._look_at(key))
         return self._look_at(key).plan
+
+    def estimate(self, name: str) -> Estimate | None:
+        """The estimate of a plan in closed form; None where it has none."""
+        plan = self.plan(name)
+        if plan is None:
+            return None
+        made = self._look_at(("plan", name))
+        if made.estimate is None:
+            try:
+                made.estimate = plan.closed_form()
+            except PlanError:
+                return None
+        return made.estimate
 
     def line_compiled(self, key: Key, line: int) -> int:
         """The line that the compiled plan of ``key`` has for a line of this text; 0 for one that it does not know."""
