@@ -370,6 +370,7 @@ TO_START = {
     "planc compile first.plan": "its estimates, and where the time goes",
     "planc explain first.plan": "what would make it faster",
     "planc search FILE": "the best sharding for a load",
+    "planc serve first.plan": "all of this in the browser, as you type",
     "planc simulate FILE": "percentiles under traffic",
     "planc catalog llama": "models, GPUs, nodes and engines that ship, by a part of the name",
     "planc explain TTFT": "what a word of a report means",

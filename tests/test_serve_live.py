@@ -300,11 +300,9 @@ HOSTILE = {
     "a chain of lets": "".join(f"let a{i} = a{i + 1} + a{i + 1}\n" for i in range(5_000)),
     "lets that double": "".join(f"let a{i} = [a{i + 1}, a{i + 1}]\n" for i in range(60)) + "let a60 = 1\n",
     "endless plans": PLAN + "".join(f"plan p{i} = p\n" for i in range(3_000)),
-    "many plans": PLAN + "".join(f"plan p{i} = p with {{ workload.batch = {i + 1} }}\n" for i in range(199)),
-    "plans that differ": PLAN
-    + "".join(
-        f"plan p{i} = p with {{ sharding {{ tp = {1 + i % 2} }}, workload.input = {i + 9} }}\n" for i in range(190)
-    ),
+    "many plans": PLAN + "".join(f"plan p{i} = p with {{ workload {{ batch = {i + 1} }} }}\n" for i in range(199)),
+    "plans that differ": PLAN.replace("h100_2", "h100_8")
+    + "".join(f"plan p{i} = p with {{ sharding {{ tp = {2 ** (i % 4)} }} }}\n" for i in range(190)),
     "mistakes": "plan p { x = y }\n" * 8_000,
     "a circle": "plan a = b\nplan b = a\n",
     "10^9 experts": MODEL.format(layers=2, experts=10**9) + PLAN.replace("llama_3_1_8b", "m"),

@@ -13,17 +13,27 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from plandsl.backends.serve import fence
 from plandsl.backends.serve.guard import Refusal, refuse, said
 from plandsl.backends.serve.limits import Limits
-from plandsl.diagnostics import Diagnostic
+from plandsl.diagnostics import Diagnostic, PlanError
+
+T = TypeVar("T")
 
 Log = Callable[[str], None]
 """Takes what the server's owner should know; none of it reaches a browser."""
+
+
+READY = "ready"
+"""What a worker says first."""
+
+START = 60.0
+"""Seconds that a worker may take to start. The first one loads the compiler; the others are forked."""
 
 
 class Answer(Protocol):
@@ -79,6 +89,7 @@ def work(pipe: Connection, answer: Answer, limits: Limits) -> None:
     os.setpgid(0, 0)  # what the worker starts ends with it
     fence.bound(limits.memory)
     fence.raise_fence()
+    pipe.send(READY)
     while True:
         try:
             seconds, kind, body = pipe.recv()
@@ -112,6 +123,16 @@ class Worker:
         self.process = context.Process(target=work, args=(theirs, answer, limits), daemon=True)
         self.process.start()
         theirs.close()
+
+    def wait(self) -> None:
+        """Wait until the worker is ready. Raises `PlanError` (E595) where it does not start."""
+        try:
+            if self.pipe.poll(START) and self.pipe.recv() == READY:
+                return
+        except (EOFError, OSError):
+            pass
+        self.end()
+        raise PlanError([Diagnostic("E595", "the processes that answer do not start", hint="look at what they print")])
 
     def ask(self, kind: str, body: bytes, seconds: float) -> Reply:
         """The answer to a request. Raises `Lost` where there is none after so many seconds: the worker is of no use."""
@@ -150,11 +171,15 @@ class Crew:
         self.idle: asyncio.LifoQueue[Worker] = asyncio.LifoQueue()  # the last one knows the last text
         self.all: set[Worker] = set()
         self.waiting, self.stopped = 0, False
+        self.threads = ThreadPoolExecutor(
+            3 * limits.workers
+        )  # each waits for one worker, or for one to start or to end
 
     def start(self) -> None:
-        """Start the workers."""
-        for _ in range(self.limits.workers):
-            self.idle.put_nowait(self._hire())
+        """Start the workers. Raises `PlanError` (E595) where they do not start."""
+        for worker in [self._hire() for _ in range(self.limits.workers)]:
+            worker.wait()
+            self.idle.put_nowait(worker)
 
     def _hire(self) -> Worker:
         worker = Worker(self.answer, self.limits, self.loaded, self.log)
@@ -179,7 +204,7 @@ class Crew:
         """The answer of one worker, which is idle afterwards, or replaced. It runs to its end if the client goes."""
         try:
             seconds = max(0.05, deadline - time.monotonic())
-            reply = await asyncio.to_thread(worker.ask, kind, body, seconds)
+            reply = await self._wait(worker.ask, kind, body, seconds)
         except Lost as lost:
             reply, useless = _refused(lost.refusal), True
         else:
@@ -192,9 +217,20 @@ class Crew:
 
     async def _replace(self, worker: Worker) -> None:
         self.all.discard(worker)
-        await asyncio.to_thread(worker.end)
-        if not self.stopped:
-            self.idle.put_nowait(await asyncio.to_thread(self._hire))
+        await self._wait(worker.end)
+        if self.stopped:
+            return
+        try:
+            new = await self._wait(self._hire)
+            await self._wait(new.wait)
+        except PlanError as error:
+            self.log(str(error))
+        else:
+            new.end() if self.stopped else self.idle.put_nowait(new)
+
+    async def _wait(self, call: Callable[..., T], *arguments: object) -> T:
+        """What a call gives that waits for a process."""
+        return await asyncio.get_running_loop().run_in_executor(self.threads, call, *arguments)
 
     def stop(self) -> None:
         """End all workers."""
@@ -202,6 +238,7 @@ class Crew:
         for worker in self.all:
             worker.end()
         self.all.clear()
+        self.threads.shutdown(wait=False, cancel_futures=True)
 
 
 def busy() -> Refusal:

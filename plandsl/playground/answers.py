@@ -38,6 +38,9 @@ MOST_OFFERED = 200
 MOST_FIXES = 3
 """Most fixes that are offered for one diagnostic."""
 
+LONGEST_FIXED = 32_768
+"""Most characters of a text for which fixes are looked for: each fix that is tried reads the text again."""
+
 READS_FILES = ("use", "hf", "gguf", "trace", "trace_rate", "empirical", "measured")
 """Words that name files, which a playground does not offer."""
 
@@ -85,7 +88,7 @@ def fixes(asked: Asked, until: float) -> dict[str, Any]:
         found += reading.findings(("plan", _name(asked, reading)), compiled=True)
     offered: dict[Diagnostic, list[Action]] = {}
     for one in dict.fromkeys(found):
-        if time.monotonic() > until:
+        if len(reading.text) > LONGEST_FIXED or time.monotonic() > until:
             break
         if one.severity != "note":
             offered[one] = actions(reading, [one])[:MOST_FIXES]
