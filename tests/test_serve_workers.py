@@ -7,7 +7,6 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +14,7 @@ pytest.importorskip("resource", reason="this system has no limits of processes")
 
 from plandsl.backends.serve.limits import LIMITS
 from plandsl.backends.serve.workers import Crew, Reply
-from tests.misbehaving import misbehave
+from tests.misbehaving import WRITTEN, misbehave
 
 LIMITS_HERE = LIMITS._replace(seconds=0.5, workers=1, waiting=2, recycle=3, memory=1 << 29)
 
@@ -48,6 +47,7 @@ class Team:
 
 @pytest.fixture(scope="module")
 def team() -> Iterator[Team]:
+    WRITTEN.unlink(missing_ok=True)
     team = Team()
     yield team
     team.crew.stop()
@@ -88,7 +88,7 @@ def test_what_failed_is_told_to_the_owner(team: Team) -> None:
     team.log.clear()
     team.ask("fail")
     assert "a secret of the server" in "".join(team.log)
-    assert not Path("/tmp/written_by_a_worker").exists()
+    assert not WRITTEN.exists()
 
 
 def test_a_worker_is_replaced_after_so_many_answers(team: Team) -> None:
