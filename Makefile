@@ -15,6 +15,8 @@ DOT := $(shell command -v dot 2>/dev/null)
 RUNTIME := $(VENV)/.installed$(if $(DOT),,-render)
 DEV := $(RUNTIME)-dev
 ALL := $(RUNTIME)-all
+RELEASE := $(RUNTIME)-release
+DOCS := $(RUNTIME)-docs
 
 VSCODE := grammar/editors/vscode
 
@@ -29,11 +31,11 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all extras test-extras lint types fmt tables words vscode completions bench accuracy traffic calibrate memory loop study field \
-  figures partitioner seeds fuzz golden web page clean
+.PHONY: help demo test test-all extras test-extras lint types fmt tables words vscode completions bench accuracy traffic calibrate memory \
+  loop study field figures partitioner seeds fuzz golden web page docs release-check clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 demo: $(RUNTIME)  ## compile an example, print its estimates and draw its devices
 	$(BIN)/planc compile $(EXAMPLE)
@@ -51,8 +53,8 @@ extras: $(ALL)  ## install what some tests and `make partitioner` need: jax, not
 
 web: tests/web/node_modules  ## fetch what tests of pages take from npm: axe, which checks pages for all readers
 
-test-extras: $(ALL)  ## the tests that need these, and what is absent; LARGE=1 runs plans of 64 ranks and drawn plans too
-	LARGE=$(LARGE) $(BIN)/pytest -m extras -rA --no-header -q
+test-extras: $(ALL)  ## the tests that need these, and what is absent, and slow ones; LARGE=1 runs plans of 64 ranks and drawn plans too
+	LARGE=$(LARGE) $(BIN)/pytest -m "extras or slow" -rA --no-header -q
 
 lint: $(DEV)  ## ruff: rules and formatting
 	$(BIN)/ruff check
@@ -119,7 +121,13 @@ fuzz: $(DEV)  ## the property tests, at length
 	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest tests -k "fuzz or law"
 
 golden: $(DEV)  ## rewrite the expected half of the golden tests; read the diff
-	$(BIN)/pytest --update-golden
+	$(BIN)/pytest -m "not release" --update-golden
+
+docs: $(DOCS)  ## the pages of docs/ as a site, in build/site; the search needs a server: python -m http.server -d build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean
+
+release-check: $(RELEASE)  ## build the wheel and the sdist into build/release, install each alone, run the README
+	$(BIN)/pytest -m release tests/test_release.py
 
 page:  ## bundle the scripts of the playground into backends/serve/static; needs npm
 	cd backends/serve/page && npm ci --no-audit --no-fund && npm run build
@@ -146,6 +154,13 @@ $(ALL): pyproject.toml | $(DEV)
 
 tests/web/node_modules: tests/web/package-lock.json
 	cd tests/web && npm ci --silent
+
+$(RELEASE): pyproject.toml | $(DEV)
+	$(PIP) --editable '.[dev,render,release]'
+	@touch $@
+
+$(DOCS): pyproject.toml | $(DEV)
+	$(PIP) --editable '.[dev,render,docs]'
 	@touch $@
 
 $(BIN)/python:

@@ -58,7 +58,7 @@ _SHIPPED: dict[tuple[Any, Unit, str, str], Any] = {}
 def is_shipped(record: Record) -> bool:
     """Whether a record is an entry of the catalog as it stands there: no file of a user adds anything to it."""
     layers = (layer for layers in (*record.fields.values(), tuple(record.axes.values())) for layer in layers)
-    return (
+    return record.shipped or (
         record.unit.in_catalog
         and all(layer.unit.in_catalog for layer in layers)
         and all(item.unit.in_catalog for item in record.items())

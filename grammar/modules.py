@@ -14,6 +14,7 @@ from plandsl.diagnostics import Diagnostic, Label, Report, Span, clip, suggest
 from plandsl.files import read_file
 from plandsl.grammar import syntax as s
 from plandsl.grammar.parse import decode, parse
+from plandsl.grammar.version import check_version
 from plandsl.limits import MAX_ERRORS, MAX_FILE_BYTES
 
 KINDS = ("model", "gpu", "node", "cluster", "calibration", "engine", "sharding", "workload", "plan", "search")
@@ -84,7 +85,15 @@ class Unit:
         tree, found = parse(text, file)
         self.found += found
         for item in tree.items:
-            self._take(item)
+            if isinstance(item, s.Version):
+                self._check_version(item, item is tree.items[0])
+            else:
+                self._take(item)
+
+    def _check_version(self, item: s.Version, first: bool) -> None:
+        wrong = check_version(item, first)
+        if wrong and not (self.broken and not first):  # the line may be first but for what could not be read
+            self.found.append(wrong)
 
     def _take(self, item: s.Let | s.Use | s.Decl) -> None:
         if isinstance(item, s.Use):
@@ -116,7 +125,7 @@ class Unit:
     @property
     def broken(self) -> bool:
         """Whether some of the text could not be understood."""
-        return any(found.code.startswith("E1") for found in self.found)
+        return any(found.code.startswith(("E1", "E600")) for found in self.found)
 
     def reports_line(self, line: int) -> bool:
         """Whether some of a line could not be understood."""

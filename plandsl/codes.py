@@ -25,6 +25,7 @@ from plandsl.codes_states import STATE_CODES
 from plandsl.codes_syntax import SYNTAX_CODES
 from plandsl.codes_towers import TOWER_CODES
 from plandsl.codes_traces import TRACE_CODES
+from plandsl.codes_version import VERSION_CODES
 
 
 class Code(NamedTuple):
@@ -548,7 +549,8 @@ CODES: dict[str, Code] = {
     for table in (
         *(SYNTAX_CODES, NAME_CODES, HF_CODES, HEADER_CODES, MODEL_CODES, SHARDING_CODES),
         *(COMMAND_CODES, RENDER_CODES, MONEY_CODES, PYTHON_CODES, EDITING_CODES, EXPORT_CODES),
-        *(STATE_CODES, TOWER_CODES, TRACE_CODES, COMPARE_CODES, MEASURE_CODES, INDEX_CODES, SERVE_CODES),
+        *(STATE_CODES, TOWER_CODES, TRACE_CODES, COMPARE_CODES, MEASURE_CODES, INDEX_CODES),
+        *(SERVE_CODES, VERSION_CODES),
     )
     for name, parts in table.items()
 }

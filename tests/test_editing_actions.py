@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.editing import changes, dense
 from plandsl.editing.actions import actions, apply
 from plandsl.editing.inlays import inlays
 from plandsl.editing.outline import TYPES, folds, outline, painted
 from plandsl.editing.reading import Reading
 from tests.draws import pick
-from tests.marks import dense
 from tests.test_slips import TABLE
 
 ROOT = Path(__file__).parents[1]
@@ -92,3 +92,4 @@ def test_inlays_say_what_is_derived():
 def test_a_dense_file_has_its_size():
     assert 500 <= dense(500).count("\n") <= 540
     assert [d for d in Reading(dense(500)).look() if d.severity == "error"] == []
+    assert len(set(changes(dense(500)))) >= 20

@@ -34,7 +34,7 @@ WINGS = {
     "backends.cost.machine.tables", "backends.cost.work.crossing",
     "backends.cost.work.experts", "backends.cost.work.joined", "backends.cost.work.latent", "backends.cost.work.lookup",
     "backends.cost.work.adapters", "grammar.hf_towers",
-    "grammar.lora", "grammar.merging", "grammar.towers", "passes.adapters",
+    "grammar.lora", "grammar.merging", "grammar.towers", "passes.adapters", "spec.adapter_mix",
     "backends.cost.work.index", "grammar.index", "passes.index", "passes.shard_index",
     "backends.cost.work.states", "grammar.states", "passes.shard_states", "passes.states",
     "backends.cost.time.mixed", "backends.cost.time.trace", "backends.cost.time.unlike",

@@ -16,6 +16,8 @@ LOCAL = "127.0.0.1"
 
 def run_lsp(arguments: Namespace) -> int:
     """`planc lsp`: until the editor says that it is over, on standard input and output or on a port of this machine."""
+    if arguments.port is not None and not 0 < arguments.port < 65536:
+        raise PlanError([Diagnostic("E587", f"{arguments.port} is no port", hint="a port is from 1 to 65535")])
     try:
         from plandsl.lsp.server import make_server
     except ModuleNotFoundError as error:
@@ -31,8 +33,6 @@ def run_lsp(arguments: Namespace) -> int:
             sys.stdout = sys.stderr
             server.start_io(said, heard)
         return OK
-    if not 0 < arguments.port < 65536:
-        raise PlanError([Diagnostic("E587", f"{arguments.port} is no port", hint="a port is from 1 to 65535")])
     try:
         server.start_tcp(LOCAL, arguments.port)
     except OSError as error:

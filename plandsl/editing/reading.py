@@ -48,7 +48,8 @@ class Checked:
     """What was found of one declaration, in the version of the file in which it was looked at.
 
     ``state`` is all of the text on which it depends, and ``lines`` the first and last line of each declaration of the
-    root file among that. ``names`` are the names of the file, which hints of findings may offer.
+    root file among that. ``names`` are the names of the file, which hints of findings may offer; ``unread`` are places
+    that could not be understood, which may hide findings.
     """
 
     def __init__(self, state: object, lines: dict[Key, tuple[int, int]], module: Module) -> None:
@@ -60,6 +61,7 @@ class Checked:
         self.plan: CompiledPlan | None = None
         self.estimate: Estimate | None = None
         self.names: frozenset[str] = frozenset()
+        self.unread: tuple[object, ...] = ()
 
     @property
     def found(self) -> tuple[Diagnostic, ...]:
@@ -197,10 +199,11 @@ class Reading:
             parts = self._depends_on(key)
             state, lines = self._state(parts), {p.key: (p.line, p.item.span.end_line) for p in parts}
             earlier = self._before.get(key)
-            if earlier is not None and earlier.state == state and self._still_named(earlier):
+            if earlier is not None and earlier.state == state and self._still_holds(earlier):
                 self._checked[key] = earlier
             else:
                 self._checked[key] = self._resolve(key, Checked(state, lines, self.module.again()))
+                self._checked[key].unread = self._unread
         return self._checked[key]
 
     def _resolve(self, key: Key, made: Checked) -> Checked:
@@ -266,25 +269,37 @@ class Reading:
         return found
 
     @cached_property
-    def _around(self) -> tuple[object, ...]:
-        """What may change the findings of any declaration: used files, and how far the text could be understood."""
-        used = tuple((unit.file, unit.text) for unit in self.unit.everywhere() if unit is not self.unit)
+    def _used(self) -> tuple[tuple[str, str], ...]:
+        """The files that this one uses, and their texts."""
+        return tuple((unit.file, unit.text) for unit in self.unit.everywhere() if unit is not self.unit)
+
+    @cached_property
+    def _unread(self) -> tuple[object, ...]:
+        """Places that could not be understood; empty where all could. Findings that may follow from them are hidden."""
         units = list(self.unit.everywhere())
-        return used, any(u.broken or u.incomplete for u in units), any(u.unclosed for u in units)
+        if not any(u.broken or u.incomplete for u in units):
+            return ()
+        return tuple((d.code, d.span) for unit in units for d in unit.found)
 
     def _state(self, parts: list[Piece]) -> object:
         texts = tuple(sorted((p.key, p.text, p.column) for p in parts))
         reads = any(_READS_FILES.search(text) for _, text, _ in texts)
-        broken = [(d.span, d.code) for d in self.unit.found if d.span] if self._around[1] else []
-        return (texts, self._around, object() if reads else None, tuple(broken))
+        return texts, self._used, object() if reads else None
 
     @cached_property
     def _names(self) -> frozenset[str]:
         return frozenset(name for _, name in self.pieces)
 
-    def _still_named(self, earlier: Checked) -> bool:
-        """Hints offer names of the file: they hold only while it has the same ones."""
-        return not earlier.found or earlier.names == self._names
+    def _still_holds(self, earlier: Checked) -> bool:
+        """Whether what was found of the same texts is what would be found now.
+
+        Hints offer names of the file: they hold only while it has the same ones. What cannot be understood hides
+        errors, and brings none: where there were none without it, there are none with it.
+        """
+        if earlier.found and earlier.names != self._names:
+            return False
+        errors = any(d.severity == "error" for d in earlier.found)
+        return earlier.unread == self._unread or (not errors and earlier.unread == ())
 
 
 def _shifted(found: Diagnostic, file: str, shifts: list[tuple[int, int, int]]) -> Diagnostic:

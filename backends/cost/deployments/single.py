@@ -45,6 +45,12 @@ class Single:
         other.__dict__.pop("mixer", None)
         return other
 
+    def under(self, plan: PlanSpec) -> Single:
+        """The same server with the load of ``plan``, which has the figures of its own plan."""
+        other = copy(self)
+        other.plan, other.memory = plan, self.memory.on(plan)
+        return other
+
     def guessing(self, tokens: Number, acceptance: Number) -> Single:
         """Itself: it has no guesses."""
         return self

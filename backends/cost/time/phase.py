@@ -338,7 +338,7 @@ class PhaseModel:
         """The sizes of one pass."""
 
         def make() -> Binding:
-            return Binding(Extents(self.schedule.program, bind, self.extents.mesh), context)
+            return Binding(Extents(self.schedule.program, bind, self.extents.mesh), context, each=bind.get("each", 1))
 
         return make() if self.known is None else self.known.binding({**bind, "attended": context}, make)
 
