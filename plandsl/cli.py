@@ -282,6 +282,7 @@ def _serve(made: _Parser) -> None:
     made.add_argument("--host", metavar="NAME", default="127.0.0.1",
                       help="a name or address of this machine, for others (default: this machine alone)")  # fmt: skip
     made.add_argument("--open", action="store_true", help="open the page in the browser")
+    made.add_argument("--limit", metavar="SECONDS", type=float, help="most time of an answer (default: 1.6)")
     made.add_argument("--for", metavar="SECONDS", dest="seconds", type=float, help="stop after this time")
     made.add_argument("--idle", metavar="SECONDS", type=float, help="stop after this time without a request")
 

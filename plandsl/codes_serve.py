@@ -6,7 +6,7 @@ SERVE_CODES: dict[str, tuple[str, str, str, str]] = {
     "E595": (
         "the playground cannot run here",
         "`planc serve` needs starlette and uvicorn, which are not installed with plandsl, and a system that can bound "
-        "the memory of a process: Linux or macOS, not Windows.",
+        "the memory of a process: Linux or macOS, not Windows. It starts processes, which answer requests.",
         "",
         "`pip install 'plandsl[serve]'`; on Windows run it in WSL.",
     ),

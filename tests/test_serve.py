@@ -249,6 +249,7 @@ def test_without_its_libraries_the_playground_says_what_to_install(capsys, monke
         (["--for", "0"], "E400"),
         (["--for", "nan"], "E400"),
         (["--idle", "-3"], "E400"),
+        (["--limit", "0"], "E400"),
         (["no/such.plan"], "E209"),
     ],
 )

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +19,7 @@ from plandsl.backends.serve.limits import LIMITS
 from plandsl.backends.serve.workers import Crew, Reply
 from tests.misbehaving import WRITTEN, misbehave
 
+ROOT = Path(__file__).parents[1]
 LIMITS_HERE = LIMITS._replace(seconds=0.5, workers=1, waiting=2, recycle=3, memory=1 << 29)
 
 
@@ -104,3 +108,21 @@ def test_too_many_requests_at_once_are_refused_at_once(team: Team) -> None:
     assert sum(b"too many" in reply.body for reply in replies) >= 3
     assert time.monotonic() - start < 10
     assert len(team.crew.all) <= 1
+
+
+def test_a_compiler_that_cannot_be_loaded_is_told_of(tmp_path: Path) -> None:
+    (tmp_path / "broken_for_a_test.py").write_text("raise KeyError('no compiler')\n")
+    code = (
+        "from plandsl.backends.serve.workers import Crew\n"
+        "from plandsl.backends.serve.limits import LIMITS\n"
+        "from plandsl.diagnostics import PlanError\n"
+        "from tests.misbehaving import misbehave\n"
+        "try:\n    Crew(misbehave, LIMITS, ['broken_for_a_test'], print).start()\n"
+        "except PlanError as error:\n    print(error.diagnostics[0].code)\n"
+    )
+    path = os.pathsep.join([str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}, check=False
+    )
+    assert done.stdout == "E595\n"
+    assert "no compiler" in done.stderr

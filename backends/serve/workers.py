@@ -112,6 +112,11 @@ def work(pipe: Connection, answer: Answer, limits: Limits) -> None:
 # ---- in the server
 
 
+def _not_started() -> PlanError:
+    why = "the processes that answer requests do not start"
+    return PlanError([Diagnostic("E595", why, hint="what they printed above says why; please report it as an issue")])
+
+
 class Worker:
     """One worker process, and the server's end of its pipe."""
 
@@ -121,7 +126,10 @@ class Worker:
         context.set_forkserver_preload(list(loaded))
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=work, args=(theirs, answer, limits), daemon=True)
-        self.process.start()
+        try:
+            self.process.start()
+        except (EOFError, OSError) as error:  # the process that workers are forked from has ended
+            raise _not_started() from error
         theirs.close()
 
     def wait(self) -> None:
@@ -132,7 +140,7 @@ class Worker:
         except (EOFError, OSError):
             pass
         self.end()
-        raise PlanError([Diagnostic("E595", "the processes that answer do not start", hint="look at what they print")])
+        raise _not_started()
 
     def ask(self, kind: str, body: bytes, seconds: float) -> Reply:
         """The answer to a request. Raises `Lost` where there is none after so many seconds: the worker is of no use."""

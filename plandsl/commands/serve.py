@@ -21,8 +21,8 @@ PORT = 8765
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
-LONGEST_DAY = 1e9
-"""Most seconds of `--for` and `--idle`, some thirty years."""
+LONGEST = 1e9
+"""Most seconds that an option takes, some thirty years."""
 
 
 def run_serve(arguments: Namespace) -> int:
@@ -30,6 +30,7 @@ def run_serve(arguments: Namespace) -> int:
     _check(arguments)
     text = read_source(arguments.file) if arguments.file is not None else None
     try:
+        from plandsl.backends.serve.limits import LIMITS
         from plandsl.backends.serve.server import FREE_PORTS, Ends, listen, serve
     except ImportError as error:
         raise PlanError([_lacking(error)]) from error
@@ -48,6 +49,7 @@ def run_serve(arguments: Namespace) -> int:
         KINDS,
         loaded=("plandsl.playground.warm",),
         ends=Ends(arguments.seconds, arguments.idle),
+        limits=LIMITS if arguments.limit is None else LIMITS._replace(seconds=arguments.limit),
         log=_log,
         ready=lambda: _say_ready(arguments, opened, more),
     )
@@ -60,9 +62,10 @@ def _check(arguments: Namespace) -> None:
     """Raise `PlanError` (E400) for numbers that mean nothing."""
     if arguments.port is not None and not 0 <= arguments.port <= 65_535:
         raise PlanError([Diagnostic("E400", f"--port must be from 0 to 65535, found {arguments.port}")])
-    for option, value in (("--for", arguments.seconds), ("--idle", arguments.idle)):
-        if value is not None and not (isfinite(value) and 0 < value <= LONGEST_DAY):
-            hint = "for example --for 600"
+    times = (("--for", arguments.seconds), ("--idle", arguments.idle), ("--limit", arguments.limit))
+    for option, value in times:
+        if value is not None and not (isfinite(value) and 0 < value <= LONGEST):
+            hint = f"for example {option} {5 if option == '--limit' else 600}"
             raise PlanError([Diagnostic("E400", f"{option} takes seconds above 0, found {value:g}", hint=hint)])
 
 

@@ -51,7 +51,7 @@ function _shtab_planc_using
 end
 
 set -g _shtab_planc_commands init compile check render verify laws search fmt catalog passes explain diff compare compare-comm measure calibrate accuracy simulate autoscale lsp serve completion export import run
-set -g _shtab_planc_opts_with_value --against --connector --devices --draws --dtype --dump --every --fit --for --format --gpu --host --idle --law --least --model --node --output --phase --plan --plot --port --ranks --requests --rows --scheduler --search --seconds --seed --seeds --set --simulate --steps --to --top --use --view --with -o
+set -g _shtab_planc_opts_with_value --against --connector --devices --draws --dtype --dump --every --fit --for --format --gpu --host --idle --law --least --limit --model --node --output --phase --plan --plot --port --ranks --requests --rows --scheduler --search --seconds --seed --seeds --set --simulate --steps --to --top --use --view --with -o
 
 complete -c planc -e
 complete -c planc -f
@@ -219,6 +219,7 @@ complete -c planc -n '_shtab_planc_using serve' -l json -d 'print the machine fo
 complete -c planc -n '_shtab_planc_using serve' -l port -x -d '(default: the first free one from 8765 on)'
 complete -c planc -n '_shtab_planc_using serve' -l host -x -d 'a name or address of this machine, for others (default: this machine alone)'
 complete -c planc -n '_shtab_planc_using serve' -l open -d 'open the page in the browser'
+complete -c planc -n '_shtab_planc_using serve' -l limit -x -d 'most time of an answer (default: 1.6)'
 complete -c planc -n '_shtab_planc_using serve' -l for -x -d 'stop after this time'
 complete -c planc -n '_shtab_planc_using serve' -l idle -x -d 'stop after this time without a request'
 complete -c planc -n '_shtab_planc_using serve; and test $_shtab_planc_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a .plan file to start with, or - for standard input'

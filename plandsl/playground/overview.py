@@ -17,9 +17,9 @@ def row_of(e: Estimate, others: Sequence[Estimate]) -> dict[str, Any]:
     """A plan in the table of all: its numbers in closed form, and which are the best of ``others``."""
     steps = [o.tpot_s for o in others if o.tpot_s is not None]
     best = {
-        "ttft": e.ttft_s == min(o.ttft_s for o in others),
-        "tpot": e.tpot_s is not None and e.tpot_s == min(steps),
-        "throughput": e.throughput_tokens_per_s == max(o.throughput_tokens_per_s for o in others),
+        "ttft": _is_best(e.ttft_s, [o.ttft_s for o in others], min),
+        "tpot": e.tpot_s is not None and _is_best(e.tpot_s, steps, min),
+        "throughput": _is_best(e.throughput_tokens_per_s, [o.throughput_tokens_per_s for o in others], max),
     }
     return {
         "name": e.plan,
@@ -32,8 +32,13 @@ def row_of(e: Estimate, others: Sequence[Estimate]) -> dict[str, Any]:
         "memory": _used(e),
         "missed": sum(not r.ok for r in e.requires),
         "asked": len(e.requires),
-        "best": [name for name, is_best in best.items() if is_best and len(others) > 1],
+        "best": [name for name, is_best in best.items() if is_best],
     }
+
+
+def _is_best(value: float, values: Sequence[float], best: Callable[[Sequence[float]], float]) -> bool:
+    """Whether a value is the best of several that are not all alike."""
+    return value == best(values) and len(set(values)) > 1
 
 
 def overview(e: Estimate) -> dict[str, Any]:

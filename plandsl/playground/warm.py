@@ -12,12 +12,12 @@ import pkgutil
 
 import plandsl
 from plandsl.playground.answers import answer
-from plandsl.starter import MODEL, NODE, TEXT
+from plandsl.starter import starter
 
 PACKAGES = ("answers", "backends.cost", "backends.graphviz", "editing", "grammar", "ir", "passes", "spec")
 """What a worker may need, with all modules that few plans need."""
 
-_BODY = json.dumps({"text": TEXT.format(file="", model=MODEL, node=NODE, first="tp = 2")}).encode()
+_BODY = json.dumps({"text": starter()}).encode()
 _SECONDS = 60.0
 
 for _package in PACKAGES:

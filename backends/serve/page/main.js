@@ -101,13 +101,12 @@ async function findFixes(asked) {
 }
 
 async function simulate(asked, plan) {
-  byId("estimate").setAttribute("aria-busy", "true");
-  byId("estimate").querySelector(".load").append("; in closed form, the simulation is on its way");
+  const said = el("span", {}, "; in closed form, the simulation is on its way");
+  byId("estimate").querySelector(".load").append(said);
   const found = await ask("simulate", { text: asked, plan }).catch(() => null);
-  byId("estimate").removeAttribute("aria-busy");
   if (!found || asked !== text() || plan !== state.plan) return;
   if (found.report) showReport(byId("estimate"), found.report);
-  else byId("estimate").prepend(el("p", { class: "said" }, `in closed form; by simulation: ${found.diagnostics[0]?.message}`));
+  else said.textContent = `; in closed form, without a simulation: ${found.diagnostics[0]?.message}`;
 }
 
 function choose(name) {

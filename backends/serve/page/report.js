@@ -2,7 +2,7 @@
 import { el, prose } from "./dom.js";
 
 const classes = (style) => style.split(" ").filter(Boolean).map((word) => `t-${word}`).join(" ");
-const run = ([text, style]) => (style ? el("span", { class: classes(style) }, text) : text);
+const run = ([text, style]) => (style ? el("span", { class: classes(style) }, prose(text)) : prose(text));
 
 function cell(tag, { runs, bar, tip }, side, more = {}) {
   const attributes = { class: side === "r" ? "right" : null, title: tip, ...more };
