@@ -33,6 +33,7 @@ EXAMPLES = {
     "adapters": "adapters under traffic",
     "vision": "images",
     "money_70b": "money and energy",
+    "search_70b": "a search for the best sharding",
 }
 """Files of `examples/` that use no other file, and their titles in the menu."""
 

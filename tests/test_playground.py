@@ -34,6 +34,14 @@ PLAN = """plan p {
 }
 """
 
+SEARCH = """search s {
+  model = llama_3_1_8b
+  node = h100_2
+  workload { input = 99, output = 9 }
+  vary tp in [2]
+}
+"""
+
 
 def ask(kind: str, text: str, **more: Any) -> dict[str, Any]:
     status, body = answer(kind, json.dumps({"text": text} | more).encode(), 60.0)
@@ -211,3 +219,14 @@ def test_a_fix_is_an_edit_that_works() -> None:
         assert wrong["code"] not in codes(ask("estimate", "\n".join(lines)))
     assert not ask("fixes", PLAN)["fixable"]
     assert not ask("fixes", READS["hf"])["fixable"]
+
+
+def test_searches_are_answered() -> None:
+    text = (ROOT / "examples" / "search_70b.plan").read_text()
+    assert ask("estimate", text)["searches"] == ["interactive", "offline"]
+    found = ask("search", text)["searches"]
+    assert list(found) == ["interactive", "offline"]
+    assert "pp 8, batch 64" in json.dumps(found["offline"])
+    assert codes(ask("estimate", SEARCH)) == []
+    assert codes(ask("picture", SEARCH)) == ["E401"]
+    assert codes(ask("search", PLAN)) == ["E401"]

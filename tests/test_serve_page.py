@@ -189,6 +189,35 @@ def test_requests_over_time_are_simulated(opened: Open) -> None:
         check_quiet(visit)
 
 
+def test_searches_have_a_view_of_their_own(opened: Open) -> None:
+    search = "search s {\n  plan = p\n  vary tp in [1, 2]\n}\n"
+    with opened(PLAN + search) as visit:
+        shows(visit, "p")
+        visit.page.click("#tab-searches")
+        visit.page.wait_for_selector("article:has-text('2 plans')")
+        assert visit.axe() == []
+        visit.page.click(".cm-content")
+        visit.page.keyboard.press("Control+Home")
+        visit.page.keyboard.type("# ")
+        visit.page.wait_for_selector("#problems li.error")
+        visit.page.keyboard.press("Control+a")
+        visit.page.keyboard.insert_text(search.replace("plan = p", "plan = q") + PLAN.replace("plan p", "plan q"))
+        until(visit, "document.querySelectorAll('#problems li.error').length === 0")
+        visit.page.click("#tab-estimate")
+        shows(visit, "q")
+        check_quiet(visit)
+    alone = search.replace("plan = p", "model = llama_3_1_8b, node = h100_2, workload { input = 99, output = 9 }")
+    with opened(alone) as visit:
+        visit.page.wait_for_selector("#tab-searches[aria-selected='true']")
+        visit.page.wait_for_selector("article:has-text('meet all')")
+        assert visit.page.is_hidden("#tab-devices")
+        assert "1 search" in visit.page.text_content("#status")
+        visit.page.select_option("#examples", label="a model of your own")
+        shows(visit, "own")
+        assert visit.page.is_hidden("#tab-searches")
+        check_quiet(visit)
+
+
 def test_pictures(opened: Open) -> None:
     with opened(EXAMPLE) as visit:
         shows(visit, "tensor_parallel")

@@ -63,7 +63,7 @@ class Lost(Exception):
 
 def too_slow(limits: Limits) -> Refusal:
     """The refusal of a request that took all its time."""
-    hint = "ask for less: fewer plans or a shorter load; `planc compile` has no such limit"
+    hint = "ask for less, such as a shorter load or a smaller search; `planc serve --limit SECONDS` gives more time"
     return Refusal(503, Diagnostic("E598", f"no answer within {limits.seconds:g} s", hint=hint))
 
 

@@ -26,6 +26,7 @@ from plandsl.limits import MAX_PLANS
 from plandsl.playground.asked import FILE, Asked, Malformed, read
 from plandsl.playground.blocks import blocks
 from plandsl.playground.overview import overview, row_of
+from plandsl.progress import silent
 from plandsl.units import counted
 
 SHARE = 0.5
@@ -71,8 +72,8 @@ def estimate(asked: Asked, until: float) -> dict[str, Any]:
     """
     reading = _read(asked)
     found = _look(reading)
-    out: dict[str, Any] = {"names": reading.plans}
-    if not _wrong(found):
+    out: dict[str, Any] = {"names": reading.plans, "searches": reading.module.searches}
+    if reading.plans and not _wrong(found):
         plan = reading.plan(name := _name(asked, reading))
         found += reading.findings(("plan", name), compiled=True)
         if plan is not None:
@@ -84,7 +85,7 @@ def fixes(asked: Asked, until: float) -> dict[str, Any]:
     """The diagnostics of a text again, with the edits that their hints stand for, where these work."""
     reading = _read(asked)
     found = _look(reading)
-    if not _wrong(found):
+    if reading.plans and not _wrong(found):
         found += reading.findings(("plan", _name(asked, reading)), compiled=True)
     offered: dict[Diagnostic, list[Action]] = {}
     for one in dict.fromkeys(found):
@@ -99,7 +100,7 @@ def compare(asked: Asked, until: float) -> dict[str, Any]:
     """The estimates of all plans of a text side by side, in closed form, and everything that is said of them."""
     reading = _read(asked)
     found, estimates = _look(reading), dict[str, Estimate]()
-    if not _wrong(found):
+    if reading.plans and not _wrong(found):
         chosen = _name(asked, reading)
         waiting = [chosen, *(name for name in reading.plans if name != chosen)]
         while waiting and not (estimates and time.monotonic() > until):
@@ -116,6 +117,24 @@ def simulate(asked: Asked, until: float) -> dict[str, Any]:
     """The report of one plan whose requests arrive over time, with the short simulation that `planc compile` runs."""
     plan = _chosen(asked)
     return {"report": _report(plan, plan.estimate()), "diagnostics": []}
+
+
+def search(asked: Asked, until: float) -> dict[str, Any]:
+    """The answer of each search of a text, as `planc search` prints it."""
+    from plandsl.searches.ask import Asked as Wanted
+    from plandsl.searches.ask import keep_most, read_searches, tell
+    from plandsl.searches.run import Run
+    from plandsl.searches.show import found_parts
+    from plandsl.searches.spread import Workers
+
+    reading, wanted, here = _read(asked), Wanted(), Workers(None)
+    out: dict[str, list[dict[str, Any]]] = {}
+    for one in read_searches(reading.module.again(), None):
+        start = time.monotonic()
+        found = here.search(Run(one, keep_most(one, wanted), None), silent)
+        told = tell(found, wanted, here, silent)
+        out[one.name] = [*blocks(found_parts(found, told, time.monotonic() - start))]
+    return {"searches": out, "diagnostics": []}
 
 
 def picture(asked: Asked, until: float) -> dict[str, Any]:
@@ -152,6 +171,7 @@ _ANSWERS: dict[str, Callable[[Asked, float], dict[str, Any]]] = {
     "fixes": fixes,
     "compare": compare,
     "simulate": simulate,
+    "search": search,
     "picture": picture,
     "format": format_plan,
     "complete": complete,
@@ -197,7 +217,7 @@ def _look(reading: Reading) -> list[Diagnostic]:
     if many > MAX_PLANS:
         why = f"the text has {many} plans, and at most {MAX_PLANS} are compiled at once"
         return [*found, Diagnostic("E408", why, reading.module.end, hint="keep fewer plans in the text")]
-    return found if many or _wrong(found) else [*found, _no_plan(reading)]
+    return found if many or reading.module.searches or _wrong(found) else [*found, _no_plan(reading)]
 
 
 def _wrong(found: Sequence[Diagnostic]) -> bool:
@@ -213,9 +233,13 @@ def _chosen(asked: Asked) -> CompiledPlan:
     """The plan that is asked for, or the first. Raises `PlanError` for all that is wrong with it."""
     reading = _read(asked)
     found = _look(reading)
-    plan = None if _wrong(found) else reading.plan(name := _name(asked, reading))
+    if not reading.plans and not _wrong(found):
+        found.append(_no_plan(reading))
+    if _wrong(found):
+        raise PlanError(found)
+    plan = reading.plan(name := _name(asked, reading))
     if plan is None:
-        raise PlanError(found if _wrong(found) else reading.findings(("plan", name), compiled=True))
+        raise PlanError(reading.findings(("plan", name), compiled=True))
     return plan
 
 
@@ -238,11 +262,7 @@ def _first_report(plan: CompiledPlan) -> dict[str, Any]:
 
 
 def _no_plan(reading: Reading) -> Diagnostic:
-    searches, end = reading.module.searches, reading.module.end
-    if not searches:
-        return Diagnostic("E401", "there is no plan to compile", end, hint=NO_PLAN)
-    why = f"there is no plan to compile, only the search `{searches[0]}`"
-    return Diagnostic("E401", why, end, hint="keep the text in a file, and run `planc search` on it")
+    return Diagnostic("E401", "there is no plan to compile", reading.module.end, hint=NO_PLAN)
 
 
 def _late(reading: Reading, late: int) -> Diagnostic:

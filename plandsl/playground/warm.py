@@ -14,7 +14,7 @@ import plandsl
 from plandsl.playground.answers import answer
 from plandsl.starter import starter
 
-PACKAGES = ("answers", "backends.cost", "backends.graphviz", "editing", "grammar", "ir", "passes", "spec")
+PACKAGES = ("answers", "backends.cost", "backends.graphviz", "editing", "grammar", "ir", "passes", "searches", "spec")
 """What a worker may need, with all modules that few plans need."""
 
 _BODY = json.dumps({"text": starter()}).encode()

@@ -48,6 +48,11 @@ class Answer(NamedTuple):
 
 def print_found(found: Found, answer: Answer, seconds: float, console: Console) -> None:
     """Print the whole answer."""
+    print_lines(console, *found_parts(found, answer, seconds))
+
+
+def found_parts(found: Found, answer: Answer, seconds: float) -> list[RenderableType]:
+    """The lines and tables of an answer, its title first; empty lines part them."""
     parts: list[RenderableType] = [_title(found, seconds), Text()]
     printed = 0
     if answer.shortlist is not None and answer.shortlist.simulated + len(answer.shortlist.refused):
@@ -61,8 +66,7 @@ def print_found(found: Found, answer: Answer, seconds: float, console: Console) 
         parts += [_ranking(found, answer), Text(), _front(found, shown, len(answer.front)), Text()]
     elif found.tally.seen:
         parts += [_nearest_miss(found, answer.missing, answer.remedies), Text()]
-    parts += _reasons(found, printed)
-    print_lines(console, *parts)
+    return [*parts, *_reasons(found, printed)]
 
 
 def _title(found: Found, seconds: float) -> Text:

@@ -4,12 +4,14 @@ import { byId, el } from "./dom.js";
 import { applyFix, goTo, makeEditor, setText, underline } from "./editor.js";
 import { fragmentOf, textOf } from "./link.js";
 import { showPicture } from "./picture.js";
-import { showPlans, showProblems, showReport } from "./report.js";
+import { showPlans, showProblems, showReport, showSearches } from "./report.js";
 
 const PAUSE = 40; // ms without a key before the server is asked
 const CALM = 120; // ms more before fixes are looked for
 const AGAIN = 2000; // ms until a server that does not answer is asked again
 const VIEWS = ["devices", "communication", "block", "timeline", "memory"];
+const PANELS = { estimate: "estimate", searches: "searches" }; // the views of a plan share one
+const panelOf = (tab) => PANELS[tab] ?? "picture";
 
 const state = { plan: null, tab: "estimate", phase: "prefill", answered: null, asking: false, again: false, plans: [], timer: 0, linkTimer: 0 };
 let view;
@@ -76,20 +78,51 @@ function show(found, took) {
   if (found.diagnostics.some((d) => d.hint && d.severity !== "note")) findFixes(text());
   if (errors) say(`${errors} error${errors > 1 ? "s" : ""}`, "error");
   else say(`${found.report?.plan ?? ""}, ${Math.max(1, Math.round(took))} ms`);
-  const stale = !found.report;
+  const stale = errors > 0;
   byId("answers").classList.toggle("stale", stale);
   byId("stale").hidden = !(stale && state.answered);
   byId("answers").hidden = stale && !state.answered;
   byId("nothing").hidden = !(stale && !state.answered);
   if (stale) return;
   state.answered = found;
+  byId("tab-searches").hidden = !found.searches.length;
+  for (const name of ["estimate", ...VIEWS]) byId(`tab-${name}`).hidden = !found.report;
+  if (!found.report) say(`${found.searches.length} search${found.searches.length > 1 ? "es" : ""}`);
+  if (!found.report || (state.tab === "searches" && !found.searches.length)) {
+    state.plan = null;
+    showPlans(byId("plans"), [], null, choose);
+    if (state.tab !== (found.report ? "estimate" : "searches")) {
+      open(found.report ? "estimate" : "searches");
+      if (!found.report) return;
+    }
+  }
+  if (!found.report) {
+    search();
+    return;
+  }
   state.plan = found.report.plan;
   if (found.names.length < 2) state.plans = [];
   showPlans(byId("plans"), state.plans.filter((plan) => found.names.includes(plan.name)), state.plan, choose);
   showReport(byId("estimate"), found.report);
   showPhases(found.report.phases);
   if (found.report.simulates) simulate(text(), state.plan);
-  if (state.tab !== "estimate") draw();
+  if (panelOf(state.tab) === "picture") draw();
+  else if (state.tab === "searches") search();
+}
+
+let searching = null;
+
+async function search() {
+  searching?.abort();
+  searching = new AbortController();
+  const target = byId("searches");
+  if (!target.childElementCount) target.replaceChildren(el("p", { class: "said" }, "searching"));
+  try {
+    showSearches(target, await ask("search", { text: text() }, searching.signal));
+  } catch (error) {
+    if (error instanceof Gone) say(error.message, "error");
+    else if (error.name !== "AbortError") throw error;
+  }
 }
 
 // Which hints are edits that work takes the server longer to find: it is asked when nobody types.
@@ -121,7 +154,7 @@ function showPhases(phases) {
   const picker = byId("phase");
   if (!phases.includes(state.phase)) state.phase = phases[0];
   picker.replaceChildren(...phases.map((name) => el("option", { value: name, selected: name === state.phase }, name)));
-  picker.parentElement.hidden = state.tab === "estimate" || phases.length < 2;
+  picker.parentElement.hidden = panelOf(state.tab) !== "picture" || phases.length < 2;
 }
 
 let drawing = null;
@@ -143,14 +176,15 @@ async function draw() {
 }
 
 function makeTabs() {
-  const tabs = ["estimate", ...VIEWS].map((name) =>
-    el("button", { type: "button", role: "tab", id: `tab-${name}`, "aria-controls": name === "estimate" ? "estimate" : "picture",
+  const tabs = ["estimate", ...VIEWS, "searches"].map((name) =>
+    el("button", { type: "button", role: "tab", id: `tab-${name}`, "aria-controls": panelOf(name), hidden: name === "searches",
       onclick: () => open(name) }, name));
   byId("tabs").replaceChildren(...tabs);
   byId("tabs").addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (!step) return;
-    const next = tabs[(tabs.findIndex((tab) => tab.id === `tab-${state.tab}`) + step + tabs.length) % tabs.length];
+    const there = tabs.filter((tab) => !tab.hidden);
+    const next = there[(there.findIndex((tab) => tab.id === `tab-${state.tab}`) + step + there.length) % there.length];
     next.focus();
     next.click();
   });
@@ -164,11 +198,12 @@ function open(name) {
     tab.setAttribute("aria-selected", String(chosen));
     tab.tabIndex = chosen ? 0 : -1;
   }
-  byId("estimate").hidden = name !== "estimate";
-  byId("picture").hidden = name === "estimate";
-  byId("picture").setAttribute("aria-labelledby", `tab-${name}`);
-  if (state.answered) showPhases(state.answered.report.phases);
-  if (name !== "estimate" && state.answered) draw();
+  for (const panel of ["estimate", "picture", "searches"]) byId(panel).hidden = panel !== panelOf(name);
+  if (panelOf(name) === "picture") byId("picture").setAttribute("aria-labelledby", `tab-${name}`);
+  if (!state.answered) return;
+  if (state.answered.report) showPhases(state.answered.report.phases);
+  if (panelOf(name) === "picture") draw();
+  else if (name === "searches") search();
 }
 
 // ---- links, examples, the look

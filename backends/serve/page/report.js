@@ -27,10 +27,18 @@ function table({ header, sides, labels, rows }, name) {
 
 const plain = (cell) => (cell?.runs ?? []).map(([text]) => text).join("");
 
-function block(one) {
-  if (one.line) return el("p", { class: "said" }, ...one.line.map(run));
-  const { header, rows } = one.table;
-  return table(one.table, plain(header?.[0]) || plain(rows[0]?.cells[0]) || "table");
+// The lines and tables of a report. Each table has a name of its own, for those who hear the page.
+function blocksOf(blocks, about) {
+  const taken = new Set();
+  return blocks.map((one) => {
+    if (one.line) return el("p", { class: "said" }, ...one.line.map(run));
+    const { header, rows } = one.table;
+    const words = [...(header ?? []), ...(rows[0]?.cells ?? [])].map(plain).filter((word) => /[a-z]/i.test(word));
+    let name = `${about}: ${words[0] ?? "table"}`;
+    while (taken.has(name)) name += ", more";
+    taken.add(name);
+    return table(one.table, name);
+  });
 }
 
 export function showReport(target, report) {
@@ -45,8 +53,18 @@ export function showReport(target, report) {
     el("p", { class: "load" }, report.load),
     promises.length ? el("ul", { class: "promises", "aria-label": "requirements" }, ...promises) : "",
     el("dl", { class: "numbers" }, ...numbers),
-    ...blocks.map(block),
+    ...blocksOf(blocks, report.plan),
   );
+}
+
+// The answer of each search of the text.
+export function showSearches(target, { searches, diagnostics }) {
+  if (!searches) {
+    target.replaceChildren(el("p", { class: "said" }, prose(diagnostics[0]?.message ?? ""), " ",
+      el("span", { class: "t-dim" }, prose(diagnostics[0]?.hint ?? ""))));
+    return;
+  }
+  target.replaceChildren(...Object.entries(searches).map(([name, blocks]) => el("article", {}, ...blocksOf(blocks, name))));
 }
 
 const COLUMNS = [["ttft", "TTFT"], ["tpot", "TPOT"], ["throughput", "throughput"], ["per_gpu", "per GPU"], ["memory", "memory"]];
