@@ -201,6 +201,7 @@ def test_searches_have_a_view_of_their_own(opened: Open) -> None:
         visit.page.keyboard.type("# ")
         visit.page.wait_for_selector("#problems li.error")
         visit.page.keyboard.press("Control+a")
+        visit.page.keyboard.press("Delete")
         visit.page.keyboard.insert_text(search.replace("plan = p", "plan = q") + PLAN.replace("plan p", "plan q"))
         until(visit, "document.querySelectorAll('#problems li.error').length === 0")
         visit.page.click("#tab-estimate")
