@@ -149,11 +149,8 @@ $(DEV): pyproject.toml | $(BIN)/python
 	@touch $(RUNTIME) $@
 
 $(ALL): pyproject.toml | $(DEV)
-	$(PIP) --editable '.[dev,render,all,takers]'
+	$(PIP) --editable '.[dev,render,all,takers,docs]'
 	@touch $@
-
-tests/web/node_modules: tests/web/package-lock.json
-	cd tests/web && npm ci --silent
 
 $(RELEASE): pyproject.toml | $(DEV)
 	$(PIP) --editable '.[dev,render,release]'
@@ -161,6 +158,10 @@ $(RELEASE): pyproject.toml | $(DEV)
 
 $(DOCS): pyproject.toml | $(DEV)
 	$(PIP) --editable '.[dev,render,docs]'
+	@touch $@
+
+tests/web/node_modules: tests/web/package-lock.json
+	cd tests/web && npm ci --silent
 	@touch $@
 
 $(BIN)/python:

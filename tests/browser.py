@@ -64,8 +64,11 @@ class Visit(NamedTuple):
     requests: list[str]
 
     def axe(self, within: str = "") -> list[str]:
-        """What axe finds wrong in the page, or within a selector: a line for each rule and its first elements."""
-        context = {"include": [within]} if within else {"include": ["html"]}
+        """What axe finds wrong in the page, or within a selector: a line for each rule and its first elements.
+
+        The inside of a picture is left out: to a reader of a screen it is one picture.
+        """
+        context = {"include": [within or "html"], "exclude": ["svg > *"]}
         found = self.page.evaluate(
             "([context, options]) => axe.run(context, options)",
             [context, {"runOnly": {"type": "tag", "values": list(RULES)}, "resultTypes": ["violations"]}],

@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from plandsl.answers.text.estimate import detail_parts
+from plandsl.answers.text.estimate import more_parts, table_parts
 from plandsl.codes import CODES
 from plandsl.codes_serve import SERVE_CODES
 from plandsl.driver import compile_text
@@ -72,7 +72,8 @@ def test_the_estimate_of_a_text_is_that_of_planc() -> None:
 def test_a_report_has_every_word_that_planc_prints() -> None:
     for name in ("own_model", "split_llama_3_3_70b"):
         plan = compile_text((ROOT / "examples" / f"{name}.plan").read_text())[0]
-        parts = detail_parts(plan.spec, plan.estimate())
+        e = plan.estimate()
+        parts = [*more_parts(e), *table_parts(plan.spec, e)]
         console = Console(file=io.StringIO(), width=400, highlight=False, markup=False, emoji=False)
         print_lines(console, *parts)
         printed = re.sub(r"[█▏░]", " ", console.file.getvalue()).split()  # type: ignore[attr-defined]

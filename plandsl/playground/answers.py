@@ -10,7 +10,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from plandsl.answers.estimate import Estimate
-from plandsl.answers.text.estimate import detail_parts, load_words
+from plandsl.answers.text.estimate import load_words, more_parts, table_parts
 from plandsl.answers.text.words import title_of
 from plandsl.backends.graphviz.write import render
 from plandsl.codes import CODES
@@ -124,7 +124,7 @@ def search(asked: Asked, until: float) -> dict[str, Any]:
     from plandsl.searches.ask import Asked as Wanted
     from plandsl.searches.ask import keep_most, read_searches, tell
     from plandsl.searches.run import Run
-    from plandsl.searches.show import found_parts
+    from plandsl.searches.show import answer_parts, title_of_search
     from plandsl.searches.spread import Workers
 
     reading, wanted, here = _read(asked), Wanted(), Workers(None)
@@ -133,7 +133,7 @@ def search(asked: Asked, until: float) -> dict[str, Any]:
         start = time.monotonic()
         found = here.search(Run(one, keep_most(one, wanted), None), silent)
         told = tell(found, wanted, here, silent)
-        out[one.name] = [*blocks(found_parts(found, told, time.monotonic() - start))]
+        out[one.name] = [*blocks([title_of_search(found, time.monotonic() - start), *answer_parts(found, told)])]
     return {"searches": out, "diagnostics": []}
 
 
@@ -277,7 +277,7 @@ def _report(plan: CompiledPlan, found: Estimate) -> dict[str, Any]:
         "title": title_of(plan.spec, found).plain.removeprefix(plan.name).strip(),
         "load": load_words(plan.spec, found),
         "overview": overview(found),
-        "blocks": [*blocks(detail_parts(plan.spec, found))],
+        "blocks": [*blocks([*more_parts(found), *table_parts(plan.spec, found)])],
         "phases": list(found.timed),
     }
 

@@ -48,12 +48,12 @@ class Answer(NamedTuple):
 
 def print_found(found: Found, answer: Answer, seconds: float, console: Console) -> None:
     """Print the whole answer."""
-    print_lines(console, *found_parts(found, answer, seconds))
+    print_lines(console, title_of_search(found, seconds), Text(), *answer_parts(found, answer))
 
 
-def found_parts(found: Found, answer: Answer, seconds: float) -> list[RenderableType]:
-    """The lines and tables of an answer, its title first; empty lines part them."""
-    parts: list[RenderableType] = [_title(found, seconds), Text()]
+def answer_parts(found: Found, answer: Answer) -> list[RenderableType]:
+    """The best and the front, or what the nearest misses; then where each configuration ended."""
+    parts: list[RenderableType] = []
     printed = 0
     if answer.shortlist is not None and answer.shortlist.simulated + len(answer.shortlist.refused):
         from plandsl.searches.show_shortlist import simulated_parts
@@ -66,10 +66,11 @@ def found_parts(found: Found, answer: Answer, seconds: float) -> list[Renderable
         parts += [_ranking(found, answer), Text(), _front(found, shown, len(answer.front)), Text()]
     elif found.tally.seen:
         parts += [_nearest_miss(found, answer.missing, answer.remedies), Text()]
-    return [*parts, *_reasons(found, printed)]
+    return parts + _reasons(found, printed)
 
 
-def _title(found: Found, seconds: float) -> Text:
+def title_of_search(found: Found, seconds: float) -> Text:
+    """The first line of an answer: the search, what it looked at, and how long it took."""
     t = found.tally
     out = Text(found.search.name, style="bold")
     plans = f"{found.plans:,} plan{'s' if found.plans != 1 else ''}"
