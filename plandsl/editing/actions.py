@@ -60,7 +60,7 @@ def actions(reading: Reading, found: Iterable[Diagnostic]) -> list[Action]:
 
 def _fixes(reading: Reading, diagnostic: Diagnostic, most: int) -> tuple[list[Action], int]:
     """The fixes of one finding, and how many texts were read to find them, at most so many."""
-    before = _weight(reading)
+    before, library = _weight(reading), reading.module.library
     seen = {reading.text}
     made: list[Action] = []
     for title, edits in _candidates(reading, diagnostic):
@@ -70,7 +70,7 @@ def _fixes(reading: Reading, diagnostic: Diagnostic, most: int) -> tuple[list[Ac
         if text in seen:
             continue
         seen.add(text)
-        after = Reading(text, reading.file, reading.module.library.texts, before=reading)
+        after = Reading(text, reading.file, library.texts, before=reading, reads_files=library.reads_files)
         if _weight(after) < before and not _still_there(after, diagnostic):
             made.append(Action(title, tuple(edits), diagnostic))
     return made, len(seen) - 1

@@ -73,7 +73,7 @@ class Reading:
     """One version of a root file, with the files that it uses.
 
     ``texts`` are those of files that are open, by their resolved paths. ``before`` is an earlier version of the same
-    file, whose findings are taken over where they still hold.
+    file, whose findings are taken over where they still hold. Without ``reads_files``, what names a file gives E597.
     """
 
     def __init__(
@@ -82,10 +82,12 @@ class Reading:
         file: str = "<text>",
         texts: Mapping[Path, str] = MappingProxyType({}),
         before: Reading | None = None,
+        *,
+        reads_files: bool = True,
     ) -> None:
         self.text = text
         self.file = file
-        self.module = load(text, file, texts=texts)
+        self.module = load(text, file, texts=texts, reads_files=reads_files)
         self._before = before._checked if before is not None else {}
         self._checked: dict[Key, Checked] = {}
         self._steps = 0
