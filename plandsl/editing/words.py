@@ -76,7 +76,7 @@ MORE: dict[str, dict[str, str]] = {
     "rms_norm()": {
         "over": "the dimension that is normalised",
         "gain": "`none`: without a gain",
-        "groups": "the number of groups, as a dimension: neighbouring heads are normalised together",
+        "groups": "a dimension that says how many groups there are: each takes neighbouring heads together",
     },
     "clamp()": {"low": "the least value", "high": "the greatest value"},
     "concat()": {"into": "the dimension of the result"},
