@@ -54,6 +54,8 @@ def there_and_back(text: str, engine: SchedulerName, model: str, folder: Path) -
         ("trtllm", "", TIERS, "output = 8", ["host_cache_size: 80000000000"]),
         ("vllm", "lora { adapters = 4, rank = 16, targets = [w_o, w_down] }", "", "output = 8",
          ["--lora-target-modules o_proj down_proj"]),
+        ("vllm", "lora { adapters = 4, rank = 16, targets = all }", "", "output = 8",
+         ["--lora-target-modules qkv_proj o_proj gate_up_proj down_proj"]),
         ("sglang", "lora { adapters = 4, rank = 16, targets = [w_k, w_up] }", "", "output = 8",
          ["--lora-target-modules k_proj up_proj"]),
     ],

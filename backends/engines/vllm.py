@@ -53,7 +53,7 @@ def write_vllm(server: Server, plan: PlanSpec, connector: str = "nixl") -> Setti
         out |= {"enable-lora": True, "max-loras": server.lora.adapters, "max-lora-rank": lora_rank(server.lora, plan)}
         if server.lora.host is not None:
             out["max-cpu-loras"] = server.lora.host
-        if modules := merged_modules(server.lora.targets):
+        if modules := merged_modules(server.lora.targets, server.lora.inside):
             out["lora-target-modules"] = list(modules)
     if server.encodes:
         out["runner"] = "pooling"
