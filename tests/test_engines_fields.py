@@ -172,6 +172,8 @@ def test_states_in_a_format_that_no_engine_keeps_are_an_error(
         ("vllm serve llama_3_1_8b --kv-offloading-size 4 --kv-offloading-backend lmcache", "E508",
          "--kv-offloading-backend", "native"),
         ("vllm serve llama_3_1_8b --mm-encoder-tp-mode data", "E508", "--mm-encoder-tp-mode", "drop the flag"),
+        ("vllm serve llama_3_1_8b --kv-transfer-config.kv_connector NixlConnector --kv-offloading-size 9", "E508",
+         "--kv-offloading-size", "name both in a MultiConnector"),
         ("vllm serve llama_3_1_8b --enable-lora --max-loras 2 --max-lora-rank 8 --lora-target-modules q_prj", "E508",
          "--lora-target-modules", "q_proj"),
         ("sglang serve llama_3_1_8b --lora-target-modules --tp 2", "E507", "--lora-target-modules", "words"),
