@@ -75,7 +75,7 @@ def _connectors(server: Server, connector: str) -> Settings:
     own: dict[str, object] = {"kv_connector": CONNECTORS[connector], "kv_role": role}
     if host is None:
         return {"kv-transfer-config": own}
-    offload = {"kv_connector": OFFLOADING, "kv_role": "kv_both", EXTRA: {HOST_BYTES: host}}
+    offload: dict[str, object] = {"kv_connector": OFFLOADING, "kv_role": "kv_both", EXTRA: {HOST_BYTES: host}}
     both: dict[str, object] = {"kv_connector": MULTI, "kv_role": "kv_both", EXTRA: {"connectors": [own, offload]}}
     return {"kv-transfer-config": both}
 

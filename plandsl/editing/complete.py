@@ -16,6 +16,8 @@ from plandsl.grammar.arrivals import FORMS as ARRIVALS
 from plandsl.grammar.draws import FORMS as DISTRIBUTIONS
 from plandsl.grammar.modules import KINDS, catalog_names
 from plandsl.grammar.sharding import EVERY_MODEL, LEVELS, REGIONS, SUGAR
+from plandsl.grammar.tokens import Token
+from plandsl.grammar.version import LINE, WORD
 from plandsl.spec.formats import BITS
 from plandsl.units import UNITS, Dimension
 
@@ -116,7 +118,7 @@ def _starts(reading: Reading, place: Place) -> Iterator[Completion]:
 
 def _keywords(scope: str) -> Iterator[Completion]:
     for word, about in ITEMS.get(scope, {}).items():
-        yield Completion(word, "word", "", about, f"{word} ")
+        yield Completion(word, "word", "", about, LINE if word == WORD else f"{word} ")
 
 
 def _of_file(reading: Reading, place: Place) -> Iterator[Completion]:
@@ -276,7 +278,7 @@ def _keywords_of_in() -> Iterator[Completion]:
     yield Completion("in", "word", "", "the values that the field takes: a list, or a range", "in ")
 
 
-def _entry_of_list(place: Place) -> list[s.Name | object]:
+def _entry_of_list(place: Place) -> list[Token]:
     """The tokens of the entry of a `vary` at the cursor."""
     tokens = list(place.statement[1:])
     for at in range(len(tokens) - 1, -1, -1):

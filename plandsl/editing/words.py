@@ -11,7 +11,7 @@ from plandsl.editing.fields import FIELDS, ITEMS, METRICS, OPTIONS, fields_of
 from plandsl.spec.constants import FORMS
 from plandsl.spec.engine_bands import DISTANCES, LOADS, SERVED
 from plandsl.spec.fusions import ANY, NARROWEST
-from plandsl.spec.hardware import CONSTANTS, ENGINE_BANDS
+from plandsl.spec.hardware import CONSTANTS
 from plandsl.terms import TERMS, find_term
 from plandsl.units import EXAMPLES, UNITS
 
@@ -27,23 +27,11 @@ FIRST = {"pool": ("plan",), "search": ("plan",), "network": ("link",), "class": 
 """Scope -> other scopes whose words it has too."""
 
 MORE: dict[str, dict[str, str]] = {
-    "cluster": {
-        "node": "the node, by name or written out",
-        "nodes": "nodes of several kinds, with the same number of GPUs each: `[2 * h100_8, 2 * h200_8]`",
-        "count": "number of nodes",
-        "network": "the network between nodes: `topology`, `bandwidth` of each GPU's port, `latency` of a message",
-        "source": "where the figures were published",
-        "measured": "CSV files of measured kernels",
-    },
     "calibration": {
         "otherwise": "calibrations that give the constants that this one does not have",
         "source": "where the constants come from",
         "measured": "what was measured",
         **{name: f"a constant of kernels ({of})" for name, of in CONSTANTS.items()},
-    },
-    "engine": {
-        "source": "where the figures come from",
-        **dict.fromkeys(ENGINE_BANDS, "a factor of the band in which 80 % of measurements lie, for all plans"),
     },
     "sharding": {
         "context_form": "how split keys reach the queries: `ring`, or `gather`",
@@ -85,7 +73,11 @@ MORE: dict[str, dict[str, str]] = {
         "query": "the queries of latent attention: `query(qn, qr)`",
         "latent": "the latent cache of latent attention: `latent(c, kr, w_uk[...], w_uv[...])`",
     },
-    "rms_norm()": {"over": "the dimension that is normalised", "gain": "`none`: without a gain"},
+    "rms_norm()": {
+        "over": "the dimension that is normalised",
+        "gain": "`none`: without a gain",
+        "groups": "a dimension that says how many groups there are: each takes neighbouring heads together",
+    },
     "clamp()": {"low": "the least value", "high": "the greatest value"},
     "concat()": {"into": "the dimension of the result"},
     "merge()": {"tokens": "how many neighbours make one token", "into": "the dimension of the result"},
