@@ -17,6 +17,7 @@ from plandsl.commands.import_ import _plan, _read
 from plandsl.driver import compile_text
 from plandsl.spec.scheduler import SCHEDULERS, SchedulerName
 
+ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = Path(__file__).parent / "configs"
 TIERS = "kv_tiers = [[80 GB, 50 GB/s]]"
 LOAD = "workload { input = 64, output = 8, batch = 4 }"
@@ -229,6 +230,8 @@ def test_a_command_is_read_as_people_give_it(words: list[str], plan: str, capsys
     ("words", "why", "hint"),
     [
         (["nowhere.sh"], "`nowhere.sh` is neither a file nor a command", "a script, a manifest"),
+        ([str(ROOT / "examples" / "adapters.plan")], "is a plan already", "planc compile"),
+        ([str(ROOT / "tests" / "bench" / "vllm_1.json")], "it is JSON", "planc compare PLAN"),
         (["--", "vllm", "server", "m"], "expected `vllm serve`", "planc import -- vllm serve MODEL"),
         (["--node", "b200", "--", "vllm", "serve", "llama_3_1_8b"], "no node `b200`", "did you mean `b200_8`"),
         (["--", "vllm", "serve", "llama_3_1_8b", "-sc", '{"method": "mtp"'], "is no JSON, since", "expected JSON"),
