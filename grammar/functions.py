@@ -44,8 +44,8 @@ FUNCTIONS = (
     "experts",
 )
 OPTIONS: dict[str, tuple[str, ...]] = {
-    "rms_norm": ("over", "gain"),
-    "layer_norm": ("over", "gain"),
+    "rms_norm": ("over", "gain", "groups"),
+    "layer_norm": ("over", "gain", "groups"),
     "clamp": ("low", "high"),
     "concat": ("into",),
     "merge": ("tokens", "into"),
@@ -262,12 +262,33 @@ def _norm_options(call: s.Call, x: Typed, scope: Scope) -> tuple[tuple[str, str]
         over = _dim_option(value, x, scope)
     if over in STEP_DIMS:
         raise Wrong("E213", f"a norm over `{over}` would mix tokens", call.span)
-    gain = given.get("gain")
-    if gain is None:
-        return (("over", over),)
-    if not isinstance(gain, s.Ref) or gain.name != "none":
-        raise Wrong("E213", "`gain` can only be `none`", gain.span, hint="leave it out to have a gain")
-    return (("over", over), ("gain", "none"))
+    made = [("over", over)]
+    if (gain := given.get("gain")) is not None:
+        if not isinstance(gain, s.Ref) or gain.name != "none":
+            raise Wrong("E213", "`gain` can only be `none`", gain.span, hint="leave it out to have a gain")
+        made.append(("gain", "none"))
+    if (groups := given.get("groups")) is not None:
+        made.append(("groups", _norm_groups(groups, x, over, scope)))
+    return tuple(made)
+
+
+def _norm_groups(value: s.Expr, x: Typed, over: str, scope: Scope) -> str:
+    """The dimension that says into how many groups the dimension before ``over`` falls."""
+    at = x.dims.index(over)
+    heads = x.dims[at - 1] if at else ""
+    if not heads or heads in STEP_DIMS:
+        why = f"there are no heads before `{over}` of {dims_text(x.dims)} that could form groups"
+        raise Wrong(
+            "E575", why, value.span, hint="leave `groups` out, or split the dimension: `w[hidden, heads, head_dim]`"
+        )
+    example = f"declare how many, such as `groups = 8`, and write `groups = groups`; it divides `{heads}`"
+    if not isinstance(value, s.Ref) or value.name not in scope.sizes:
+        raise Wrong("E575", "`groups` must name a dimension that says how many there are", value.span, hint=example)
+    have, count = scope.sizes[heads], scope.sizes[value.name]
+    if have and count and have % count:
+        why = f"`{heads}` is {have:,}, which {count:,} groups (`{value.name}`) do not divide"
+        raise Wrong("E575", why, value.span, hint=example)
+    return value.name
 
 
 def _dim_option(value: s.Expr, x: Typed, scope: Scope) -> str:

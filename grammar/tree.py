@@ -86,6 +86,10 @@ class TreeBuilder:
         """``use "path"``."""
         return s.Use(self.string(parts[1:]), _over(parts[0], parts[1]))
 
+    def version(self, parts: list[Any]) -> s.Version:
+        """``plandsl = 1``."""
+        return s.Version(parts[2], _over(parts[0], parts[2]))
+
     def decl(self, parts: list[Any]) -> s.Decl:
         """``kind name { }``."""
         return s.Decl(_name(parts[0]), _name(parts[1]), None, parts[2], _over(parts[0], parts[2]))

@@ -426,16 +426,22 @@ class _Builder:
         out = self._out(name, tensor(self.model.activations, (*kept, *(n for n in w.type.names if n not in here))))
         unnamed = router and not self.model.named_format(weight.name, self.region)
         compute = self.model.activations if unnamed else self._multiplies(w)
-        self.ops.append((GroupedGemm if inside else Gemm)((out,), x, (w,), compute, span=term.span))
-        lora = self.model.lora
-        if lora is None or weight.name not in lora.targets or inside or router:
-            return out
-        from plandsl.passes.adapters import adapt
+        op = (GroupedGemm if inside else Gemm)((out,), x, (w,), compute, span=term.span)
+        if router:
+            self.ops.append(op)
+        else:
+            self._add_adapted([op])
+        return out
 
-        ops, weights = adapt(out, x, w, self.names, lora.active)
+    def _add_adapted(self, ops: list[Op]) -> None:
+        """Add ``ops``, and beside their products with targets of `lora` the products of adapters."""
+        lora = self.model.lora
+        if lora is not None:
+            from plandsl.passes.adapters import adapt_targets
+
+            ops, matrices = adapt_targets(ops, self.weights, lora, self.names)
+            self.weights |= {value.name: value for value in matrices}
         self.ops += ops
-        self.weights |= {value.name: value for value in weights}
-        return ops[-1].results[0]
 
     def _experts(self, term: Apply, name: str) -> Value:
         """Routing scores, the choice of experts, dispatch of the tokens, the experts' block, and the combination."""
@@ -483,7 +489,8 @@ class _Builder:
             gain = Value(self.names.fresh(f"gain_{name}"), tensor(stored, (over,)))
             self.weights[gain.name] = gain
         out = self._out(name, x.type)
-        self.ops.append(Norm(out, x, gain, term.fn, over, span=term.span))
+        groups = str(term.option("groups", "")) or None
+        self.ops.append(Norm(out, x, gain, term.fn, over, groups=groups, span=term.span))
         return out
 
     def _attention(self, term: Apply, name: str) -> Value:
@@ -548,8 +555,9 @@ class _Builder:
         ops = latent_attention(
             operands, name, self.phase, stored=self.model.kv_cache, compute=self._multiplies, names=self.names
         )
-        self.ops += ops
-        return ops[-1].results[0]
+        out = ops[-1].results[0]
+        self._add_adapted(ops)
+        return out
 
     def _group(self, term: Term, name: str) -> tuple[Value, ...]:
         """The tensors of `query(...)` or `latent(...)`, written in place or bound to a name before."""

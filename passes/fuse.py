@@ -127,6 +127,7 @@ def _fuse_norms(ops: tuple[Op, ...]) -> tuple[Op, ...]:
         last = out[-1] if out else None
         if (
             isinstance(op, Norm)
+            and op.groups is None
             and isinstance(last, Map)
             and last.fn == "add"
             and last.out == op.x

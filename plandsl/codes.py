@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from plandsl.codes_compare import COMPARE_CODES
 from plandsl.codes_earlier import EARLIER_CODES
+from plandsl.codes_editing import EDITING_CODES
 from plandsl.codes_export import EXPORT_CODES
 from plandsl.codes_headers import HEADER_CODES
 from plandsl.codes_hf import HF_CODES
@@ -24,6 +25,7 @@ from plandsl.codes_states import STATE_CODES
 from plandsl.codes_syntax import SYNTAX_CODES
 from plandsl.codes_towers import TOWER_CODES
 from plandsl.codes_traces import TRACE_CODES
+from plandsl.codes_version import VERSION_CODES
 
 
 class Code(NamedTuple):
@@ -546,8 +548,8 @@ CODES: dict[str, Code] = {
     name: Code(*parts)
     for table in (
         *(SYNTAX_CODES, NAME_CODES, HF_CODES, HEADER_CODES, MODEL_CODES, SHARDING_CODES),
-        *(COMMAND_CODES, RENDER_CODES, MONEY_CODES, PYTHON_CODES, EXPORT_CODES),
-        *(STATE_CODES, TOWER_CODES, TRACE_CODES, COMPARE_CODES, MEASURE_CODES, INDEX_CODES),
+        *(COMMAND_CODES, RENDER_CODES, MONEY_CODES, PYTHON_CODES, EDITING_CODES, EXPORT_CODES),
+        *(STATE_CODES, TOWER_CODES, TRACE_CODES, COMPARE_CODES, MEASURE_CODES, INDEX_CODES, VERSION_CODES),
         EARLIER_CODES,
     )
     for name, parts in table.items()

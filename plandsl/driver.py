@@ -5,7 +5,7 @@ text --grammar--> PlanSpec --passes--> Program ... --> Schedule --backends--> Es
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate, pairwise
 from os import PathLike, fspath
@@ -54,9 +54,7 @@ BenchFiles: TypeAlias = "str | PathLike[str] | Sequence[str | PathLike[str]]"
 class CompiledPlan:
     """One plan, compiled: its schedules, and on request its estimate, picture or verdict."""
 
-    def __init__(
-        self, spec: PlanSpec, notes: Sequence[Diagnostic], known: dict[Hashable, Program] | None = None
-    ) -> None:
+    def __init__(self, spec: PlanSpec, notes: Sequence[Diagnostic]) -> None:
         self.chosen: tuple[Diagnostic, ...] = ()
         cut = spec.sharding.cut
         if cut is not None and cut.balanced and spec.shift is None and spec.split is None:  # each pool is cut alone
@@ -64,11 +62,11 @@ class CompiledPlan:
             self.chosen = (note,)
         self.spec, self.notes = spec, tuple(notes)
         self.sources: Mapping[str, str] = {}  # the texts that the spans of diagnostics point into, by file
-        self._pools = () if spec.split is None else tuple(CompiledPlan(pool, (), known) for pool in spec.pools)
-        self._modes = () if spec.shift is None else tuple(CompiledPlan(mode, (), known) for mode in spec.modes)
+        self._pools = () if spec.split is None else tuple(CompiledPlan(pool, ()) for pool in spec.pools)
+        self._modes = () if spec.shift is None else tuple(CompiledPlan(mode, ()) for mode in spec.modes)
         first, last = self._pools[:1] or self._modes[:1], self._pools[1:] or self._modes[:1]
-        self.prefill: Schedule = first[0].prefill if first else compile_phase(spec, "prefill", known)
-        self.decode: Schedule = last[0].decode if last else compile_phase(spec, "decode", known)
+        self.prefill: Schedule = first[0].prefill if first else compile_phase(spec, "prefill")
+        self.decode: Schedule = last[0].decode if last else compile_phase(spec, "decode")
         if spec.model.stateful:
             from plandsl.passes.pages import raise_block
 

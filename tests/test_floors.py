@@ -19,7 +19,7 @@ SCHEDULERS = {
 } | {"spec.scheduler"}
 """Of the floor `serving`, what knows tokens and blocks alone, and the words for it: nothing else is imported there."""
 
-KNOW_ALL = ("api", "driver", "entries", "commands", "searches", "starter", "testing")
+KNOW_ALL = ("api", "driver", "editing", "entries", "commands", "lsp", "searches", "starter", "testing")
 """What may import every stage: the compiler on one page, and those who stand above it."""
 
 STARTS = ("__init__", "__main__", "cli", *KNOW_ALL)
@@ -35,6 +35,7 @@ WINGS = {
     "backends.cost.work.experts", "backends.cost.work.joined", "backends.cost.work.latent", "backends.cost.work.lookup",
     "backends.cost.work.adapters", "grammar.hf_towers",
     "grammar.lora", "grammar.merging", "grammar.streams", "grammar.towers", "passes.streams", "passes.adapters",
+    "spec.adapter_mix",
     "backends.cost.work.index", "grammar.index", "passes.index", "passes.shard_index",
     "backends.cost.work.states", "grammar.states", "passes.shard_states", "passes.states",
     "backends.cost.time.mixed", "backends.cost.time.trace", "backends.cost.time.unlike",

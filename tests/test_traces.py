@@ -14,6 +14,7 @@ from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from plandsl.backends.cost.answers.flows import flows
@@ -239,7 +240,7 @@ def test_a_simulation_shows_every_request_and_every_step(sharding: str, more: st
     run = plan.simulate()
     trace, records = read_trace(trace_simulation(plan.spec, run)), run.records
     check_trace(trace)
-    slices = [s for found in trace.slices.values() for s in found]
+    slices = [s for found in trace.slices.values() for s in found if s.kind == "step"]
     assert len(slices) == len(records.steps.start_s)
     assert sum(s.end - s.start for s in slices) / 1e9 == pytest.approx(
         float((records.steps.end_s - records.steps.start_s).sum()), rel=1e-6
@@ -257,6 +258,34 @@ def test_a_simulation_shows_every_request_and_every_step(sharding: str, more: st
     ]
     assert max(levels) == records.steps.blocks.max()
     assert max(levels) <= run.blocks
+
+
+@pytest.mark.parametrize("more", ["", "prefill {}, decode {}, transfer { bandwidth = 50 GB/s, latency = 10 us }"])
+def test_stages_of_a_simulation_have_tracks_that_add_up_and_arrows_from_stage_to_stage(more: str) -> None:
+    (plan,) = compile_text(SERVED.format(sharding="pp = 3, dp = 2", more=more))
+    run = plan.simulate(requests=25)
+    trace, steps, stages = read_trace(trace_simulation(plan.spec, run)), run.records.steps, run.records.stages
+    assert stages is not None
+    check_trace(trace)
+    busy = {
+        (pid, name): sum(s.end - s.start for s in trace.slices.get((pid, tid), [])) / 1e9
+        for (pid, tid), name in trace.tracks.items()
+        if name.startswith("stage ")
+    }
+    servers = len(set(steps.replica.tolist()))
+    assert len(busy) == 3 * servers
+    assert sum(busy.values()) == pytest.approx(float((stages.end_s - stages.start_s).sum()), rel=1e-6)
+    for server in set(steps.replica.tolist()):
+        own = np.flatnonzero(steps.replica == server)
+        mine = stages.replica == server
+        first, last = (np.flatnonzero(mine & (stages.stage == stage)) for stage in (0, 2))
+        assert len(first) == len(last) == len(own)
+        np.testing.assert_allclose(stages.start_s[first], steps.start_s[own], atol=1e-9)
+        assert (stages.end_s[last] <= steps.end_s[own] + 1e-9).all()
+        assert (stages.start_s[last] > stages.end_s[first]).all()
+    hops = [found for found in trace.flows.values() if found[0]["name"] == "hop"]
+    assert len(hops) == len(steps.start_s)
+    assert all(len(found) == 3 and len({event["tid"] for event in found}) == 3 for found in hops)
 
 
 # ---- the command

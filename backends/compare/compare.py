@@ -73,10 +73,10 @@ def compare_runs(
     if fit is not None:
         check_fit(predictor, runs)
     if engine is not None and (fit is not None or not why):
-        cases = cases_of(benches, runs)
+        cases, others = cases_of(benches, runs)
         probed = probe(predictor, cases, engine, tick=count_parts(tick, 1, 2))
         verdict = None if why else judge(predictor, benches, runs, probed)
-        fitted = None if fit is None else fit_engine(predictor, probed, engine, fit)
+        fitted = None if fit is None else fit_engine(predictor, probed, others, engine, fit)
     return Comparison(made.spec.name, tuple(runs), verdict, why_not=why, fitted=fitted, about=About(made.spec))
 
 

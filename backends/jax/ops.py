@@ -240,6 +240,9 @@ class Writer:
 
     def _norm(self, op: Norm | AddNorm, x: str, type_: TensorType, out: Value) -> str:
         text = f"{op.fn}({x}, {type_.names.index(op.over)})"
+        if isinstance(op, Norm) and op.groups is not None:
+            each = self.layouts.sizes[op.heads] // self.layouts.sizes[op.groups]
+            text = f"grouped_norm({op.fn}, {x}, {type_.names.index(op.over)}, {each})"
         return cast(text if op.gain is None else f"{text} * {self._aligned(op.gain, type_.names)}", out)
 
     def _aligned(self, value: Value, names: tuple[str, ...]) -> str:

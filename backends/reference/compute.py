@@ -235,7 +235,13 @@ def _norm(x: Array, op: Norm | AddNorm, type_: TensorType, here: Local) -> Array
     along = type_.names.index(op.over)
     if op.fn not in NORMS:
         raise Mismatch(f"no norm is called '{op.fn}'")
-    out = NORMS[op.fn](x, along)
+    norm = NORMS[op.fn]
+    if isinstance(op, Norm) and op.groups is not None:
+        each = here.place.sizes[op.heads] // here.place.sizes[op.groups]
+        if any(end % each for end in here.held_range(op.x, op.heads)):
+            raise Mismatch(f"rank {here.rank} holds a part of a group of {op.heads} in {op.x}")
+        norm = partial(elementwise.grouped_norm, norm, each=each)
+    out = norm(x, along)
     return out if op.gain is None else out * _align(op.gain, type_.names, here)
 
 
@@ -266,8 +272,8 @@ def _adapter_gemm(op: AdapterGemm, weight: Value, out: Value, here: Local) -> Ar
     own = here.requests[start:stop] % (len(matrices) + 1)
     chosen = np.concatenate([matrices, np.zeros_like(matrices[:1])])[own]  # the last has no adapter
     names = "batch", *weight.type.names[1:]
-    letters = {n: k for k, n in enumerate(dict.fromkeys((*op.x.type.names, *names)))}
-    x, w, y = ([letters[n] for n in found] for found in (op.x.type.names, names, out.type.names))
+    letters = {n: k for k, n in enumerate(dict.fromkeys(map(stem, (*op.x.type.names, *names))))}
+    x, w, y = ([letters[stem(n)] for n in found] for found in (op.x.type.names, names, out.type.names))
     result: Array = np.einsum(here.array(op.x), x, chosen, w, y)
     return result
 

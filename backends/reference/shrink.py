@@ -214,10 +214,14 @@ def _heads(model: ModelSpec, axes: _Axes) -> dict[str, int]:
     """Small numbers of heads, the smallest first: multiples of the previous number stay multiples."""
     out: dict[str, int] = {}
     before, small = 1, 1
-    for name, size in sorted(((n, s) for n, s in model.sizes if _counts_heads(n)), key=lambda x: x[1]):
+    groups = {str(t.option("groups", "")) for t in _applied(model)}
+    heads = [n for n, _ in model.sizes if _counts_heads(n)]
+    for name, size in sorted(((n, s) for n, s in model.sizes if n in groups or n in heads), key=lambda x: x[1]):
         step = small if size % before == 0 else 1
         least = small if size == before else 2 * small
-        out[name] = _similar_size(name, size, axes.subsets(name), least, step)
+        # a rank that has whole groups of heads for a norm still has them
+        ways = axes.subsets(name).union(*(axes.subsets(n) for n in heads if name in groups))
+        out[name] = _similar_size(name, size, ways, least, step)
         before, small = size, out[name]
     return out
 

@@ -5,7 +5,7 @@
 #    source ~/.local/share/bash_completion/planc
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_planc_subparsers=(init compile check render verify laws search fmt catalog passes explain diff compare compare-comm measure calibrate accuracy simulate autoscale completion export import run)
+_shtab_planc_subparsers=(init compile check render verify laws search fmt catalog passes explain diff compare compare-comm measure calibrate accuracy simulate autoscale lsp completion export import run)
 
 _shtab_planc_init_option_strings=(-h --help --json --model --node)
 _shtab_planc_compile_option_strings=(-h --help --json --plan --set --dump --phase)
@@ -21,11 +21,12 @@ _shtab_planc_explain_option_strings=(-h --help --json --plan --set)
 _shtab_planc_diff_option_strings=(-h --help --json --each --plan --set)
 _shtab_planc_compare_option_strings=(-h --help --json --plan --set --rows --fit)
 _shtab_planc_compare_comm_option_strings=(-h --help --json -o --output --plan --set)
-_shtab_planc_measure_option_strings=(-h --help --json -o --output --for --plan --set --gpu --seconds --dtype --devices)
+_shtab_planc_measure_option_strings=(-h --help --json -o --output --for --plan --set --gpu --seconds --dtype --devices --with)
 _shtab_planc_calibrate_option_strings=(-h --help --json -o --output --pooled)
-_shtab_planc_accuracy_option_strings=(-h --help --json --rows)
+_shtab_planc_accuracy_option_strings=(-h --help --json --rows --use)
 _shtab_planc_simulate_option_strings=(-h --help --json --plan --set --requests --seeds --find-rate --rows --plot --view --scheduler)
 _shtab_planc_autoscale_option_strings=(-h --help --json --plan --set --every --requests --least --scheduler)
+_shtab_planc_lsp_option_strings=(-h --help --json --stdio --port)
 _shtab_planc_completion_option_strings=(-h --help --json)
 _shtab_planc_export_option_strings=(-h --help --json --plan --set --to --connector -o --output --ranks --steps --simulate --requests --shrink)
 _shtab_planc_import_option_strings=(-h --help --json --model --node -o --output)
@@ -64,6 +65,7 @@ _shtab_planc_calibrate__o_COMPGEN=_shtab_compgen_files
 _shtab_planc_calibrate___output_COMPGEN=_shtab_compgen_files
 _shtab_planc_accuracy_pos_0_COMPGEN=_shtab_compgen_files
 _shtab_planc_accuracy___rows_COMPGEN=_shtab_compgen_files
+_shtab_planc_accuracy___use_COMPGEN=_shtab_compgen_files
 _shtab_planc_simulate_pos_0_COMPGEN=_shtab_compgen_files
 _shtab_planc_simulate___rows_COMPGEN=_shtab_compgen_files
 _shtab_planc_simulate___plot_COMPGEN=_shtab_compgen_files
@@ -81,10 +83,11 @@ _shtab_planc_render___view_choices=(devices communication block timeline memory 
 _shtab_planc_render___phase_choices=(prefill decode)
 _shtab_planc_render___against_choices=(ttft tpot latency)
 _shtab_planc_catalog_pos_0_choices=(model gpu node cluster calibration engine)
+_shtab_planc_measure___with_choices=(jax torch)
 _shtab_planc_simulate___view_choices=(latency occupancy steps rates)
 _shtab_planc_completion_pos_0_choices=(bash zsh fish)
 _shtab_planc_export___connector_choices=(nixl mooncake)
-_shtab_planc_pos_0_choices=(init compile check render verify laws search fmt catalog passes explain diff compare compare-comm measure calibrate accuracy simulate autoscale completion export import run)
+_shtab_planc_pos_0_choices=(init compile check render verify laws search fmt catalog passes explain diff compare compare-comm measure calibrate accuracy simulate autoscale lsp completion export import run)
 
 _shtab_planc_init__h_nargs=0
 _shtab_planc_init___help_nargs=0
@@ -155,6 +158,10 @@ _shtab_planc_simulate___find_rate_nargs=0
 _shtab_planc_autoscale__h_nargs=0
 _shtab_planc_autoscale___help_nargs=0
 _shtab_planc_autoscale___json_nargs=0
+_shtab_planc_lsp__h_nargs=0
+_shtab_planc_lsp___help_nargs=0
+_shtab_planc_lsp___json_nargs=0
+_shtab_planc_lsp___stdio_nargs=0
 _shtab_planc_completion__h_nargs=0
 _shtab_planc_completion___help_nargs=0
 _shtab_planc_completion___json_nargs=0

@@ -76,7 +76,11 @@ class Ids(BaseOp):
 
 @frozen(eq=False, repr=False, slots=False)
 class Norm(Regular):
-    """``fn`` (rms_norm or layer_norm) over dimension ``over``, times the optional ``gain``."""
+    """``fn`` (rms_norm or layer_norm) over dimension ``over``, times the optional ``gain``.
+
+    With ``groups``, a dimension that says how many, neighbouring heads of a group are normalised together. The heads
+    are the dimension before ``over``. A rank has whole groups.
+    """
 
     keyword: ClassVar[str] = "norm"
     facts: ClassVar[Facts] = Facts(COMPUTE, "norm", "norm", measured="rmsnorm")
@@ -89,7 +93,14 @@ class Norm(Regular):
     fn: str = "rms_norm"
     over: str = "hidden"
     fused: str | None = None
+    groups: str | None = None
     span: Span | None = span_field()
+
+    @property
+    def heads(self) -> str:
+        """The dimension of which ``groups`` are made."""
+        names = self.x.type.names
+        return names[names.index(self.over) - 1]
 
     @once
     def rules(self) -> tuple[Rule, ...]:

@@ -96,6 +96,13 @@ def walk(term: Term) -> Iterator[Term]:
             yield from walk(argument)
 
 
+def inside_experts(terms: Iterable[Term]) -> Iterator[Weight]:
+    """The weights in the bodies of `experts`."""
+    for term in (inner for outer in terms for inner in walk(outer)):
+        for statement in term.body if isinstance(term, Apply) else ():
+            yield from (w for w in walk(statement.term) if isinstance(w, Weight))
+
+
 class Statement(NamedTuple):
     """``target = term`` in a block."""
 
@@ -177,7 +184,8 @@ class LoraSpec(NamedTuple):
     """Low-rank adapters (LoRA): ``x W`` becomes ``x W + (x A) B``, with ``A`` and ``B`` of each request's own adapter.
 
     ``targets`` are the weights ``W``; the dimensions `ADAPTERS` and `LORA_RANK` say how many adapters a GPU holds, and
-    of which rank. ``active`` is the number of different ones in a batch.
+    of which rank. ``active`` is the largest number of different ones in a batch. ``mix`` is what a plan's load says of
+    them: pairs of (number of adapters, chance that a request names one of these); empty where it says nothing.
 
     An adapter that is on no GPU is loaded from host memory at ``host_bandwidth`` bytes/s for each GPU, in ``load_time``
     seconds besides. Host memory holds ``host_adapters``, or all (None); the others are read at ``disk_bandwidth``.
@@ -189,6 +197,7 @@ class LoraSpec(NamedTuple):
     load_time: float = 0.0
     host_adapters: int | None = None
     disk_bandwidth: float | None = None
+    mix: tuple[tuple[int, float], ...] = ()
 
 
 @frozen(eq=False, repr=False, slots=False)

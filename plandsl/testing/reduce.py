@@ -202,7 +202,8 @@ def _simpler_loads(load: WorkloadSpec) -> Iterator[WorkloadSpec]:
     for name in ("output", "input", *sized):
         value = getattr(load, name)
         if value is not None and value > 1:
-            yield from (evolve(load, **{name: size}) for size in dict.fromkeys((1, value // 2, value - 1)))
+            changes: list[dict[str, Any]] = [{name: size} for size in dict.fromkeys((1, value // 2, value - 1))]
+            yield from (evolve(load, **change) for change in changes)
 
 
 def _simpler_models(model: ModelSpec) -> Iterator[ModelSpec]:

@@ -48,7 +48,9 @@ def serve_share(
 def merge_shares(requests: Requests, shares: Sequence[Records]) -> Records:
     """What `simulate` says of all servers, from what `serve_share` says of each, in their order."""
     back = np.argsort(np.concatenate(deal(requests, len(shares))))
-    columns = {name: np.concatenate([getattr(share, name) for share in shares])[back] for name in BY_REQUEST}
+    columns: dict[str, Any] = {
+        name: np.concatenate([getattr(share, name) for share in shares])[back] for name in BY_REQUEST
+    }
     if requests.adapter is not None:
         columns["slot_wait_s"] = _join(shares, "slot_wait_s", back)
     trails = [share.trail for share in shares]

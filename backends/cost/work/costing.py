@@ -133,9 +133,9 @@ class Costing:
                 assert self.mixtures is not None, "a program with experts has an imbalance for them"
                 return self.mixtures.gemm(op)
             case AdapterGemm():
-                from plandsl.backends.cost.work.adapters import adapter_kernel
+                from plandsl.backends.cost.work.adapters import adapter_products
 
-                return adapter_kernel(op, site)
+                return adapter_products(op, site, self.mixtures)
             case Gemm():
                 return kernel.gemm_kernel(op, site)
             case Attention():

@@ -84,9 +84,10 @@ def time_table(e: Estimate) -> Sheet:
     table = plain_table("l", "r", *"rrl" * len(timed), header=(title, "runs", *phases), labels=2)
     table.starts = (2, 5)
     both: dict[tuple[str, str], list[OpTime | None]] = {}
+    none: list[OpTime | None] = [None] * len(timed)
     for i, phase_estimate in enumerate(timed):
         for op in phase_estimate.ops:
-            both.setdefault((op.op, op.name), [None] * len(timed))[i] = op
+            both.setdefault((op.op, op.name), [*none])[i] = op
     sums = tuple(sum(o.time_s for o in p.ops) or 1.0 for p in timed)
 
     def weight(pair: list[OpTime | None]) -> float:

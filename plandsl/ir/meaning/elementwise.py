@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from plandsl.ir.meaning import Array
@@ -28,6 +30,13 @@ def rms_norm(x: Array, along: int) -> Array:
 def layer_norm(x: Array, along: int) -> Array:
     """``x`` less its mean along dimension ``along``, then as `rms_norm`."""
     return rms_norm(x - x.sum(along, keepdims=True) / max(x.shape[along], 1), along)
+
+
+def grouped_norm(norm: Callable[[Array, int], Array], x: Array, along: int, each: int) -> Array:
+    """``norm`` over dimension ``along`` and ``each`` neighbours of the dimension before it, which hold whole groups."""
+    shape = x.shape
+    joined = x.reshape(*shape[: along - 1], shape[along - 1] // each, each * shape[along], *shape[along + 1 :])
+    return norm(joined, along).reshape(shape)
 
 
 def merge_tokens(x: Array, along: int, tokens: int, joins: bool) -> Array:
