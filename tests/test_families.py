@@ -35,6 +35,9 @@ from tests.test_hf import CONFIGS, made, published, spec_of
 # - litgpt/config.py, which copies published files: olmo_2_13b and phi_4;
 # - internlm3_8b: the defaults of Internlm3Config in Huawei's atb_llm;
 # - minimax_m1: the card of MiniMax-Text-01, of the same shapes, and PaddlePaddle/FastDeploy pull request 6797;
+# - granite_4_h_small: sizes of the published file in a public document (Granite-4.0-H-Small, of 32.2 B parameters, 9 B of
+#   them active), and for the rest the defaults of GraniteMoeHybridConfig. The four layers that attend stand as in
+#   Granite-4.0-H-1B, which is assumed;
 # - gemma_3n_e4b: the defaults of Gemma3nTextConfig. llama.cpp prints 6.87 B parameters for its checkpoint, which has
 #   keys and values for the 15 layers that take those of earlier layers, too;
 # - gemma_4_*: copies of the published files in tests of public repositories (rasbt/LLMs-from-scratch, ollama/ollama and
@@ -67,6 +70,7 @@ COUNTS: dict[str, tuple[int, int]] = {
     "glm_5_2": (743_180_209_920 + 196_809_984, 41_053_720_320 + 196_809_984),  # the second are 21 indexers
     "gpt_neox_20b": (20_554_567_680, 20_554_567_680),
     "granite_3_1_2b": (2_533_531_648, 2_533_531_648),
+    "granite_4_h_small": (32_207_337_984, 8_803_121_664),
     "hunyuan_7b": (7_504_568_320, 7_504_568_320),
     "internlm3_8b": (8_804_241_408, 8_804_241_408),
     "jamba_v0_1": (51_570_323_328, 12_110_311_296),
