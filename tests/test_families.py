@@ -35,8 +35,8 @@ from tests.test_hf import CONFIGS, made, published, spec_of
 # - litgpt/config.py, which copies published files: olmo_2_13b and phi_4;
 # - internlm3_8b: the defaults of Internlm3Config in Huawei's atb_llm;
 # - minimax_m1: the card of MiniMax-Text-01, of the same shapes, and PaddlePaddle/FastDeploy pull request 6797;
-# - granite_4_h_small: sizes of the published file in a public document (Granite-4.0-H-Small, of 32.2 B parameters, 9 B of
-#   them active), and for the rest the defaults of GraniteMoeHybridConfig. The four layers that attend stand as in
+# - granite_4_h_small: sizes of the published file in a public document (Granite-4.0-H-Small, of 32.2 B parameters, 9 B
+#   of them active), and for the rest the defaults of GraniteMoeHybridConfig. The four layers that attend stand as in
 #   Granite-4.0-H-1B, which is assumed;
 # - gemma_3n_e4b: the defaults of Gemma3nTextConfig. llama.cpp prints 6.87 B parameters for its checkpoint, which has
 #   keys and values for the 15 layers that take those of earlier layers, too;
