@@ -32,7 +32,7 @@ endif
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-all extras test-extras lint types fmt tables words vscode completions bench accuracy traffic calibrate memory \
-  loop study field figures partitioner seeds fuzz golden docs release-check clean
+  loop study field figures partitioner seeds fuzz golden web docs release-check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -50,6 +50,8 @@ test: lint types  ## everything that must hold: lint, types, tests; SEED=n draws
 test-all: test test-extras  ## `make test`, then `make test-extras`
 
 extras: $(ALL)  ## install what some tests and `make partitioner` need: jax, notebooks, pandas, polars, duckdb and others
+
+web: tests/web/node_modules  ## fetch what tests of pages take from npm: axe, which checks pages for all readers
 
 test-extras: $(ALL)  ## the tests that need these, and what is absent, and slow ones; LARGE=1 runs plans of 64 ranks and drawn plans too
 	LARGE=$(LARGE) $(BIN)/pytest -m "extras or slow" -rA --no-header -q
@@ -144,7 +146,7 @@ $(DEV): pyproject.toml | $(BIN)/python
 	@touch $(RUNTIME) $@
 
 $(ALL): pyproject.toml | $(DEV)
-	$(PIP) --editable '.[dev,render,all,takers]'
+	$(PIP) --editable '.[dev,render,all,takers,docs]'
 	@touch $@
 
 $(RELEASE): pyproject.toml | $(DEV)
@@ -153,6 +155,10 @@ $(RELEASE): pyproject.toml | $(DEV)
 
 $(DOCS): pyproject.toml | $(DEV)
 	$(PIP) --editable '.[dev,render,docs]'
+	@touch $@
+
+tests/web/node_modules: tests/web/package-lock.json
+	cd tests/web && npm ci --silent
 	@touch $@
 
 $(BIN)/python:

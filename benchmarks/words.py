@@ -36,6 +36,7 @@ TABLES: dict[tuple[str, str], tuple[str, ...]] = {
     ("Two shardings", "field"): ("shift",),
     ("Guessing ahead", "field"): ("speculate",),
     ("Two pools", "field"): ("plan",),
+    ("cluster", "field"): ("cluster",),
 }
 """The heading above a table and the title of its first column -> the scopes whose words it explains."""
 

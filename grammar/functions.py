@@ -176,9 +176,23 @@ def _options(name: str, call: s.Call, x: Typed, scope: Scope) -> tuple[tuple[str
         case "clamp":
             return _bounds(call, scope)
         case "rope":
+            _check_pairs(call, x, scope)
             return tuple(_first(option, x, scope) for option in call.kwargs)
         case _:
             return ()
+
+
+def _check_pairs(call: s.Call, x: Typed, scope: Scope) -> None:
+    """Raise `Wrong` (E214) where a `rope` that turns all elements has one that is in no pair."""
+    last = x.dims[-1]
+    size = scope.sizes.get(last, 0)
+    if call.kwargs or size % 2 == 0:
+        return
+    why = f"`rope` turns pairs of elements, and `{last}` has {size:,}"
+    given = scope.record.fields.get(last, ())[-1:]
+    labels = tuple(Label(layer.value.span, "an odd number") for layer in given if not isinstance(layer.value, Record))
+    turned = f", or turn a part: `rope(..., first = {size - 1})`" if size > 2 else ""
+    raise Wrong("E214", why, call.span, labels=labels, hint=f"make `{last}` even{turned}")
 
 
 def _first(option: s.Field, x: Typed, scope: Scope) -> tuple[str, int]:

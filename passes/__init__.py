@@ -24,7 +24,6 @@ from plandsl.passes.quantize import quantize
 from plandsl.passes.runner import Pass, verify_result
 from plandsl.passes.schedule import schedule
 from plandsl.passes.shard import shard
-from plandsl.spec.model import Apply, walk
 from plandsl.spec.plan import PlanSpec
 
 
@@ -89,7 +88,7 @@ SIZELESS = "fuse"
 SIZED = 1 + [step.name for step in PIPELINE].index(SIZELESS)
 """How many passes there are up to `SIZELESS`."""
 
-KEPT = 512
+KEPT = 128
 """Programs that are kept. Those of a plan take some 100 KB."""
 
 
@@ -137,7 +136,7 @@ def structure(plan: PlanSpec) -> Hashable:
     """A key of everything that determines a plan's program after `SIZELESS`: plans with equal keys share it."""
     sharding = plan.sharding
     # where a norm has groups of heads, the sizes say whether a rank has whole ones
-    sized = any(isinstance(t, Apply) and t.option("groups", "") for term in plan.model.terms for t in walk(term))
+    sized = bool(plan.model.norm_groups)
     axes = tuple((a.name, a.size if sized else a.size > 1) for a in sharding.axes)
     rules = tuple((r.dims, r.axes, r.region) for r in sharding.rules)
     peaks = tuple(dtype for dtype, _ in plan.common_gpu.compute)

@@ -52,8 +52,8 @@ def shard(program: Program, plan: PlanSpec) -> Program:
     """
     experts = frozenset(stem(name) for name, _ in program.imbalance)
     layout = Layout(plan.sharding, program.phase, experts)
-    handed: dict[str, TensorType] = {}
     sizes = dict(program.sizes)
+    handed: dict[str, TensorType] = {}
     return each_region(program, lambda region: Sharder(region, layout, program.mesh, sizes, handed).run())
 
 
@@ -61,7 +61,12 @@ class Sharder:
     """Walks one region; gives each op operands in the layout that it needs, and each result its type."""
 
     def __init__(
-        self, region: Region, layout: Layout, mesh: Mesh, sizes: Mapping[str, int | str], handed: dict[str, TensorType]
+        self,
+        region: Region,
+        layout: Layout,
+        mesh: Mesh,
+        sizes: Mapping[str, int | str],
+        handed: dict[str, TensorType],
     ) -> None:
         self.region, self.layout, self.mesh, self.sizes, self.handed = region, layout, mesh, sizes, handed
         self.uses = count_uses(region.ops)

@@ -95,6 +95,15 @@ def _render(made: _Parser) -> None:
     made.add_argument("-o", "--output", metavar="OUT", required=True, help="a .svg, .png, .pdf or .dot file")
 
 
+def _report(made: _Parser) -> None:
+    made.add_argument("file", metavar="FILE", help="a .plan file, or - for standard input")
+    made.add_argument("--plan", metavar="NAME", action="append", help="only this plan; may be given several times")
+    made.add_argument("--search", metavar="NAME", help="only this search, and its best plan")
+    _add_overrides(made)
+    made.add_argument("--requests", metavar="N", type=int, help="serve N requests of a load over time (at most 10,000)")
+    made.add_argument("-o", "--output", metavar="OUT", required=True, help="a .html file, or - for standard output")
+
+
 def _verify(made: _Parser) -> None:
     _add_file(made)
     made.add_argument("--steps", type=int, default=3, help="decode steps (default: 3)")
@@ -281,6 +290,7 @@ VERBS: dict[str, tuple[str, Takes]] = {
     "compile": ("compile every plan of a file and print its estimates", _compile),
     "check": ("report every mistake, without compiling", _check),
     "render": ("draw a plan", _render),
+    "report": ("write plans and searches as one HTML page: charts, tables, comparison", _report),
     "verify": ("run the sharded program on small dimensions and compare it with the unsharded one", _verify),
     "laws": ("check what must hold of every plan, on yours and on plans that differ a little", _laws),
     "search": ("run the searches of a file: best plans, Pareto front, and why plans were excluded", _search),

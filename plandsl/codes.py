@@ -21,6 +21,7 @@ from plandsl.codes_money import MONEY_CODES
 from plandsl.codes_names import NAME_CODES
 from plandsl.codes_python import PYTHON_CODES
 from plandsl.codes_render import RENDER_CODES
+from plandsl.codes_report import REPORT_CODES
 from plandsl.codes_states import STATE_CODES
 from plandsl.codes_syntax import SYNTAX_CODES
 from plandsl.codes_towers import TOWER_CODES
@@ -549,8 +550,8 @@ CODES: dict[str, Code] = {
     for table in (
         *(SYNTAX_CODES, NAME_CODES, HF_CODES, HEADER_CODES, MODEL_CODES, SHARDING_CODES),
         *(COMMAND_CODES, RENDER_CODES, MONEY_CODES, PYTHON_CODES, EDITING_CODES, EXPORT_CODES),
-        *(STATE_CODES, TOWER_CODES, TRACE_CODES, COMPARE_CODES, MEASURE_CODES, INDEX_CODES, VERSION_CODES),
-        EARLIER_CODES,
+        *(STATE_CODES, TOWER_CODES, TRACE_CODES, COMPARE_CODES, MEASURE_CODES, INDEX_CODES, REPORT_CODES),
+        *(VERSION_CODES, EARLIER_CODES),
     )
     for name, parts in table.items()
 }

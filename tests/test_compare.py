@@ -23,6 +23,7 @@ from plandsl.backends.compare.documents import parse_documents
 from plandsl.backends.compare.fit import check_fit
 from plandsl.backends.compare.formats import AT_ONCE, OPEN
 from plandsl.backends.compare.loads import count_of
+from plandsl.backends.compare.notes import notes_of
 from plandsl.backends.compare.predict import Predictor, measures_of, value_of
 from plandsl.backends.compare.suspects import KINDS, MOST_RUNS, Cases, cases_of, moved, pick
 from plandsl.backends.cost.serving.records import Records
@@ -330,6 +331,39 @@ def test_wrong_arguments_end_with_a_diagnostic(words: tuple[str, ...], code: str
     assert (BENCH / "vllm_8.json").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "hint"),
+    [
+        (("vllm_1.json", "chat.plan"), "E542", "planc compare chat.plan vllm_1.json"),
+        (("chat.plan", "vlm_1.json"), "E560", "did you mean `vllm_1.json`?"),
+        (("chat.plan", "."), "E560", "name the files in it: ./*.json"),
+        (("chat.plan", "cut.json"), "E560", "a result file is the JSON"),
+    ],
+)
+def test_slips_with_files_are_told_with_what_helps(
+    words: tuple[str, ...], code: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("chat.plan").write_text(PLAN)
+    Path("vllm_1.json").write_bytes(raw("vllm_1.json"))
+    Path("cut.json").write_text('{\n  "completed": 3,\n  "dura')
+    status, _, err = planc("compare", *words)
+    assert status == 2
+    assert f"error[{code}]" in err
+    assert hint in err
+    if words[1] == "cut.json":
+        assert '3 |   "dura\n  |   ^' in err
+
+
+def test_a_plan_that_was_imported_is_of_the_model_that_ran(tmp_path: Path) -> None:
+    for flags in ((), ("--kv-cache-dtype", "fp8")):
+        line = ("vllm", "serve", "meta-llama/Llama-3.1-8B-Instruct", *flags)
+        assert planc("import", "-o", str(tmp_path / "x.plan"), "--node", "h100_1", "--", *line)[0] == 0
+        run = read_all(parse_documents(raw("vllm_1.json", model_id="meta-llama/Llama-3.1-8B-Instruct"), "x.json"))[0]
+        made = plandsl.compile(tmp_path / "x.plan")
+        assert "N535" not in [n.code for n in notes_of(made.spec, run[0], catalog_has, simulated=1, alone=True)]
+
+
 def test_a_plan_that_cannot_serve_the_run_is_told(tmp_path: Path) -> None:
     path = tmp_path / "long.json"
     path.write_bytes(raw(total_input_tokens=80 * 10**8))
@@ -376,6 +410,8 @@ def test_python_has_the_same_answer_with_tables() -> None:
 
 
 def test_every_code_of_comparisons_is_used() -> None:
-    text = "".join(path.read_text() for path in (Path(plandsl.__file__).parents[1] / "backends/compare").glob("*.py"))
+    root = Path(plandsl.__file__).parents[1]
+    paths = [root / "plandsl/commands/compare.py", *(root / "backends/compare").glob("*.py")]
+    text = "".join(path.read_text() for path in paths)
     assert [code for code in COMPARE_CODES if f'"{code}"' not in text] == []
     assert set(COMPARE_CODES) <= set(CODES)

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.editing import changes, dense
-from plandsl.editing.actions import actions, apply
+from plandsl.editing.actions import LONG, MOST_READ, actions, apply
 from plandsl.editing.inlays import inlays
 from plandsl.editing.outline import TYPES, folds, outline, painted
 from plandsl.editing.reading import Reading
+from plandsl.limits import MAX_ERRORS
 from tests.draws import pick
 from tests.test_slips import TABLE
 
@@ -42,6 +43,15 @@ def test_a_hint_is_an_action_that_works(name):
         errors = [d for d in after.check() if d.severity == "error"]
         assert len(errors) < len(found)
         assert (action.of.message, action.of.span) not in [(d.message, d.span) for d in errors]
+
+
+def test_a_long_text_has_few_fixes_tried():
+    """Each fix that is tried reads the whole text again."""
+    many = "".join(f"plan p{n} {{ modle = qwen3_8b, node = h100_9 }}\n" for n in range(60))
+    reading = Reading(many + "# " + "x" * 4 * LONG)
+    found = [d for d in reading.look() if d.severity == "error"]
+    assert len(found) == MAX_ERRORS
+    assert len(actions(reading, found)) <= MOST_READ / 16
 
 
 def test_an_action_says_what_it_writes():

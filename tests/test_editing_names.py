@@ -44,6 +44,7 @@ DECLARED = {
     OWN.replace("tokens -> seq", "tokens -> s¦eq"): (37, "seq"),
     OWN.replace("a @ w_o", "a¦ @ w_o"): (15, "a"),
     OWN.replace("gelu(h @", "gelu(h¦ @"): (17, "h"),
+    OWN.replace("rope(h @ w_k", "rope(h¦ @ w_k"): (11, "h"),
     OWN.replace("@ w_embed", "@ w_em¦bed"): (9, "w_embed"),
     "let slo = 2 s\nplan p { require ttft <= s¦lo }\n": (1, "slo"),
     "model a { hidden = 8 }\nmodel b = a with { ffn = 2 * hi¦dden }\n": (1, "hidden"),
@@ -90,9 +91,10 @@ def test_a_renamed_text_means_the_same(path, data):
     if refused:
         assert refused == ["E585"]
         return
-    changed = apply(text, edits[path_of(reading.unit)])
+    changed = apply(text, edits.pop(path_of(reading.unit)))
     assert changed != text
-    assert [d for d in Reading(changed, str(path)).look() if d.severity == "error"] == []
+    used_files = {Path(other): apply(Path(other).read_text("utf-8"), made) for other, made in edits.items()}
+    assert [d for d in Reading(changed, str(path), used_files).look() if d.severity == "error"] == []
     tree, _ = parse(changed.replace("renamed_1", one.symbol.name), "a")
     assert same_tree(tree, parse(text, "a")[0])
 

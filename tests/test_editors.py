@@ -57,6 +57,7 @@ def test_no_line_of_a_plan_has_an_unknown_piece():
 
 COLOURS = {
     "plan p {": "declaration type punctuation",
+    "plandsl = 1": "declaration operator numeric",
     "  memory = 80 GiB # the driver's": "property operator numeric unit comment",
     "vary batch in 1..1024 by * 2": "control variable word numeric operator numeric word operator numeric",
     "head -> tensor": "variable operator variable",

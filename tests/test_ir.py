@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from attrs import evolve
 from hypothesis import given
@@ -54,6 +56,7 @@ from plandsl.ir.text import read, read_op, read_type, show, show_op
 from plandsl.ir.types import Dim, Mesh, TensorType, Value, block_range, shard_range, tensor
 from plandsl.passes.rewrite import substitute
 from plandsl.testing import programs
+from tests.draws import draws
 
 MESH = Mesh((("a", 2), ("b", 3)))
 SIZES = (("batch", "batch"), ("position", "input"), ("hidden", 6), ("ffn", 12), ("heads", 6), ("kv_heads", 2))
@@ -407,11 +410,40 @@ def test_law_program_prints_and_reads_back(program: Program) -> None:
         "program m prefill\nnonsense",
         "program m prefill\nregion x {\n}",
         "program m prefill\nregion x(%a : bf16[b]) -> %a {\n  %c : bf16[b] = fly %a\n}",
+        "",
+        "program m lunch",
+        "program m prefill\nmesh t = 0",
+        "program m prefill\nmesh t = two",
+        "program m prefill\nmesh\nregion x(%a : bf16[b]) -> {\n  %c : bf16[b] = all_reduce %a {axis = 3}\n}",
+        "program m prefill\nmesh\nregion x(%a : bf16[b]) -> {\n  %c : bf16[b] = all_reduce %a\n}",
+        'program m prefill\nmesh\nregion x(%a : bf16[b]) -> {\n  %c : bf16[b] = all_reduce {axis = "t"}\n}',
+        'program m prefill\nmesh\nregion x(%a : bf16[b]) -> {\n  %c : bf16[b] = all_reduce %a, %a {axis = "t"}\n}',
+        'program m prefill\nmesh\nregion x(%a : bf16[b]) -> {\n  %c : bf16[b] = all_reduce %b {axis = "t"}\n}',
+        'program m prefill\nmesh\nregion x(%a : bf16[b]) -> {\n  %c : bf16[b] = all_reduce - {axis = "t"}\n}',
+        'program m prefill\nmesh\nregion x(%a : bf16[b]) -> {\n  %c : bf16[b] = all_reduce %a {axis = "t", by = 2}\n}',
+        "program m prefill\nmesh\nregion x(%a : bf16[b]) -> %z {\n}",
+        "program m prefill\nmesh\nregion x[0..4 by 0](%a : bf16[b]) -> %a {\n}",
+        "program m prefill\nmesh\nregion x(%a : bf16[b 1/0|t@]) -> %a {",
     ],
 )
 def test_other_text_is_no_program(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         read(text)
+
+
+@draws(1 / 2)
+@given(programs(), st.data())
+def test_law_a_program_that_was_changed_is_read_as_it_stands_or_refused(program: Program, data: st.DataObject) -> None:
+    words = re.split(r"(\W)", show(program))
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(words) - 1))
+        words[at] = data.draw(st.sampled_from(["", "0", "-1", "x", "%", ",", "@", words[at] * 2, *words[:at][-8:]]))
+    text = "".join(words)
+    try:
+        found = read(text)
+    except ValueError:
+        return
+    assert show(found).split() == text.split()
 
 
 def test_parts_say_how_often_they_run() -> None:

@@ -121,11 +121,11 @@ def test_every_example_is_on_its_page() -> None:
         assert path.read_text("utf-8").rstrip() in page
 
 
-def test_every_page_has_a_place_in_the_navigation() -> None:
+def test_the_navigation_names_pages_that_are_there() -> None:
     placed = re.findall(r"^ +- ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE)
     assert sorted(set(placed)) == sorted(placed), "a page stands twice"
     made = {"examples.md", "contributing.md", "changelog.md", *(p for p in placed if p.startswith("reference/"))}
-    assert set(PAGES) == set(placed) - made
+    assert set(placed) - made <= set(PAGES)
 
 
 class Page(HTMLParser):

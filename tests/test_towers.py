@@ -15,7 +15,12 @@ from plandsl.driver import CompiledPlan, compile_text
 from plandsl.grammar.hf import translate
 from plandsl.ir.meaning.elementwise import merge_tokens
 from plandsl.show import show_plan
+from plandsl.spec.plan import PlanSpec
+from plandsl.testing import assert_laws, compiled, plans
 from plandsl.testing.compare import bare
+from plandsl.testing.inapplicable import DoesNotApply
+from plandsl.testing.laws_models import towers_are_never_free
+from plandsl.testing.towers import with_images
 from tests.draws import draws
 from tests.test_hf import CONFIGS
 
@@ -229,3 +234,23 @@ def test_a_wrong_tower_is_told(text: str, code: str, part: str) -> None:
     except PlanError as error:
         found = tuple(error.diagnostics)
     assert (code, True) in [(d.code, part in d.message) for d in found], [(d.code, d.message) for d in found]
+
+
+def test_a_tower_is_never_free() -> None:
+    plan = plan_of("sharding { tp = 2 }")
+    assert towers_are_never_free(plan) is None
+    with pytest.raises(DoesNotApply):
+        towers_are_never_free(plan_of("sharding { tp = 2 }", TEXTS, model="blind"))
+
+
+@given(plans().filter(lambda spec: not spec.workload.encodes and spec.model.tower is None).flatmap(with_images))
+@draws(1 / 10)
+def test_drawn_towers_keep_the_laws(spec: PlanSpec) -> None:
+    assert_laws(compiled(spec))
+
+
+def test_ranks_may_have_no_image_to_merge() -> None:
+    assert merge_tokens(np.zeros((0, 5, 3)), 1, 2, joins=True).shape == (0, 3, 6)
+    fields = "sharding { mesh a = 2, b = 2; batch -> a; heads, kv_heads, ffn -> b }, micro_batches = 2"
+    verdict = plan_of(fields).verify(steps=1)
+    assert verdict.ok, verdict.message

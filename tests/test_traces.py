@@ -18,6 +18,10 @@ import numpy as np
 import pytest
 
 from plandsl.backends.cost.answers.flows import flows
+from plandsl.backends.cost.answers.simulation import draw_load, time_servers
+from plandsl.backends.cost.serving.serve import worker as serving_worker
+from plandsl.backends.cost.serving.shares import merge_shares, serve_share
+from plandsl.backends.cost.serving.simulate import simulate
 from plandsl.backends.traces.graph import trace_ranks
 from plandsl.backends.traces.perfetto import FIRST_DEVICE, FIRST_SERVER, trace_steps
 from plandsl.backends.traces.requests import trace_simulation
@@ -258,6 +262,23 @@ def test_a_simulation_shows_every_request_and_every_step(sharding: str, more: st
     ]
     assert max(levels) == records.steps.blocks.max()
     assert max(levels) <= run.blocks
+
+
+def test_stages_of_servers_that_are_served_apart_are_put_together() -> None:
+    (plan,) = compile_text(SERVED.format(sharding="pp = 2, dp = 2", more=""))
+    made = time_servers(*plan.cost.pools)
+    load = draw_load(plan.spec, 30)
+    worker = serving_worker(made.deployment.one, load.requests, "vllm", clock=made.clock)
+    whole = simulate([worker] * 2, load.requests)
+    parts = merge_shares(load.requests, [serve_share(worker, load.requests, number, 2) for number in (0, 1)])
+    assert whole.stages is not None
+    assert parts.stages is not None
+    for records in (whole, parts):
+        assert set(records.stages.replica.tolist()) == {0, 1}
+    for server in (0, 1):
+        one, other = ([x[s.replica == server] for x in s] for s in (whole.stages, parts.stages))
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("more", ["", "prefill {}, decode {}, transfer { bandwidth = 50 GB/s, latency = 10 us }"])

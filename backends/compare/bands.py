@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from math import ceil, exp, floor, log10
+from typing import Any
 
 import numpy as np
+from attrs import evolve
 
 from plandsl.backends.calibrate.conformal import ENOUGH, Residuals, margin, residuals, together
 from plandsl.backends.compare.formats import CLOSED
 from plandsl.backends.compare.suspects import JUDGED, Cases
 from plandsl.backends.cost.serving.requests import Floats
 from plandsl.spec.engine_bands import LOADS, SERVED, EngineBands
+from plandsl.spec.hardware import EngineSpec
 from plandsl.spec.plan import PlanSpec
 
-UNSTATED = {f"{metric}_{end}": 1.0 for metric in SERVED for end in ("low", "high")}
-"""An engine that states no band by itself, so that those of its classes count."""
+
+def without_stated(engine: EngineSpec) -> EngineSpec:
+    """The engine without bands that it states by itself, so that those of its classes count."""
+    plain: dict[str, Any] = {f"{metric}_{end}": 1.0 for metric in SERVED for end in ("low", "high")}
+    return evolve(engine, **plain)
 
 
 def find_bands(cases: Cases, predicted: Floats, plan: PlanSpec) -> EngineBands | None:

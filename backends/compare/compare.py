@@ -30,11 +30,13 @@ def read_runs(paths: Sequence[str]) -> list[Bench]:
     """
     found: list[Bench] = []
     wrong: list[Diagnostic] = []
+    sources: dict[str, str] = {}
     for path in paths:
         try:
             documents = read_documents(path)
         except PlanError as error:
             wrong += error.diagnostics
+            sources |= error.sources
             continue
         runs, more = read_all(documents)
         found, wrong = found + runs, wrong + more
@@ -42,7 +44,7 @@ def read_runs(paths: Sequence[str]) -> list[Bench]:
         why = f"the files have {len(found):,} runs: more than {MAX_BENCH_RUNS:,}"
         wrong.append(Diagnostic("E560", why, hint="compare fewer runs at once"))
     if wrong:
-        raise PlanError(wrong)
+        raise PlanError(wrong, sources)
     return found
 
 

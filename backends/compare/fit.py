@@ -16,7 +16,7 @@ from attrs import evolve
 from plandsl.answers.comparison import ComparedRun, FittedConstant, FittedEngine
 from plandsl.backends.calibrate.robust import soften
 from plandsl.backends.calibrate.solve import least_squares
-from plandsl.backends.compare.bands import UNSTATED, find_bands, tell_bands
+from plandsl.backends.compare.bands import find_bands, tell_bands, without_stated
 from plandsl.backends.compare.predict import Predictor
 from plandsl.backends.compare.suspects import JUDGED, KINDS, NOISE, Answers, Cases, Kind, Probed, predict, probe
 from plandsl.backends.cost.serving.requests import Floats
@@ -229,11 +229,11 @@ def tell(name: str, start: Point, end: Point, chosen: Sequence[str], bands: Engi
     many = len(start.cases.benches)
     source = f"{', '.join(c.name for c in constants) or 'nothing'} fitted to {many} run{'s' * (many > 1)}"
     assumed = tuple((field, why) for field, why in end.engine.assumed if field not in {c.name for c in constants})
-    unstated: dict[str, Any] = UNSTATED
     made = evolve(
         end.engine, name=name, assumed=assumed, source=f"{source}; the rest of {start.engine.name}", bands=bands,
-        limits=None, **unstated,
+        limits=None,
     )  # fmt: skip
+    made = without_stated(made)
     errors = [by_metric(p.cases, p.cases.predicted) for p in (start, end)]
     mean = {metric: [abs(e) for m, e in unseen if m == metric] for metric, _ in errors[0]}
     left = tuple((metric, float(np.expm1(np.mean(found)))) for metric, found in mean.items() if found)

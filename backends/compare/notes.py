@@ -43,6 +43,8 @@ def _model(plan: PlanSpec, bench: Bench, known: Known) -> Iterator[Diagnostic]:
     found = find_model(bench.model, known)
     if found == own or own in catalog_name(bench.model.lower()) or (found and found == find_model(own, known)):
         return
+    if found and own.startswith(f"{found}_"):  # such as `llama_3_1_8b_served`, with other formats
+        return
     what = f"`{found}` of the catalog" if found else "which the catalog does not have"
     why = f"the server ran the model {named}, {what}, and the plan has `{own}`"
     yield Diagnostic("N535", why, hint="if both have the same layers and sizes, nothing is wrong")

@@ -68,9 +68,8 @@ KINDS = (
     Kind("communication", "communication between GPUs", ("links",), rate=True, metric="tpot"),
     Kind("host_step", "host work of each step", ("step",), rate=False, metric="tpot"),
     Kind("host_request", "host work for each request in a step", ("request",), rate=False, metric="tpot"),
-    Kind("client", "client, tokenizer or network", ("first",), rate=False, metric="ttft"),
-    Kind("client_request", "client, tokenizer or network, for each request in flight", ("first_request",),
-         rate=False, metric="ttft"),
+    Kind("client", "client side (tokenizer, network)", ("first",), rate=False, metric="ttft"),
+    Kind("client_request", "client side for each request in flight", ("first_request",), rate=False, metric="ttft"),
 )  # fmt: skip
 
 MEMORY = "memory"

@@ -88,8 +88,8 @@ def find_launch(command: Command, found: list[Diagnostic]) -> Launch | None:
 
 def engine_of_image(text: str) -> SchedulerName | None:
     """The engine that an image starts by itself: ``vllm/vllm-openai:v0.12``. None for other words."""
-    name = re.split("[@:]", text.rsplit("/", 1)[-1])[0]
-    return dict(IMAGES).get(name)
+    found = re.fullmatch(r"(?:.*/)?([\w.-]+?)(?:[:@].*)?", text)
+    return None if found is None else dict(IMAGES).get(found[1])
 
 
 def find_bench(command: Command) -> dict[str, str] | None:

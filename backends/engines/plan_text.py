@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 from plandsl.backends.engines.server import Degrees, Draft, Server
 from plandsl.spec.model import ModelSpec
@@ -27,9 +28,10 @@ def write_plan(
     ``declared`` is what the plan says for its model; ``nodes`` the node of each server; ``load`` the fields of the
     workload, empty where no benchmark says them; ``catalog`` gives the catalog's name of a published model.
     """
-    lines = list(_declarations(servers, engine, model, declared))
+    served = _served(servers[0], model, declared)
+    lines = list(_declarations(servers, engine, model, served))
     lines.append(f"plan {name} {{")
-    lines.append("  model = served")
+    lines.append(f"  model = {served.name}")
     fields = dict(load) or {"input": "1024", "output": "128", "batch": "8"}
     if servers[0].encodes:
         fields["output"] = "0"
@@ -49,23 +51,41 @@ def _tag(server: Server, servers: tuple[Server, ...]) -> str:
     return f"_{server.role}" if len(servers) > 1 else ""
 
 
-def _declarations(servers: tuple[Server, ...], engine: SchedulerName, model: ModelSpec, declared: str) -> Iterator[str]:
-    """The model as it is served, and each server's engine and shardings."""
-    first = servers[0]
+class _Served(NamedTuple):
+    """The model as it is served: its name, and the lines that declare it, none for one that is as it was declared."""
+
+    name: str
+    lines: tuple[str, ...] = ()
+
+
+def _served(first: Server, model: ModelSpec, declared: str) -> _Served:
     given = {"weights": (first.weights, model.weights), "kv_cache": (first.kv_cache, model.kv_cache),
              "activations": (first.activations, model.activations),
              "state_cache": (first.state_cache, model.state_cache or model.activations),
              "max_context": (first.max_context, model.max_context)}  # fmt: skip
+    comments: list[str] = []
     changes = [f"{name} = {ours}" for name, (ours, theirs) in given.items() if ours and ours != theirs]
     if first.lora is not None:
         targets = f"[{', '.join(first.lora.targets)}]" if first.lora.targets else "all"
         inner = [f"adapters = {first.lora.adapters}", f"rank = {first.lora.rank}", f"targets = {targets}"]
         if first.lora.host is not None:
-            yield f"# bandwidths to host memory and disks, {HOST_RATE} and {DISK_RATE}, are assumed; put yours there"
+            comments.append(
+                f"# bandwidths to host memory and disks, {HOST_RATE} and {DISK_RATE}, are assumed; put yours there"
+            )
             inner += [f"host_bandwidth = {HOST_RATE}", f"host_adapters = {first.lora.host}",
                       f"disk_bandwidth = {DISK_RATE}"]  # fmt: skip
         changes.append(f"lora {{ {', '.join(inner)} }}")
-    yield f"model served = {declared}" + (f" with {{ {', '.join(changes)} }}" if changes else "") + "\n"
+    if not changes:
+        return _Served(declared)
+    name = f"{declared}_served"
+    return _Served(name, (*comments, f"model {name} = {declared} with {{ {', '.join(changes)} }}\n"))
+
+
+def _declarations(
+    servers: tuple[Server, ...], engine: SchedulerName, model: ModelSpec, served: _Served
+) -> Iterator[str]:
+    """The model as it is served, and each server's engine and shardings."""
+    yield from served.lines
     for server in servers:
         tag = _tag(server, servers)
         fields = {"max_requests": server.max_requests, "kv_block": server.kv_block,

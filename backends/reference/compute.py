@@ -157,6 +157,7 @@ def compute(op: OnDevice, here: Local) -> tuple[Array, ...]:
             return (np.concatenate([here.array(x) for x in op.xs], axis=-1),)
         case Item():
             at = here.layer if op.at is None else op.at
+            assert at is not None, "an op that asks for its layer stands in a block"
             return (np.take(here.array(op.x), at, axis=op.x.type.names.index(op.over)),)
         case Stack() | Spread() | Mix() | Match() | Moments() | Excess():
             return (_streams(op, here),)

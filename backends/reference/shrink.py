@@ -214,7 +214,7 @@ def _heads(model: ModelSpec, axes: _Axes) -> dict[str, int]:
     """Small numbers of heads, the smallest first: multiples of the previous number stay multiples."""
     out: dict[str, int] = {}
     before, small = 1, 1
-    groups = {str(t.option("groups", "")) for t in _applied(model)}
+    groups = model.norm_groups
     heads = [n for n, _ in model.sizes if _counts_heads(n)]
     for name, size in sorted(((n, s) for n, s in model.sizes if n in groups or n in heads), key=lambda x: x[1]):
         step = small if size % before == 0 else 1

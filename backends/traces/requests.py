@@ -99,7 +99,7 @@ def _write_stages(events: Events, records: Records, server: int) -> None:
         time = float(stages.start_s[at]), float(stages.end_s[at])
         track = Track(pid, FIRST_STAGE + stage)
         prompts, decodes = int(steps.prompt_tokens[step]), int(steps.decodes[step])
-        events.slice(track, _kind_of(prompts, decodes), "stage", time, {"step": int(stages.step[at])})
+        events.slice(track, _kind_of(prompts, decodes), "step on a stage", time, {"step": int(stages.step[at])})
         if stage == 0:
             events.flow("hop", "hop", way)
             way = []

@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.site.markdown import FENCE, slug
+from benchmarks.site.markdown import slug
 from benchmarks.site.traced import Asked, Fields, asked, read_everything
+from benchmarks.words import rows as table_rows
 from plandsl.grammar import hardware, models, plans, searches, sharding
 from plandsl.grammar.engines import ENGINE
 
@@ -15,7 +16,6 @@ ROOT = Path(__file__).parents[2]
 POINTER = re.compile(r"\[[^]]*\]\([^)]*\)")
 """A cell that only says where to read on."""
 
-HEADING = re.compile(r"^(#+) (.*)$")
 
 HEAD = """# Fields
 
@@ -73,23 +73,15 @@ class Said(NamedTuple):
 
 
 def said(text: str) -> dict[tuple[str, str], Said]:
-    """(Anchor of a section, field) -> what the tables with a column `default` say."""
+    """(Anchor of a section, field) -> what the tables of fields in the page of the language say."""
     found: dict[tuple[str, str], Said] = {}
-    anchor, what = "", ""
-    head: list[str] = []
-    for line in FENCE.sub("", text).split("\n"):
-        if heading := HEADING.match(line):
-            anchor = slug(heading[2], "-")
-        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-        if not cells:
-            head = []
-        elif not head:
-            head = cells
-        elif head[0].startswith("field") and not cells[0].startswith("---"):
-            told = dict(zip(head, cells, strict=True))
-            what = what if cells[1] == "the same" else told.get("what", cells[1])
-            for name in re.findall(r"`(\w+)[^`]*`", cells[0]):
-                found[anchor, name] = Said(what, told.get("default", ""))
+    what = ""
+    for (heading, first), cells in table_rows(text):
+        if first.startswith("field"):
+            told = cells.get("what") or list(cells.values())[1]
+            what = what if told == "the same" else told
+            for name in re.findall(r"`(\w+)[^`]*`", cells[first]):
+                found[slug(heading, "-"), name] = Said(what, cells.get("default", ""))
     return found
 
 
@@ -123,7 +115,7 @@ def _table(kind: str, part: Part, fields: Fields, words: dict[tuple[str, str], S
     for name, found, told in rows(kind, part, fields, words):
         default = told.default or ("needed" if found.needed else "")
         cells = (_linked(told.what), "; ".join(found.values), " or ".join(found.ranges), _linked(default))
-        out += f"| `{name}` | {' | '.join(cells)} |\n"
+        out += f"| `{name}` | {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n"
     return out
 
 

@@ -35,6 +35,7 @@ def grammar() -> dict[str, Any]:
             {"name": "comment.line.number-sign.plan", "match": "#.*$"},
             {"name": "string.quoted.double.plan", "match": r'"[^"\r\n]*"'},
             {"name": "invalid.illegal.string.plan", "match": r'"[^"\r\n]*$'},
+            {"name": "keyword.declaration.plan", "match": rf"{START}plandsl(?=[ \t]*=[ \t]*[0-9])"},
             {
                 "match": rf"{START}({_one_of(DECLARES)})[ \t]+({NAME})(?=[ \t]*[={{])",
                 "captures": {"1": {"name": "keyword.declaration.plan"}, "2": {"name": "entity.name.type.plan"}},

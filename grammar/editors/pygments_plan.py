@@ -30,6 +30,7 @@ class PlanLexer(RegexLexer):
             (r"#.*$", Comment.Single),
             (r'"[^"\r\n]*"', String.Double),
             (r'"[^"\r\n]*$', Error),
+            (rf"{_BEFORE}plandsl(?=[ \t]*=[ \t]*[0-9])", Keyword.Declaration),
             (
                 rf"{_BEFORE}({'|'.join(DECLARES)})([ \t]+)({NAME})(?=[ \t]*[={{])",
                 bygroups(Keyword.Declaration, Text.Whitespace, Name.Class),

@@ -5,12 +5,13 @@
 #    source ~/.local/share/bash_completion/planc
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_planc_subparsers=(init compile check render verify laws search fmt catalog passes explain diff compare compare-comm measure calibrate accuracy simulate autoscale lsp completion export import run)
+_shtab_planc_subparsers=(init compile check render report verify laws search fmt catalog passes explain diff compare compare-comm measure calibrate accuracy simulate autoscale lsp completion export import run)
 
 _shtab_planc_init_option_strings=(-h --help --json --model --node)
 _shtab_planc_compile_option_strings=(-h --help --json --plan --set --dump --phase)
 _shtab_planc_check_option_strings=(-h --help --json --format --plan --set)
 _shtab_planc_render_option_strings=(-h --help --json --plan --set --view --phase --against -o --output)
+_shtab_planc_report_option_strings=(-h --help --json --plan --search --set --requests -o --output)
 _shtab_planc_verify_option_strings=(-h --help --json --plan --set --steps --seed)
 _shtab_planc_laws_option_strings=(-h --help --json --plan --set --law --draws --seed --list -o --output)
 _shtab_planc_search_option_strings=(-h --help --json --search --set --top -o --output --rows --plot --simulate --requests --scheduler)
@@ -39,6 +40,9 @@ _shtab_planc_check_pos_0_COMPGEN=_shtab_compgen_files
 _shtab_planc_render_pos_0_COMPGEN=_shtab_compgen_files
 _shtab_planc_render__o_COMPGEN=_shtab_compgen_files
 _shtab_planc_render___output_COMPGEN=_shtab_compgen_files
+_shtab_planc_report_pos_0_COMPGEN=_shtab_compgen_files
+_shtab_planc_report__o_COMPGEN=_shtab_compgen_files
+_shtab_planc_report___output_COMPGEN=_shtab_compgen_files
 _shtab_planc_verify_pos_0_COMPGEN=_shtab_compgen_files
 _shtab_planc_laws_pos_0_COMPGEN=_shtab_compgen_files
 _shtab_planc_laws__o_COMPGEN=_shtab_compgen_files
@@ -87,7 +91,7 @@ _shtab_planc_measure___with_choices=(jax torch)
 _shtab_planc_simulate___view_choices=(latency occupancy steps rates)
 _shtab_planc_completion_pos_0_choices=(bash zsh fish)
 _shtab_planc_export___connector_choices=(nixl mooncake)
-_shtab_planc_pos_0_choices=(init compile check render verify laws search fmt catalog passes explain diff compare compare-comm measure calibrate accuracy simulate autoscale lsp completion export import run)
+_shtab_planc_pos_0_choices=(init compile check render report verify laws search fmt catalog passes explain diff compare compare-comm measure calibrate accuracy simulate autoscale lsp completion export import run)
 
 _shtab_planc_init__h_nargs=0
 _shtab_planc_init___help_nargs=0
@@ -102,6 +106,9 @@ _shtab_planc_check___json_nargs=0
 _shtab_planc_render__h_nargs=0
 _shtab_planc_render___help_nargs=0
 _shtab_planc_render___json_nargs=0
+_shtab_planc_report__h_nargs=0
+_shtab_planc_report___help_nargs=0
+_shtab_planc_report___json_nargs=0
 _shtab_planc_verify__h_nargs=0
 _shtab_planc_verify___help_nargs=0
 _shtab_planc_verify___json_nargs=0

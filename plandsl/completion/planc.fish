@@ -50,7 +50,7 @@ function _shtab_planc_using
   test "$_shtab_planc_cmdpath" = "$argv"
 end
 
-set -g _shtab_planc_commands init compile check render verify laws search fmt catalog passes explain diff compare compare-comm measure calibrate accuracy simulate autoscale lsp completion export import run
+set -g _shtab_planc_commands init compile check render report verify laws search fmt catalog passes explain diff compare compare-comm measure calibrate accuracy simulate autoscale lsp completion export import run
 set -g _shtab_planc_opts_with_value --against --connector --devices --draws --dtype --dump --every --fit --for --format --gpu --law --least --model --node --output --phase --plan --plot --port --ranks --requests --rows --scheduler --search --seconds --seed --seeds --set --simulate --steps --to --top --use --view --with -o
 
 complete -c planc -e
@@ -89,6 +89,15 @@ complete -c planc -n '_shtab_planc_using render' -l phase -xka "prefill decode" 
 complete -c planc -n '_shtab_planc_using render' -l against -xka "ttft tpot latency" -d 'of the tradeoff: only this latency'
 complete -c planc -n '_shtab_planc_using render' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'a .svg, .png, .pdf or .dot file'
 complete -c planc -n '_shtab_planc_using render; and test $_shtab_planc_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a .plan file, or - for standard input'
+complete -c planc -n '_shtab_planc_using; and test $_shtab_planc_npos -eq 0' -a report -d 'Write plans and searches as one HTML page: charts, tables, comparison.'
+complete -c planc -n '_shtab_planc_using report' -s h -l help -d 'show this help message and exit'
+complete -c planc -n '_shtab_planc_using report' -l json -d 'print the machine form'
+complete -c planc -n '_shtab_planc_using report' -l plan -x -d 'only this plan; may be given several times'
+complete -c planc -n '_shtab_planc_using report' -l search -x -d 'only this search, and its best plan'
+complete -c planc -n '_shtab_planc_using report' -l set -x -d 'override a field, e.g. workload.batch=64'
+complete -c planc -n '_shtab_planc_using report' -l requests -x -d 'serve N requests of a load over time (at most 10,000)'
+complete -c planc -n '_shtab_planc_using report' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'a .html file, or - for standard output'
+complete -c planc -n '_shtab_planc_using report; and test $_shtab_planc_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a .plan file, or - for standard input'
 complete -c planc -n '_shtab_planc_using; and test $_shtab_planc_npos -eq 0' -a verify -d 'Run the sharded program on small dimensions and compare it with the unsharded one.'
 complete -c planc -n '_shtab_planc_using verify' -s h -l help -d 'show this help message and exit'
 complete -c planc -n '_shtab_planc_using verify' -l json -d 'print the machine form'

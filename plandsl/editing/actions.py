@@ -34,6 +34,11 @@ class Action(NamedTuple):
 MOST_TRIED = 16
 """Most texts that are read to find the fix of one finding."""
 
+MOST_READ = 80
+"""Most texts that are read to find the fixes of several findings; fewer in one of more than `LONG` characters."""
+
+LONG = 32_768
+
 _QUOTED = re.compile(r"`([^`]+)`")
 _STRING = re.compile(r'write ("[^"]*")')
 _LEAVES_OUT = re.compile(r"leave the `([^`]+)` out")
@@ -44,27 +49,31 @@ _REMOVES = re.compile(r"\b(leave (it|this one|the field) out|remove (one|it)|dro
 def actions(reading: Reading, found: Iterable[Diagnostic]) -> list[Action]:
     """The fixes of some findings of a text that work, the likeliest first."""
     made: list[Action] = []
+    left = round(MOST_READ * min(1.0, (LONG / (len(reading.text) + 1)) ** 2))
     for diagnostic in found:
         if diagnostic.span is not None and diagnostic.span.file == reading.file:
-            made += _fixes(reading, diagnostic)
+            fixes, tried = _fixes(reading, diagnostic, min(left, MOST_TRIED))
+            made += fixes
+            left -= tried
     return made
 
 
-def _fixes(reading: Reading, diagnostic: Diagnostic) -> Iterator[Action]:
+def _fixes(reading: Reading, diagnostic: Diagnostic, most: int) -> tuple[list[Action], int]:
+    """The fixes of one finding, and how many texts were read to find them, at most so many."""
     before = _weight(reading)
-    seen: set[str] = set()
-    tried = 0
+    seen = {reading.text}
+    made: list[Action] = []
     for title, edits in _candidates(reading, diagnostic):
+        if len(seen) > most:
+            break
         text = apply(reading.text, edits)
-        if text == reading.text or text in seen:
+        if text in seen:
             continue
         seen.add(text)
-        if (tried := tried + 1) > MOST_TRIED:
-            return
-        # earlier findings are not taken over: they are of declarations that the edit may have changed
         after = Reading(text, reading.file, reading.module.library.texts, before=reading)
-        if _weight(after) < before and not _still_there(after, diagnostic, edits):
-            yield Action(title, tuple(edits), diagnostic)
+        if _weight(after) < before and not _still_there(after, diagnostic):
+            made.append(Action(title, tuple(edits), diagnostic))
+    return made, len(seen) - 1
 
 
 def _weight(reading: Reading) -> tuple[int, int]:
@@ -73,11 +82,9 @@ def _weight(reading: Reading) -> tuple[int, int]:
     return sum(d.severity == "error" for d in found), sum(d.severity == "warning" for d in found)
 
 
-def _still_there(after: Reading, diagnostic: Diagnostic, edits: Sequence[Edit]) -> bool:
-    return any(
-        d.code == diagnostic.code and d.message == diagnostic.message and d.span == diagnostic.span
-        for d in after.look()
-    )
+def _still_there(after: Reading, diagnostic: Diagnostic) -> bool:
+    same = (diagnostic.code, diagnostic.message, diagnostic.span)
+    return any((d.code, d.message, d.span) == same for d in after.look())
 
 
 # ---- what a hint may mean

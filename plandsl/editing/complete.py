@@ -17,6 +17,7 @@ from plandsl.grammar.draws import FORMS as DISTRIBUTIONS
 from plandsl.grammar.modules import KINDS, catalog_names
 from plandsl.grammar.sharding import EVERY_MODEL, LEVELS, REGIONS, SUGAR
 from plandsl.grammar.tokens import Token
+from plandsl.grammar.version import LINE, WORD
 from plandsl.spec.formats import BITS
 from plandsl.units import UNITS, Dimension
 
@@ -117,7 +118,7 @@ def _starts(reading: Reading, place: Place) -> Iterator[Completion]:
 
 def _keywords(scope: str) -> Iterator[Completion]:
     for word, about in ITEMS.get(scope, {}).items():
-        yield Completion(word, "word", "", about, f"{word} ")
+        yield Completion(word, "word", "", about, LINE if word == WORD else f"{word} ")
 
 
 def _of_file(reading: Reading, place: Place) -> Iterator[Completion]:

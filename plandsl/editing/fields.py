@@ -336,6 +336,7 @@ ITEMS: dict[str, dict[str, str]] = {
     "file": {
         **{kind: f"declares a {kind}: `{kind} NAME {{ ... }}`" for kind in KINDS},
         "let": "names a value: `let NAME = EXPRESSION`",
+        "plandsl": "the version of the language that the file is written in, as its first line: `plandsl = 1`",
         "use": 'makes the declarations of another file known: `use "PATH.plan"`',
     },
     "model": {

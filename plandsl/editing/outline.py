@@ -166,7 +166,7 @@ def _type(token: Token, following: str, symbol: Occurrence | None, follower: Fol
     if not (token.text[:1].isalpha() or token.text[:1] == "_"):
         return "", False
     scope, starts = follower.scope, follower.starts
-    if scope == "file" and starts and (token.text in KINDS or token.text in ("let", "use")):
+    if scope == "file" and starts and (token.text in KINDS or token.text in ("let", "plandsl", "use")):
         return "keyword", False
     if symbol is not None and symbol.span.end_column - symbol.span.column == len(symbol.symbol.name):
         return _OF_SYMBOLS.get(symbol.symbol.kind, "class"), symbol.defines

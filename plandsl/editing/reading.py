@@ -133,10 +133,13 @@ class Reading:
     def look(self, stopped: Stopped = lambda: False) -> list[Diagnostic]:
         """What can be found without compiling a plan: all of `planc check`, but for what only its programs show."""
         found = [*self.module.diagnostics]
+        errors = len(self.module.errors)
         for key in self.pieces:
-            if stopped() or self._steps > MAX_WORK:
+            if stopped() or self._steps > MAX_WORK or errors >= MAX_ERRORS:
                 break
-            found += self.findings(key)
+            more = self.findings(key)
+            errors += sum(d.severity == "error" for d in more)
+            found += more
         return _kept(found)
 
     def check(self, stopped: Stopped = lambda: False) -> list[Diagnostic]:
@@ -195,6 +198,7 @@ class Reading:
         """What is known of a declaration: from an earlier version, where nothing of it has changed, else from now."""
         if key not in self._checked:
             parts = self._depends_on(key)
+            self._steps += len(parts)
             state, lines = self._state(parts), {p.key: (p.line, p.item.span.end_line) for p in parts}
             earlier = self._before.get(key)
             if earlier is not None and earlier.state == state and self._still_holds(earlier):

@@ -65,9 +65,11 @@ class _Walker:
         self.unit, self.library = unit, library
         self.path = path_of(unit)
         self.found: list[Occurrence] = []
+        self.known: set[Symbol] = set()
 
     def put(self, kind: str, name: s.Name, symbol: Symbol | None = None, defines: bool = False) -> None:
         symbol = symbol or Symbol(kind, name.text, self.path)
+        self.known.add(symbol)
         self.found.append(Occurrence(symbol, name.span, self.path, defines))
 
     # ---- declarations
@@ -156,7 +158,7 @@ class _Walker:
             self.dimension(name, owner)
 
     def is_value(self, name: str, owner: _Owner) -> bool:
-        return any(o.symbol == Symbol("value", name, self.path, owner.block) for o in self.found)
+        return Symbol("value", name, self.path, owner.block) in self.known
 
     def dimension(self, name: s.Name, owner: _Owner, defines: bool = False) -> None:
         if name.text not in EVERY_MODEL and name.text != "position":
@@ -166,7 +168,7 @@ class _Walker:
         if owner is None:
             return
         symbol = Symbol("weight", name.text, owner.home, owner.name)
-        self.put("weight", name, symbol, defines=not any(o.symbol == symbol for o in self.found))
+        self.put("weight", name, symbol, defines=symbol not in self.known)
         for dim in dims:
             self.dimension(dim, owner)
 

@@ -11,7 +11,7 @@ from plandsl.editing.fields import FIELDS, ITEMS, METRICS, OPTIONS, fields_of
 from plandsl.spec.constants import FORMS
 from plandsl.spec.engine_bands import DISTANCES, LOADS, SERVED
 from plandsl.spec.fusions import ANY, NARROWEST
-from plandsl.spec.hardware import CONSTANTS, ENGINE_BANDS
+from plandsl.spec.hardware import CONSTANTS
 from plandsl.terms import TERMS, find_term
 from plandsl.units import EXAMPLES, UNITS
 
@@ -27,23 +27,11 @@ FIRST = {"pool": ("plan",), "search": ("plan",), "network": ("link",), "class": 
 """Scope -> other scopes whose words it has too."""
 
 MORE: dict[str, dict[str, str]] = {
-    "cluster": {
-        "node": "the node, by name or written out",
-        "nodes": "nodes of several kinds, with the same number of GPUs each: `[2 * h100_8, 2 * h200_8]`",
-        "count": "number of nodes",
-        "network": "the network between nodes: `topology`, `bandwidth` of each GPU's port, `latency` of a message",
-        "source": "where the figures were published",
-        "measured": "CSV files of measured kernels",
-    },
     "calibration": {
         "otherwise": "calibrations that give the constants that this one does not have",
         "source": "where the constants come from",
         "measured": "what was measured",
         **{name: f"a constant of kernels ({of})" for name, of in CONSTANTS.items()},
-    },
-    "engine": {
-        "source": "where the figures come from",
-        **dict.fromkeys(ENGINE_BANDS, "a factor of the band in which 80 % of measurements lie, for all plans"),
     },
     "sharding": {
         "context_form": "how split keys reach the queries: `ring`, or `gather`",
@@ -88,18 +76,12 @@ MORE: dict[str, dict[str, str]] = {
     "rms_norm()": {
         "over": "the dimension that is normalised",
         "gain": "`none`: without a gain",
-        "groups": "the dimension that says how many groups of neighbouring heads are normalised together",
+        "groups": "a dimension that says how many groups there are: each takes neighbouring heads together",
     },
     "clamp()": {"low": "the least value", "high": "the greatest value"},
     "concat()": {"into": "the dimension of the result"},
     "merge()": {"tokens": "how many neighbours make one token", "into": "the dimension of the result"},
     "lookup()": {"by": "what picks the rows: `token`, `position` or `type`"},
-    "item()": {"over": "the dimension that goes", "at": "which item: a number, or `layer` for the number of the layer"},
-    "stack()": {"into": "the new dimension"},
-    "spread()": {"into": "the new dimension", "first": "the first item that is `x`; the items before it are zero"},
-    "mix()": {"over": "the dimension of the streams", "by": "the last dimension of the weights, of the same size"},
-    "match()": {"over": "the last dimension of `x`"},
-    "excess()": {"share": "the share of normal numbers that exceeds the threshold"},
     "rope()": {"first": "how many elements are turned; the rest stays as it is"},
     "index()": {"top_k": "how many keys each query picks"},
     "attention()": {

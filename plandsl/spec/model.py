@@ -308,6 +308,12 @@ class ModelSpec(FrozenValue):
         return evolve(self, name=f"{self.name}_mtp", layers=1, blocks=(self.mtp,), mtp=None, lora=None, tower=None)
 
     @property
+    def norm_groups(self) -> frozenset[str]:
+        """The dimensions that say how many groups of heads a norm takes together."""
+        calls = (t for term in self.terms for t in walk(term) if isinstance(t, Apply))
+        return frozenset(str(t.option("groups", "")) for t in calls).difference(("",))
+
+    @property
     def reads_patches(self) -> bool:
         """Whether the embedding reads patches of images, and not ids of tokens."""
         return self.entry is not None and any(isinstance(t, Var) and t.name == PATCHES for t in walk(self.entry))

@@ -204,8 +204,11 @@ def straight_code_equals_the_model(plan: CompiledPlan) -> None:
 def one_structure_serves_all_sizes(plan: CompiledPlan) -> None:
     """A program that was compiled for larger axes also serves this plan, with other sizes of the axes.
 
-    More ranks may use GPUs that multiply in fewer formats; the law excludes this case.
+    More ranks may use GPUs that multiply in fewer formats, and may have parts of the groups of heads that a norm takes
+    together; the law excludes both.
     """
+    if plan.spec.model.norm_groups:
+        raise DoesNotApply("whether a rank has whole groups of heads for a norm depends on the number of ranks")
     spec = plan.spec
     cut = {axis for rule in spec.sharding.rules if "layers" in rule.dims for axis in rule.axes}
     axes = tuple(a if a.size == 1 or a.name in cut else a._replace(size=2 * a.size) for a in spec.sharding.axes)

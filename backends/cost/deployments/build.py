@@ -74,7 +74,7 @@ def build_single(made: Compiled) -> Single:
     return _single(_Parts(made.spec.unloaded, made.prefill, made.decode)).under(made.spec)
 
 
-KEPT = 128
+KEPT = 64
 """Servers that are kept."""
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from plandsl.backends.cost.serving.leaping import can_leap, deal, leap, waits
-from plandsl.backends.cost.serving.records import Dropped, Kept, Records, Trail, merge_kept
+from plandsl.backends.cost.serving.records import Dropped, Kept, Records, Stages, Trail, merge_kept
 from plandsl.backends.cost.serving.replica import Worker
 from plandsl.backends.cost.serving.requests import Closed, Ints, Requests, take
 from plandsl.backends.cost.serving.simulate import simulate_steps
@@ -67,7 +67,14 @@ def merge_shares(requests: Requests, shares: Sequence[Records]) -> Records:
         loaded=_join(shares, "loaded", back),
         fetched=_join(shares, "fetched", back),
         adapter=requests.adapter,
+        stages=_join_stages(shares),
     )
+
+
+def _join_stages(shares: Sequence[Records]) -> Stages | None:
+    """The stages of all servers; each counts its own steps."""
+    own = [share.stages for share in shares if share.stages is not None]
+    return Stages(*map(np.concatenate, zip(*own, strict=True))) if own else None
 
 
 def _join(shares: Sequence[Records], name: str, back: Ints) -> Any:

@@ -53,7 +53,7 @@ def merge_tokens(x: Array, along: int, tokens: int, joins: bool) -> Array:
         mean: Array = apart.sum(axis=along + 1) / tokens
         return mean
     near = np.moveaxis(apart, along + 1, -2)
-    out: Array = near.reshape((*near.shape[:-2], -1))
+    out: Array = near.reshape((*near.shape[:-2], near.shape[-2] * near.shape[-1]))
     return out
 
 
