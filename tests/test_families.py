@@ -174,6 +174,39 @@ def test_the_sharded_program_of_layers_that_share_is_the_unsharded_one(name: str
     assert plan.verify().ok
 
 
+@pytest.mark.parametrize(
+    ("changes", "mebibytes"),
+    [
+        ({}, 810),
+        ({"hidden_size": 4096, "intermediate_size": 12288, "num_attention_heads": 16}, 464),
+    ],
+    ids=["27b", "9b"],
+)
+def test_the_layer_of_qwen3_5_that_predicts_is_as_large_as_its_file(changes: dict[str, int], mebibytes: int) -> None:
+    """The cards of guru87/Qwen3.6-27B-MTP and guru87/Qwen3.5-9B-MTP, which hold these layers alone, in bf16."""
+    config = published("qwen3_5_27b")
+    spec = spec_of(made(config | {"text_config": config["text_config"] | changes})[0])
+    assert spec.predictor is not None
+    sizes = dict(spec.sizes)
+    shared = 2 * sizes["vocab"] * sizes["hidden"]
+    own = parameters(build_model(spec.predictor, "decode", "bf16")) - shared
+    assert round(2 * own / 2**20) == mebibytes
+
+
+def test_the_layer_of_qwen3_5_that_predicts_runs_sharded_and_attends() -> None:
+    """Also where the last layer of the model has a state."""
+    config = published("qwen3_5_27b")
+    cut = config | {"text_config": config["text_config"] | {"layer_types": ["linear_attention"] * 64}}
+    for each in (config, cut):
+        text, found = made(short(each))
+        assert not [d for d in found if "predict" in d.message]
+        assert text.split("  mtp")[1].count("attention(") == 1
+    model = re.findall(r"model (\w+) \{", text)[0]
+    load = "workload { input = 100, output = 10, batch = 4 }, speculate { draft = mtp, tokens = 1, acceptance = 85 % }"
+    (plan,) = compile_text(f"{text}plan p {{ model = {model}, node = h100_8, sharding {{ tp = 2 }}, {load} }}\n")
+    assert plan.verify().ok
+
+
 def test_keys_of_an_indexer_have_the_elements_that_are_turned() -> None:
     text, found = made(published("deepseek_v3_2") | {"index_head_dim": 32})
     assert not text
