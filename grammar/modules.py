@@ -207,9 +207,12 @@ def catalog_find(kind: str, name: str) -> tuple[s.Decl, Unit] | None:
 class Library:
     """The files of one compilation, and the look-up of names in them."""
 
-    def __init__(self, report: Report, texts: Mapping[Path, str] = MappingProxyType({})) -> None:
+    def __init__(
+        self, report: Report, texts: Mapping[Path, str] = MappingProxyType({}), *, reads_files: bool = True
+    ) -> None:
         self.report = report
         self.texts = texts  # of files that somebody is writing, by their paths: each counts as the file's content
+        self.reads_files = reads_files  # beside the root file and the catalog
         self.sources: dict[str, str] = {}
         self.folder: Path | None = None  # of the root file: no file outside it is read
         self.configs: dict[Path, Unit | None] = {}  # the file that `hf` made of each config; None if it is wrong

@@ -67,7 +67,7 @@ def actions(reading: Reading, found: Iterable[Diagnostic]) -> list[Action]:
 
 def _fixes(reading: Reading, diagnostic: Diagnostic, most: int) -> tuple[list[Action], int]:
     """The fixes of one finding, and how many texts were read to find them, at most so many."""
-    compiled = diagnostic not in reading.look()
+    compiled, library = diagnostic not in reading.look(), reading.module.library
     before = _found(reading, compiled)
     seen = {reading.text}
     made: list[Action] = []
@@ -78,7 +78,7 @@ def _fixes(reading: Reading, diagnostic: Diagnostic, most: int) -> tuple[list[Ac
         if text in seen:
             continue
         seen.add(text)
-        after = Reading(text, reading.file, reading.module.library.texts, before=reading)
+        after = Reading(text, reading.file, library.texts, before=reading, reads_files=library.reads_files)
         if _mends(diagnostic, before, _found(after, compiled)):
             made.append(Action(title, tuple(edits), diagnostic))
     return made, len(seen) - 1
