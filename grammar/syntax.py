@@ -196,10 +196,12 @@ class Class(NamedTuple):
 
 
 class Embedding(NamedTuple):
-    """``embedding w_embed[vocab, hidden]``."""
+    """``embedding w_embed[vocab, hidden]``, or ``embedding e = w_embed[vocab, hidden] { ... }``."""
 
     weight: Expr
     span: Span
+    name: Name | None = None
+    body: Body | None = None
 
 
 class Block(NamedTuple):

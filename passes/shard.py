@@ -19,6 +19,7 @@ from plandsl.ir.adapters import AdapterGemm
 from plandsl.ir.base import Relay
 from plandsl.ir.collectives import Reshard, Ring
 from plandsl.ir.compute import Attention, CacheWrite, Ids, Map, Norm
+from plandsl.ir.earlier import Earlier
 from plandsl.ir.experts import Combine, Dispatch, GroupedGemm
 from plandsl.ir.index import PickKeys
 from plandsl.ir.latent import LatentAttention
@@ -52,14 +53,22 @@ def shard(program: Program, plan: PlanSpec) -> Program:
     experts = frozenset(stem(name) for name, _ in program.imbalance)
     layout = Layout(plan.sharding, program.phase, experts)
     sizes = dict(program.sizes)
-    return each_region(program, lambda region: Sharder(region, layout, program.mesh, sizes).run())
+    handed: dict[str, TensorType] = {}
+    return each_region(program, lambda region: Sharder(region, layout, program.mesh, sizes, handed).run())
 
 
 class Sharder:
     """Walks one region; gives each op operands in the layout that it needs, and each result its type."""
 
-    def __init__(self, region: Region, layout: Layout, mesh: Mesh, sizes: Mapping[str, int | str]) -> None:
-        self.region, self.layout, self.mesh, self.sizes = region, layout, mesh, sizes
+    def __init__(
+        self,
+        region: Region,
+        layout: Layout,
+        mesh: Mesh,
+        sizes: Mapping[str, int | str],
+        handed: dict[str, TensorType],
+    ) -> None:
+        self.region, self.layout, self.mesh, self.sizes, self.handed = region, layout, mesh, sizes, handed
         self.uses = count_uses(region.ops)
         self.rule_region = region.name if region.name in ENDS else ""
         self.names = Names(region.values())
@@ -98,8 +107,13 @@ class Sharder:
         weights = tuple(self._bind(v, self._weight(v)) for v in region.weights)
         for op in region.ops:
             self._emit(op)
-        results = tuple(self._resharded(v, self._result(v)) for v in region.results)
-        return evolve(region, args=args, weights=weights, ops=tuple(self.ops), results=results)
+        first = tuple(self._resharded(v, self._result(v)) for v in region.results[:1])
+        handed = tuple(self._resharded(v, self._handed(name, v)) for name, v in region.handed)
+        return evolve(region, args=args, weights=weights, ops=tuple(self.ops), results=(*first, *handed))
+
+    def _handed(self, name: str, value: Value) -> TensorType:
+        """How a value lies that later layers read: as the first layer that makes it leaves it, and complete."""
+        return self.handed.setdefault(name, self.now[value.name].type.summed())
 
     def _bind(self, old: Value, type_: TensorType) -> Value:
         new = self.now[old.name] = Value(old.name, type_)
@@ -213,6 +227,8 @@ class Sharder:
                 return kept
             case Ids():
                 return op
+            case Earlier():
+                return evolve(op, out=Value(op.out.name, self.handed[op.made]))
             case Regular():
                 return substitute(op, {name: x for rule in op.rules for name, x in self._by_rule(rule)})
             case Relay():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import accumulate, pairwise
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -449,12 +450,22 @@ def balanced(spec: PlanSpec, cut: CutSpec) -> tuple[PlanSpec, Diagnostic]:
     from plandsl.backends.cost.deployments.stages import StageCosts
     from plandsl.passes.balance import balance
     from plandsl.passes.cut_stages import split_layers
+    from plandsl.spec.earlier import group_starts
 
     model, output = spec.model, spec.workload.output
     uncut, mean = evolve(spec.sharding, cut=None), evolve(spec.workload, traffic=None)
     costs = StageCosts(CompiledPlan(evolve(spec, sharding=uncut, workload=mean, requires=()), ()).cost)
-    layers = balance(model.layers, costs.stages, costs.seconds, costs.fits)
-    even = tuple(b - a for a, b in split_layers(model.layers, costs.stages))
+    starts = group_starts(model)
+    at = [*starts, model.layers]
+    groups = balance(
+        len(starts),
+        costs.stages,
+        lambda stage, start, stop: costs.seconds(stage, at[start], at[stop]),
+        lambda stage, start, stop: costs.fits(stage, at[start], at[stop]),
+    )
+    ends = [at[n] for n in accumulate(groups, initial=0)]
+    layers = tuple(b - a for a, b in pairwise(ends))
+    even = tuple(b - a for a, b in split_layers(model.layers, costs.stages, starts))
     ours, theirs = costs.slowest(layers), costs.slowest(even)
     why = f"cut {', '.join(map(str, layers))}: slowest stage {show_time(ours)} for a prefill and {output} decode steps"
     why += f", {show_percent(1 - ours / theirs)} less than even" if ours < theirs else ""
@@ -516,9 +527,12 @@ def plain_programs(plan: PlanSpec) -> tuple[Program, Program]:
     return program_after(plan, "prefill", "build"), program_after(plan, "decode", "build")
 
 
-def open_text(text: str, file: str = "<text>", overrides: Overrides = ()) -> Module:
-    """Parse a plan that is in memory; ``use`` is resolved against the folder of ``file``."""
-    return load(text, file, overrides=set_pairs(overrides))
+def open_text(text: str, file: str = "<text>", overrides: Overrides = (), *, reads_files: bool = True) -> Module:
+    """Parse a plan that is in memory; ``use`` is resolved against the folder of ``file``.
+
+    Without ``reads_files``, whatever names a file gives a finding (E597).
+    """
+    return load(text, file, overrides=set_pairs(overrides), reads_files=reads_files)
 
 
 def open_file(path: str | Path, overrides: Overrides = ()) -> Module:

@@ -42,6 +42,7 @@ from plandsl.ir.compute import (
     Rope,
     Scale,
 )
+from plandsl.ir.earlier import Earlier, Item
 from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
 from plandsl.ir.extents import Extents
 from plandsl.ir.index import PickKeys
@@ -50,6 +51,7 @@ from plandsl.ir.ops import OPS, Op
 from plandsl.ir.program import Part, Program, Region, verify
 from plandsl.ir.rule import Regular
 from plandsl.ir.states import Recurrence, ShortConv
+from plandsl.ir.streams import Excess, Match, Mix, Moments, Spread, Stack
 from plandsl.ir.text import read, read_op, read_type, show, show_op
 from plandsl.ir.types import Dim, Mesh, TensorType, Value, block_range, shard_range, tensor
 from plandsl.passes.rewrite import substitute
@@ -86,11 +88,20 @@ KEYS = value("keys", "fp8[batch, context, kv_heads@a, head_dim]")
 SPLIT_KEYS = value("split", "fp8[batch, context@b, kv_heads@a, head_dim]")
 IQ, IK = value("iq", "bf16[batch, position@a, n, d]"), value("ik", "fp8[batch, context, d]")
 PICKED = value("pk", "int32[batch, position@a, picks.8]")
+STREAMS = value("xs", "bf16[batch, position, n, hidden]")
 SOME = value("some", "bf16[batch, position, heads@a, head_dim]{~b}")
 
 SOUND: tuple[Op, ...] = (
     Embed(SUM, IDS, TABLE),
     Ids(value("n", "int32[batch, position]"), "position"),
+    Earlier(value("e", str(X.type)), "e"),
+    Item(value("i", "bf16[batch, position, head_dim]"), value("iq", "bf16[batch, position, heads, head_dim]"), "heads"),
+    Stack(value("st", "bf16[batch, position, n, hidden]"), (X, Y), "n"),
+    Spread(value("sp", "bf16[batch, position, n, hidden]"), X, "n", 1),
+    Mix(value("mx", str(STREAMS.type)), STREAMS, value("mw", "bf16[batch, position, n, m]"), "n"),
+    Match(value("mt", str(X.type)), value("mv", "bf16[batch, position, wide]"), X),
+    Moments(value("mo", "fp32[batch, position, moments]{+a}"), U, "ffn"),
+    Excess(value("ex", str(U.type)), U, value("ms", "fp32[batch, position, moments]"), "ffn", 0.05),
     Norm(Y, X, GAIN),
     Norm(Y, X, None, "layer_norm"),
     AddNorm(value("t", str(X.type)), value("h", str(X.type)), X, Y, GAIN),

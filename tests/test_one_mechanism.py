@@ -27,7 +27,6 @@ OTHERS = {
     "backends/cost/answers/start.py: tp": "the setting `sharding.tp`, which is proposed where memory is too small",
     "backends/graphviz/devices_layout.py: stage": "the word for a stage of layers, of which a picture counts the rest",
     "backends/graphviz/devices_sections.py: tensor": "`shift` has two shardings, `base` and `tensor`: its fields",
-    "backends/traces/requests.py: stage": "the category of events on the track of a stage of layers",
     "backends/report/charts.py: data": "the key under which Vega-Lite has the rows of a chart",
     "plandsl/answers/tables.py: stage": "the column with the number of a stage of layers",
     "backends/cost/answers/modes.py: tensor": "`shift` has two shardings, `base` and `tensor`: its fields",

@@ -176,7 +176,10 @@ def test_no_program_in_jax_leaves_images_out_in_silence() -> None:
         assert [d.code for d in caught.value.diagnostics] == ["E515"]
 
 
-PATCHES = {"qwen2_5_vl_7b": 4, "mistral_small_3_1": 4, "gemma_3_12b": 16, "qwen3_vl_4b": 4}
+PATCHES = {"qwen2_5_vl_7b": 4, "mistral_small_3_1": 4, "gemma_3_12b": 16, "qwen3_vl_4b": 4} | {
+    "llama_4_scout": 4,
+    "kimi_k2_5": 4,
+}
 """Patches of a token, by the configs whose towers `hf` reads. `tests/test_hf.py` has their parameters."""
 
 
@@ -185,13 +188,13 @@ def test_the_tower_of_a_config_computes_the_same_when_sharded(name: str) -> None
     text, _, found = translate((CONFIGS / f"{name}.json").read_bytes(), f"{name}.json")
     assert {d.code for d in found} <= {"N201"}
     assert ("mergers of the tower are left out, with 81833472 parameters" in text) == (name == "qwen3_vl_4b")
-    load = "input = 2000, output = 20, images = 1, image_tokens = 256"
+    load = "input = 2000, output = 20, images = 1, image_tokens = 128"
     (plan,) = compile_text(
         f"{text}plan p {{ model = {name}, node = h100_2, sharding {{ tp = 2 }}, workload {{ {load} }} }}"
     )
     tower = plan.tower
     assert tower is not None
-    assert tower.spec.workload.input == 256 * PATCHES[name]
+    assert tower.spec.workload.input == 128 * PATCHES[name]
     assert tower.verify(steps=0).ok
 
 

@@ -39,6 +39,7 @@ from plandsl.ir.compute import (
     Rope,
     Scale,
 )
+from plandsl.ir.earlier import Earlier, Item
 from plandsl.ir.experts import Combine, Dispatch, TopK
 from plandsl.ir.functions import GATES, LIMITING
 from plandsl.ir.index import PickKeys
@@ -47,6 +48,7 @@ from plandsl.ir.limits import NONE, Limit, read_limits
 from plandsl.ir.names import axes_of, stem
 from plandsl.ir.ops import Op
 from plandsl.ir.states import Recurrence, ShortConv, States
+from plandsl.ir.streams import Excess, Match, Mix, Moments, Spread, Stack
 from plandsl.ir.types import Dim, TensorType, Value
 
 SIGNS = {"add": "+", "sub": "-", "mul": "*"}
@@ -90,6 +92,16 @@ class Writer:
         match op:
             case Embed():
                 return [cast(f"embed({self.names(op.ids)}, {self.names(op.table)}{self._first_row(op.table)})", op.out)]
+            case Earlier():
+                raise refuse(
+                    f"its layers take `{op.made}` from earlier layers, and a scan over layers hands on one value"
+                )
+            case Stack() | Spread() | Mix() | Match() | Moments() | Excess():
+                raise refuse(f"`{op.keyword}` is not among the functions that programs in JAX have")
+            case Item():
+                if op.at is None:
+                    raise refuse("layers take items by their numbers, and a scan over layers does not count them")
+                return [f"jnp.take({self.names(op.x)}, {op.at}, axis={op.x.type.names.index(op.over)})"]
             case Ids():
                 numbers = {"token": "ids", "type": "jnp.zeros_like(ids)"}
                 return [numbers.get(op.of, "jnp.zeros_like(ids) + positions(ids.shape[1], past)")]

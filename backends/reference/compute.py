@@ -29,12 +29,13 @@ from plandsl.ir.compute import (
     Rope,
     Scale,
 )
+from plandsl.ir.earlier import Item
 from plandsl.ir.experts import Combine, Dispatch, Routing, TopK
 from plandsl.ir.functions import FUNCTIONS, GATES, PLUS
 from plandsl.ir.index import PickKeys
 from plandsl.ir.latent import Latent, LatentAttention
 from plandsl.ir.limits import NONE, read_limits
-from plandsl.ir.meaning import elementwise, experts
+from plandsl.ir.meaning import elementwise, experts, streams
 from plandsl.ir.meaning.attention import (
     Change,
     Mask,
@@ -46,9 +47,10 @@ from plandsl.ir.meaning.attention import (
     rope,
 )
 from plandsl.ir.names import axes_of, stem
+from plandsl.ir.streams import Excess, Match, Mix, Moments, Spread, Stack, Streams
 from plandsl.ir.types import TensorType, Value
 
-OnDevice: TypeAlias = Compute | Latent | PickKeys | Routing | Chunks
+OnDevice: TypeAlias = Compute | Item | Streams | Latent | PickKeys | Routing | Chunks
 """Ops that a device runs on its own arrays."""
 
 Routed: TypeAlias = TopK | Dispatch | Combine
@@ -83,7 +85,7 @@ class Local:
     """One device in one step: its arrays by name, and the part of each tensor that they are.
 
     ``past`` counts the tokens that were in the cache before this step; ``ids`` ``[batch, position]`` are its tokens,
-    ``requests`` ``[batch]`` the numbers of its requests.
+    ``requests`` ``[batch]`` the numbers of its requests. ``layer`` is None outside of layers.
     """
 
     rank: int
@@ -92,6 +94,7 @@ class Local:
     past: int
     ids: Array
     requests: Array
+    layer: int | None = None
 
     def array(self, value: Value) -> Array:
         """This device's part of ``value``."""
@@ -152,6 +155,12 @@ def compute(op: OnDevice, here: Local) -> tuple[Array, ...]:
             return (_map(op, here),)
         case Concat():
             return (np.concatenate([here.array(x) for x in op.xs], axis=-1),)
+        case Item():
+            at = here.layer if op.at is None else op.at
+            assert at is not None, "an op that asks for its layer stands in a block"
+            return (np.take(here.array(op.x), at, axis=op.x.type.names.index(op.over)),)
+        case Stack() | Spread() | Mix() | Match() | Moments() | Excess():
+            return (_streams(op, here),)
         case Merge():
             along = op.x.type.names.index("position")
             return (elementwise.merge_tokens(here.array(op.x), along, op.tokens, op.joins),)
@@ -171,6 +180,26 @@ def compute(op: OnDevice, here: Local) -> tuple[Array, ...]:
             return tuple(_chunk(op, out, here) for out in op.outs)
         case Join():
             return (_join(op, here),)
+        case _:
+            assert_never(op)
+
+
+def _streams(op: Streams, here: Local) -> Array:
+    match op:
+        case Stack():
+            return np.stack([here.array(x) for x in op.xs], axis=op.out.type.names.index(op.into))
+        case Spread():
+            along = op.out.type.names.index(op.into)
+            return streams.spread(here.array(op.x), along, here.place.sizes[op.into], op.first)
+        case Mix():
+            return streams.mix(here.array(op.x), here.array(op.weights))
+        case Match():
+            return streams.match(here.array(op.x), here.array(op.like))
+        case Moments():
+            return streams.moments(here.array(op.x), op.x.type.names.index(op.over))
+        case Excess():
+            along, count = op.x.type.names.index(op.over), here.place.sizes[op.over]
+            return streams.excess(here.array(op.x), here.array(op.moments), along, count, op.share)
         case _:
             assert_never(op)
 

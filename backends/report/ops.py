@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from plandsl.answers.estimate import Estimate
 from plandsl.answers.phases import OpTime
@@ -36,7 +36,7 @@ def _rows(e: Estimate) -> Iterator[tuple[list[Cell], float]]:
             yield _cells(op, phase, op.time_s / whole), op.time_s / whole
 
 
-def _cells(op: OpTime, phase: str, share: float) -> Sequence[Cell]:
+def _cells(op: OpTime, phase: str, share: float) -> list[Cell]:
     how = library(op.algorithm) if op.communicates else "fused" if op.fused else ""
     intensity = op.flops / op.bytes if op.flops and op.bytes else 0.0
     where = f"{op.axis}{f', {op.nodes} nodes' if op.nodes > 1 else ''}" if op.communicates else ""

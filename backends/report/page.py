@@ -95,7 +95,7 @@ def _footer(page: Page) -> Html:
 
 @cache
 def _static(name: str) -> str:
-    return (files(__package__) / "static" / name).read_text("utf-8").rstrip("\n")
+    return (files("plandsl.backends.report") / "static" / name).read_text("utf-8").rstrip("\n")
 
 
 @cache

@@ -106,7 +106,8 @@ def _make(arguments: Namespace) -> Made:
     with Progress("serving requests") as tick:
         for number, (plan, estimate) in enumerate(zip(whole, estimates, strict=False)):
             tick(number, len(whole))
-            run, said = _serve(plan, estimate.simulated and estimate.simulated.of, arguments.requests, unserved)
+            of = None if estimate.simulated is None else estimate.simulated.of
+            run, said = _serve(plan, of, arguments.requests, unserved)
             devices = _draw(plan)
             if isinstance(devices, Diagnostic):
                 left_out.append(

@@ -148,6 +148,15 @@ def picks(top_k: int) -> str:
     return f"picks.{top_k}"
 
 
+MOMENTS = "moments"
+"""The dimension of a sum and a sum of squares."""
+
+
+def cached(value: str) -> str:
+    """The cache of the keys or values that a block calls ``value``, as layers hand it on; printed ``k.cached``."""
+    return f"{value}.cached"
+
+
 def group_of(axes: Iterable[str]) -> str:
     """The group of ranks along neighbouring mesh axes, major first: ``a*b`` along a and b; "" along none."""
     return "*".join(axes)

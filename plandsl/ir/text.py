@@ -86,6 +86,9 @@ def show_region(region: Region) -> str:
     out += [f"  weight {v} : {v.type}" for v in region.weights]
     out += [f"  {show_op(op)}" for op in region.ops]
     out += [f"  live {', '.join(names)}" for names in region.live]
+    if region.gives:
+        out.append(f"  gives {', '.join(region.gives)}")
+    out += [f"  through {v} : {v.type}" for v in region.through]
     if region.buffers:
         out.append(f"  buffers {', '.join(region.buffers)}")
     return "\n".join([*out, "}"])
@@ -217,6 +220,8 @@ def _read_region(header: str, lines: list[str]) -> Region:
     ops: list[Op] = []
     live: list[tuple[str, ...]] = []
     buffers: tuple[str, ...] = ()
+    gives: tuple[str, ...] = ()
+    through: list[Value] = []
     for line in lines:
         word, _, rest = line.strip().partition(" ")
         if word == "weight":
@@ -226,6 +231,10 @@ def _read_region(header: str, lines: list[str]) -> Region:
             live.append(tuple(rest.split(", ")))
         elif word == "buffers":
             buffers = tuple(rest.split(", "))
+        elif word == "gives":
+            gives = tuple(rest.split(", "))
+        elif word == "through":
+            through += _typed(rest)
         else:
             ops.append(op := read_op(line, known))
             known |= {v.name: v for v in op.results}
@@ -242,6 +251,8 @@ def _read_region(header: str, lines: list[str]) -> Region:
         live=tuple(live),
         buffers=buffers,
         every=every,
+        gives=gives,
+        through=tuple(through),
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from math import prod
 from typing import NamedTuple, TypeAlias
 
-from attrs import evolve, field, frozen
+from attrs import Factory, evolve, field, frozen
 
 from plandsl.diagnostics import Span
 from plandsl.values import FrozenValue, once
@@ -21,11 +21,20 @@ GAINS = "gains"
 STATEFUL = ("short_conv", "recurrence")
 """Functions of the block language whose layers keep a state of fixed size for each request."""
 
+STREAMS = ("stack", "spread", "mix", "match", "excess")
+"""Functions of models with several residual streams, or with activations that few elements pass."""
+
 INDEX, AMONG = "index", "among"
 """The function that picks keys for each query, and the option of `attention` that takes its result.
 
 In a term of attention with the option, the last argument is the choice.
 """
+
+EARLIER = "earlier"
+"""The word before a value of an earlier layer, ``earlier.k``: an `Apply` without arguments, and the option ``name``."""
+
+LAYER = "layer"
+"""What `item` calls the number of the layer that runs: the value of its option ``at``, where that is no number."""
 
 ADAPTERS, LORA_RANK = "adapters", "lora_rank"
 """Dimensions of the matrices of adapters."""
@@ -196,7 +205,8 @@ class ModelSpec(FrozenValue):
     """A model: sizes of its named dimensions, storage types, and its program as terms.
 
     ``embedding`` is the table of token ids. Where more happens before the first layer, ``entry`` is the whole term, in
-    which that weight stands for the rows that tokens pick.
+    which that weight stands for the rows that tokens pick; ``prelude`` are the statements before that term.
+    ``stream`` are the dimensions of what a token brings to each layer.
     ``mtp`` is the block that predicts the token after the next one; it runs only as a draft. ``stored`` holds the
     exceptions from ``weights``: a path (a weight, ``embedding``, ``head``, ``experts``, a block, or one of them in a
     block, as ``dense.w_q``) and the format of the weights that it names, or ``activations``. ``state_cache`` is the
@@ -219,6 +229,8 @@ class ModelSpec(FrozenValue):
     max_context: int | None = None
     mtp: BlockSpec | None = None
     entry: "Term | None" = None
+    prelude: tuple[Statement, ...] = ()
+    stream: tuple[str, ...] = field(default=Factory(lambda self: self.embedding.dims[1:], takes_self=True))
     source: str = ""
     stored: tuple[tuple[str, str], ...] = ()
     state_cache: str = ""
@@ -261,6 +273,7 @@ class ModelSpec(FrozenValue):
     @property
     def terms(self) -> Iterator[Term]:
         """The terms of the embedding, of the blocks and of the head."""
+        yield from (s.term for s in self.prelude)
         yield self.entry or self.embedding
         yield from (s.term for b in self.blocks for s in b.statements)
         yield self.head

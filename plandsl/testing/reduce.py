@@ -11,6 +11,7 @@ from attrs import evolve, fields
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, open_text
 from plandsl.show import show_plan
+from plandsl.spec.earlier import takes_what_is_made
 from plandsl.spec.model import EVERY, ModelSpec
 from plandsl.spec.plan import AxisSpec, PlanSpec, RuleSpec, ShardingSpec, WorkloadSpec
 from plandsl.testing.compare import compiled, same
@@ -206,7 +207,11 @@ def _simpler_loads(load: WorkloadSpec) -> Iterator[WorkloadSpec]:
 
 
 def _simpler_models(model: ModelSpec) -> Iterator[ModelSpec]:
-    """Fewer blocks, layers and special formats, and smaller dimensions."""
+    """Fewer blocks, layers and special formats, and smaller dimensions; what a layer takes, an earlier one makes."""
+    return filter(takes_what_is_made, _smaller_models(model))
+
+
+def _smaller_models(model: ModelSpec) -> Iterator[ModelSpec]:
     if model.mtp is not None:
         yield evolve(model, mtp=None)
     if model.stored:
