@@ -14,12 +14,12 @@ from plandsl.grammar.parse import decode
 from plandsl.limits import MAX_FILES
 
 
-def open_root(library: Library, source: str | None, path: str) -> Unit:
+def open_root(library: Library, source: str | None, path: str, tree: s.File | None = None) -> Unit:
     """The root file, with every file that it uses; a file that cannot be read is reported."""
     real = _resolved_path(path)
     text = _read_root(library, path) if source is None else source
     # a file that is not text gives a finding about its bytes, and is not read as a plan
-    root = Unit(path, "" if library.report.errors else text, real)
+    root = Unit(path, "" if library.report.errors else text, real, tree=tree)
     library.folder = real.parent if real else None
     library.enter(root)
     library.sources[path] = text

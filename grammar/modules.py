@@ -68,9 +68,14 @@ def cycle(names: list[s.Name]) -> Wrong:
 
 
 class Unit:
-    """One source file: its text, and the names it declares."""
+    """One source file: its text, its ``tree``, and the names it declares.
 
-    def __init__(self, file: str, text: str, path: Path | None = None, in_catalog: bool = False) -> None:
+    A tree that is given is that of the text, in which nothing is wrong.
+    """
+
+    def __init__(
+        self, file: str, text: str, path: Path | None = None, in_catalog: bool = False, tree: s.File | None = None
+    ) -> None:
         self.file = file
         self.text = text
         self.path = path
@@ -82,7 +87,8 @@ class Unit:
         self.used: list[Unit] = []
         self.found: list[Diagnostic] = []
         self.incomplete = False  # a file that it uses could not be read
-        tree, found = parse(text, file)
+        tree, found = parse(text, file) if tree is None else (tree, [])
+        self.tree = tree
         self.found += found
         for item in tree.items:
             if isinstance(item, s.Version):

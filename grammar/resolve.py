@@ -187,12 +187,14 @@ def load(
     overrides: Sequence[tuple[str, str]] = (),
     texts: Mapping[Path, str] = MappingProxyType({}),
     reads_files: bool = True,
+    tree: s.File | None = None,
 ) -> Module:
     """Read a file, or take ``source`` as its text, and the files it uses; nothing is resolved yet.
 
     ``texts`` are used files as somebody is writing them, by their paths with links followed; they are not read.
-    Without ``reads_files``, whatever names a file in ``source`` gives a finding (E597).
+    Without ``reads_files``, whatever names a file in ``source`` gives a finding (E597). ``tree`` is that of ``source``,
+    if it is known.
     """
     context = Context(texts, reads_files=reads_files)
-    root = open_root(context.library, source, str(path))
+    root = open_root(context.library, source, str(path), tree)
     return Module(root, context, overrides)

@@ -106,7 +106,7 @@ def _starts(reading: Reading, place: Place) -> Iterator[Completion]:
         about, default = meaning(scope, name)
         detail = takes.what + (f"; default: {default}" if default and default != "needed" else "")
         detail += "; needed" if default.startswith("needed") else ""
-        section = takes.section and not takes.kind
+        section = takes.section and takes.kind in ("", "sharding", "workload")  # these are mostly written in place
         insert = f"{name} {{ $0 }}" if section else f"{name} = "
         yield Completion(name, "section" if section else "field", detail, about, insert)
     yield from _keywords(scope)
