@@ -91,7 +91,9 @@ class Reading:
         good = before._good if before is not None and before.file == file else None
         tree = parse_again(*good, text) if good else None
         self.module = load(text, file, texts=texts, tree=tree, reads_files=reads_files)
-        self._good = (self.unit.tree, text) if not any(d.code[:2] in ("E1", "E6") for d in self.unit.found) else good
+        self._good: tuple[s.File, str] | None = (
+            (self.unit.tree, text) if not any(d.code[:2] in ("E1", "E6") for d in self.unit.found) else good
+        )
         self._before = before._checked if before is not None else {}
         self._checked: dict[Key, Checked] = {}
         self._steps = 0
