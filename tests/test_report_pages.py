@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from plandsl.cli import OK, main
+from plandsl.driver import compile_text
 from tests.browser import NARROW, WIDE, Browser, Visit
+from tests.test_report import HOSTILE, SMALL, says, shown
 
 pytestmark = pytest.mark.extras
 
@@ -176,6 +178,18 @@ def test_what_is_marked_in_one_plot_of_a_search_is_marked_in_all(browser: Browse
         assert 0 < by_tpot == by_ttft == by_memory
         visit.page.locator("select").first.select_option(index=1)
         assert visit.errors == []
+
+
+def test_a_hostile_plan_runs_nothing(browser: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text(says(shown(compile_text(SMALL)[0]), HOSTILE), "utf-8")
+    with browser.visit(path.as_uri()) as visit:
+        asked: list[str] = []
+        visit.page.on("dialog", lambda dialog: asked.append(dialog.message))
+        drawn(visit)
+        visit.page.locator("figure .mark-rect path").first.hover(force=True)
+        assert (asked, visit.errors, visit.requests) == ([], [], [])
+        assert visit.page.evaluate("document.querySelectorAll('main img').length") == 2
 
 
 def test_a_page_prints_whole(browser: Browser, pages: Pages, tmp_path: Path) -> None:
