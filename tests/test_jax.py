@@ -26,6 +26,7 @@ CALLS = {
 """What a program calls for each op that communicates."""
 
 SHOWN = [
+    ("adapters", "turns"),
     ("experts", "dealt"),
     ("long_context", "states"),
     ("llama_4_scout", "context"),
@@ -33,8 +34,9 @@ SHOWN = [
     ("shift_llama_3_3_70b", "shift"),
     ("split_llama_3_3_70b", "split"),
     ("unlike_gpus", "by_hand"),
+    ("vision", "split"),
 ]
-"""Examples that have every collective, stages, pools and two shardings between them."""
+"""Examples that have every collective, stages, pools, two shardings, adapters and a tower between them."""
 
 PLAIN = "silu(h @ u[hidden, ffn]) @ d[ffn, hidden]"
 
@@ -68,7 +70,7 @@ def test_every_collective_of_a_program_is_called_once(file: str, name: str) -> N
     assert spec is not None
     plan = CompiledPlan(spec, ())
     made = functions(plan.jax_program())
-    for sharding in plan.shardings:
+    for sharding in (s for part, model in plan.parts.items() for s in model.shardings(part)):
         for program in sharding.programs:
             prefix = f"{sharding.prefix}{program.phase}_"
             for region in program.regions:
@@ -114,12 +116,22 @@ def test_steps_of_a_trace_are_no_option_of_a_program(capsys: pytest.CaptureFixtu
     assert "error[E400]: `--steps` is no option of `--to jax`" in capsys.readouterr().err
 
 
-def test_a_model_that_is_not_causal_is_no_program() -> None:
-    text = STATED.replace("BODY", PLAIN).replace("WEIGHTS", "bf16").replace("layers = 2", "layers = 2, causal = false")
-    (plan,) = compile_text(text)
-    with pytest.raises(PlanError) as error:
-        plan.jax_program()
-    assert [d.code for d in error.value.diagnostics] == ["E515"]
+def test_an_encoder_is_a_program_without_cache_and_decode() -> None:
+    text = STATED.replace("BODY", PLAIN).replace("WEIGHTS", "bf16").replace("output = 4", "output = 0")
+    made = functions(compile_text(text)[0].jax_program())
+    assert [name for name in made if name.startswith("prefill_")] == [
+        "prefill_embedding",
+        "prefill_block",
+        "prefill_head",
+        "prefill_stage_0",
+    ]
+    assert not [name for name in made if name.startswith("decode_")]
+    w = "[hidden, heads, head_dim]"
+    attends = text.replace(PLAIN, f"attention(h @ q{w}, h @ k{w}, h @ v{w}) @ o[heads, head_dim, hidden]")
+    attends = attends.replace("ffn = 64", "heads = 4, head_dim = 16")
+    for output, kept in (("output = 0", 0), ("output = 4", 1)):
+        block = functions(compile_text(attends.replace("output = 0", output))[0].jax_program())["prefill_block"]
+        assert ast.unparse(block).count("new['") == kept
 
 
 def test_export_writes_real_and_small_sizes(capsys: pytest.CaptureFixture[str]) -> None:

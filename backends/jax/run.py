@@ -24,6 +24,10 @@ Array: TypeAlias = npt.NDArray[Any]
 Weights: TypeAlias = Mapping[tuple[RegionName, int | None, str], Array]
 
 
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+"""What XLA is told for a comparison on devices of the host, which compiles for longer than it runs."""
+
+
 class Timed(NamedTuple):
     """The measured seconds of one step: on which kind of device, of which sharding and phase."""
 
@@ -64,7 +68,10 @@ def run_process(arguments: Sequence[str], devices: int | None) -> str:
     """
     env = dict(os.environ)
     if devices is not None:
-        env |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        env |= {
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": " ".join([QUICK, f"--xla_force_host_platform_device_count={devices}"]),
+        }
     done = subprocess.run(arguments, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line for line in done.stderr.strip().splitlines() if line.strip() and set(line) != {"-"}]

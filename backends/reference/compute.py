@@ -35,6 +35,7 @@ from plandsl.ir.index import PickKeys
 from plandsl.ir.latent import Latent, LatentAttention
 from plandsl.ir.limits import NONE, read_limits
 from plandsl.ir.meaning import elementwise, experts
+from plandsl.ir.meaning.adapters import own_matrices
 from plandsl.ir.meaning.attention import (
     Change,
     Mask,
@@ -236,7 +237,7 @@ def _adapter_gemm(op: AdapterGemm, weight: Value, out: Value, here: Local) -> Ar
     start, stop = here.held_range(op.x, "batch")
     matrices = here.array(weight)
     own = here.requests[start:stop] % (len(matrices) + 1)
-    chosen = np.concatenate([matrices, np.zeros_like(matrices[:1])])[own]  # the last has no adapter
+    chosen = own_matrices(matrices, own)
     names = "batch", *weight.type.names[1:]
     letters = {n: k for k, n in enumerate(dict.fromkeys((*op.x.type.names, *names)))}
     x, w, y = ([letters[n] for n in found] for found in (op.x.type.names, names, out.type.names))
