@@ -96,10 +96,10 @@ class Machine:
         return [self._run(program, part) for program, part in parts][-1]
 
     def _blocks(self) -> int:
-        """The largest number of blocks into which ranks split the requests of a cache."""
+        """The largest number of blocks into which ranks split the requests of a cache, kept or not."""
         program = self._prefills[0]
         writes = (op for region in program.regions for op in region.ops if isinstance(op, KEEPS))
-        return max((program.mesh.ways(kept.type.on("batch")) for op in writes for kept in op.kept), default=1)
+        return max((program.mesh.ways(v.type.on("batch")) for op in writes for v in op.results), default=1)
 
     def decode(self, ids: Array) -> Array:
         """Run one more token of each request, ``ids`` ``[batch, 1]``; returns the logits ``[batch, vocab]``.
