@@ -45,6 +45,7 @@ from plandsl.ir.index import PickKeys
 from plandsl.ir.latent import LatentAttention
 from plandsl.ir.limits import NONE, Limit, read_limits
 from plandsl.ir.names import axes_of, stem
+from plandsl.ir.norms import CENTRED, NormSums
 from plandsl.ir.ops import Op
 from plandsl.ir.states import Recurrence, ShortConv, States
 from plandsl.ir.types import Dim, TensorType, Value
@@ -101,7 +102,10 @@ class Writer:
                 numbers = {"token": "ids", "type": "jnp.zeros_like(ids)"}
                 return [numbers.get(op.of, "jnp.zeros_like(ids) + positions(ids.shape[1], past)")]
             case Norm():
-                return [self._norm(op, f"wide({self.names(op.x)})", op.x.type, op.out)]
+                return [self._norm(op, f"wide({self.names(op.x)})", op.x.type, op.out, op.sums)]
+            case NormSums():
+                at = self._at(op.x, op.over)
+                return [cast(f"norm_sums(wide({self.names(op.x)}), {at}, {op.fn == CENTRED})", op.out)]
             case AddNorm():
                 total = cast(f"{self.names(op.a)} + {self.names(op.b)}", op.sum)
                 return [total, self._norm(op, f"wide({self.names(op.sum)})", op.a.type, op.out)]
@@ -232,8 +236,11 @@ class Writer:
 
     # ---- arithmetic
 
-    def _norm(self, op: Norm | AddNorm, x: str, type_: TensorType, out: Value) -> str:
-        text = f"{op.fn}({x}, {type_.names.index(op.over)})"
+    def _norm(self, op: Norm | AddNorm, x: str, type_: TensorType, out: Value, sums: Value | None = None) -> str:
+        at = type_.names.index(op.over)
+        text = f"{op.fn}({x}, {at})"
+        if sums is not None:
+            text = f"{op.fn}_by({x}, {at}, wide({self.names(sums)}), {self.layouts.sizes[op.over]})"
         return cast(text if op.gain is None else f"{text} * {self._aligned(op.gain, type_.names)}", out)
 
     def _aligned(self, value: Value, names: tuple[str, ...]) -> str:

@@ -47,9 +47,10 @@ from plandsl.ir.meaning.attention import (
     rope,
 )
 from plandsl.ir.names import axes_of, stem
+from plandsl.ir.norms import CENTRED, NormSums
 from plandsl.ir.types import TensorType, Value
 
-OnDevice: TypeAlias = Compute | Latent | PickKeys | Routing | Chunks
+OnDevice: TypeAlias = Compute | NormSums | Latent | PickKeys | Routing | Chunks
 """Ops that a device runs on its own arrays."""
 
 Routed: TypeAlias = TopK | Dispatch | Combine
@@ -63,8 +64,11 @@ OPERATORS: dict[str, Callable[..., Array]] = {
 """The functions of a `Map` besides the functions of one tensor; its limits are applied first."""
 
 
-NORMS = {"rms_norm": elementwise.rms_norm, "layer_norm": elementwise.layer_norm}
-"""The functions of a `Norm`."""
+NORMS = {
+    "rms_norm": (elementwise.rms_norm, elementwise.rms_norm_by),
+    "layer_norm": (elementwise.layer_norm, elementwise.layer_norm_by),
+}
+"""The functions of a `Norm`: of whole rows, and of parts of rows with the sums of the whole."""
 
 
 def function_of(fn: str) -> Callable[..., Array]:
@@ -138,7 +142,10 @@ def compute(op: OnDevice, here: Local) -> tuple[Array, ...]:
             return (_ids(op, here),)
         case Norm():
             here.check_ranges(op, *op.operands)
-            return (_norm(here.array(op.x), op, op.x.type, here),)
+            return (_norm(here.array(op.x), op, op.x.type, here, op.sums),)
+        case NormSums():
+            along = op.x.type.names.index(op.over)
+            return (elementwise.norm_sums(here.array(op.x), along, op.fn == CENTRED),)
         case AddNorm():
             here.check_ranges(op, *op.operands)
             total = here.array(op.a) + here.array(op.b)
@@ -204,11 +211,12 @@ def _embed(op: Embed, here: Local) -> Array:
     return elementwise.embed(here.array(op.ids), here.array(op.table), start)
 
 
-def _norm(x: Array, op: Norm | AddNorm, type_: TensorType, here: Local) -> Array:
+def _norm(x: Array, op: Norm | AddNorm, type_: TensorType, here: Local, sums: Value | None = None) -> Array:
     along = type_.names.index(op.over)
     if op.fn not in NORMS:
         raise Mismatch(f"no norm is called '{op.fn}'")
-    out = NORMS[op.fn](x, along)
+    whole, by = NORMS[op.fn]
+    out = whole(x, along) if sums is None else by(x, along, here.array(sums), here.place.sizes[op.over])
     return out if op.gain is None else out * _align(op.gain, type_.names, here)
 
 

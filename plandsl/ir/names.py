@@ -148,6 +148,10 @@ def picks(top_k: int) -> str:
     return f"picks.{top_k}"
 
 
+MOMENTS = "moments.2"
+"""The dimension of the two sums that `layer_norm` needs: of squares, and of values. No plan can have this name."""
+
+
 def group_of(axes: Iterable[str]) -> str:
     """The group of ranks along neighbouring mesh axes, major first: ``a*b`` along a and b; "" along none."""
     return "*".join(axes)

@@ -12,9 +12,10 @@ from plandsl.ir.compute import CacheWrite, Compute
 from plandsl.ir.experts import Routing
 from plandsl.ir.index import PickKeys
 from plandsl.ir.latent import Latent
+from plandsl.ir.norms import NormSums
 from plandsl.ir.states import Recurrence, ShortConv, States
 
-Op: TypeAlias = Compute | AdapterGemm | CacheWrite | Latent | PickKeys | States | Routing | Layout | Chunks
+Op: TypeAlias = Compute | NormSums | AdapterGemm | CacheWrite | Latent | PickKeys | States | Routing | Layout | Chunks
 
 OPS: tuple[type[BaseOp], ...] = get_args(Op)
 """Every op class: the textual form reads them by keyword, and tests check the facts of each."""

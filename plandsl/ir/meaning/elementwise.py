@@ -30,6 +30,25 @@ def layer_norm(x: Array, along: int) -> Array:
     return rms_norm(x - x.sum(along, keepdims=True) / max(x.shape[along], 1), along)
 
 
+def norm_sums(x: Array, along: int, centred: bool) -> Array:
+    """The sum of squares of ``x`` along dimension ``along``; if ``centred``, also the sum, as one more dimension."""
+    squares: Array = (x * x).sum(along)
+    return np.stack([squares, x.sum(along)], axis=-1) if centred else squares
+
+
+def rms_norm_by(x: Array, along: int, sums: Array, count: int) -> Array:
+    """`rms_norm` of a part of ``count`` values, whose `norm_sums` over all parts are known."""
+    out: Array = x / np.sqrt(np.expand_dims(sums, along) / count + EPSILON)
+    return out
+
+
+def layer_norm_by(x: Array, along: int, sums: Array, count: int) -> Array:
+    """`layer_norm` of a part of ``count`` values, whose `norm_sums` over all parts are known."""
+    squares, mean = (np.expand_dims(sums[..., i], along) / count for i in range(2))
+    out: Array = (x - mean) / np.sqrt(np.maximum(squares - mean * mean, 0.0) + EPSILON)
+    return out
+
+
 def merge_tokens(x: Array, along: int, tokens: int, joins: bool) -> Array:
     """One row of each ``tokens`` neighbours along dimension ``along``; rows of zeros follow the last one.
 
