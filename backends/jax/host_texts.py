@@ -343,7 +343,12 @@ def main() -> None:
     if answer["devices"] < needed:
         answer["needed"] = needed
     elif not answer["refused"]:
-        answer["times"] = [(name, *row) for name in SETTINGS for row in time_steps(name).items()]
+        try:
+            answer["times"] = [(name, *row) for name in SETTINGS for row in time_steps(name).items()]
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            answer["memory"] = str(error).splitlines()[0]
     if "--json" in sys.argv:
         print(json.dumps(answer))
         return
@@ -351,6 +356,8 @@ def main() -> None:
         sys.exit(f"{needed} devices are needed; XLA_FLAGS=--xla_force_host_platform_device_count={needed} makes them")
     if answer["refused"]:
         sys.exit(f"{answer['device']} refuses the formats {', '.join(answer['refused'])}")
+    if "memory" in answer:
+        sys.exit(f"{answer['device']} has too little memory: {answer['memory']}")
     for name, phase, seconds in answer["times"]:
         print(f"{name} {phase}: {seconds * 1e3:.3f} ms")
 
