@@ -58,7 +58,7 @@ class Sharding(NamedTuple):
 def export(title: str, shardings: Sequence[Sharding], room: int = 0, *, exact: bool = False) -> str:
     """The program of a plan. Its cache has room for ``room`` steps after the prompt, at least for the plan's output.
 
-    With ``exact``, formats that jax lacks are float64, for a comparison. Raises `PlanError`: E515, or E516 for formats.
+    With ``exact``, all formats are float64, for a comparison. Raises `PlanError` for formats that jax lacks (E516).
     """
     words = {op.fn for s in shardings for p in s.programs for r in p.regions for op in r.ops if isinstance(op, Map)}
     fixed = [meanings(), functions_of_one(words), texts.ON_A_DEVICE, host_texts.SETTINGS]
@@ -136,6 +136,7 @@ class _Room(NamedTuple):
     adapters: int
     merged: int
     patch: int
+    width: int
 
     def context(self, ways: int) -> int:
         """Positions of a cached context that ``ways`` ranks share."""
@@ -167,6 +168,7 @@ def _room(sharding: Sharding, shardings: Sequence[Sharding], room: int) -> _Room
         adapters=0 if model.lora is None else model.size(ADAPTERS),
         merged=model.merged,
         patch=model.size(model.embedding.dims[0]) if model.reads_patches else 0,
+        width=model.size(value_out(sharding.prefill.regions[-1]).type.names[-1]),
     )
 
 

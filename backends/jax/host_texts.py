@@ -40,7 +40,7 @@ class Setting(NamedTuple):
     other. A step decodes ``queries`` tokens of each request; the cache has room for ``decoded`` tokens after the
     prompt. Requests are padded to a multiple of ``pad_batch``, and tokens of a step to a multiple of ``pad``. The model
     has so many ``adapters``. Its head makes one token of ``merged`` tokens. It reads patches of ``patch`` elements,
-    or ids of tokens (0).
+    or ids of tokens (0). A row of the result has ``width`` elements; what is behind them is padding.
     """
 
     first: int
@@ -56,6 +56,7 @@ class Setting(NamedTuple):
     adapters: int
     merged: int
     patch: int
+    width: int
     stages: tuple[Stage, ...]
 
 
@@ -101,7 +102,9 @@ def load_weights(setting: Setting, get: Callable[[str, int | None, str], np.ndar
     def load(stage: Stage, region: str, name: str, tensor: Tensor) -> Array:
         every = np.stack([get(region, layer, name) for layer in stage.layers[region]])
         every = every if stage.layers[region] != (None,) else every[0]
-        return put(np.repeat(every, tensor.times, axis=tensor.along).astype(tensor.dtype), setting, stage, tensor.spec)
+        every = np.repeat(every, tensor.times, axis=tensor.along)
+        every = np.pad(every, [(0, to - have) for have, to in zip(every.shape, tensor.shape, strict=True)])
+        return put(every.astype(tensor.dtype), setting, stage, tensor.spec)
 
     return [
         {r: {n: load(stage, r, n, t) for n, t in named.items()} for r, named in stage.weights.items()}
@@ -180,7 +183,7 @@ def run(
         x = put(x, setting, stage, stage.steps[phase].takes)
         x, kept = compiled(name, index, phase)(weights[index], cache[index], x, *step)
         new.append(kept)
-    return (x[:rows, : -(-tokens // setting.merged)] if x.ndim == 3 else x[:rows]), new
+    return (x[:rows, : -(-tokens // setting.merged)] if x.ndim == 3 else x[:rows])[..., : setting.width], new
 
 
 def prefill(
