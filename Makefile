@@ -50,7 +50,7 @@ test-all: test test-extras  ## `make test`, then `make test-extras`
 
 extras: $(ALL)  ## install what some tests and `make partitioner` need: jax, notebooks, pandas, polars, duckdb and others
 
-test-extras: $(ALL)  ## the tests that need these, and what is absent; LARGE=1 runs plans of 64 ranks and drawn plans too
+test-extras: $(ALL)  ## the tests that need these, and what is absent; LARGE=1 runs plans of 64 ranks, of pages and drawn ones too
 	LARGE=$(LARGE) $(BIN)/pytest -m extras -rA --no-header -q
 
 lint: $(DEV)  ## ruff: rules and formatting
