@@ -15,6 +15,10 @@ DOT := $(shell command -v dot 2>/dev/null)
 RUNTIME := $(VENV)/.installed$(if $(DOT),,-render)
 DEV := $(RUNTIME)-dev
 ALL := $(RUNTIME)-all
+RELEASE := $(RUNTIME)-release
+DOCS := $(RUNTIME)-docs
+
+VSCODE := grammar/editors/vscode
 
 SEEDS := 1 2 3 4 5 6 7 8 9 10
 
@@ -27,11 +31,11 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all extras test-extras lint types fmt tables completions bench accuracy traffic calibrate memory loop study field \
-  figures partitioner seeds fuzz golden clean
+.PHONY: help demo test test-all extras test-extras lint types fmt tables words vscode completions bench accuracy traffic calibrate memory \
+  loop study field figures partitioner seeds fuzz golden web docs release-check clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 demo: $(RUNTIME)  ## compile an example, print its estimates and draw its devices
 	$(BIN)/planc compile $(EXAMPLE)
@@ -40,32 +44,39 @@ demo: $(RUNTIME)  ## compile an example, print its estimates and draw its device
 	  $(BIN)/planc render $(EXAMPLE) --plan $$plan --view devices -o build/$$plan.svg || exit 1; \
 	done
 
-test: lint  ## everything that must hold: lint, types, tests; SEED=n draws as another run with n did
-	@mkdir -p build
-	@$(BIN)/mypy -p plandsl > build/types.txt 2>&1 & types=$$!; \
-	$(BIN)/pytest -n auto --dist loadgroup $(if $(SEED),--hypothesis-seed=$(SEED)); tests=$$?; \
-	wait $$types; wrong=$$?; cat build/types.txt; exit $$((tests + wrong > 0))
+test: lint types  ## everything that must hold: lint, types, tests; SEED=n draws as another run with n did
+	$(BIN)/pytest -n auto --dist loadgroup $(if $(SEED),--hypothesis-seed=$(SEED))
 
 test-all: test test-extras  ## `make test`, then `make test-extras`
 
 extras: $(ALL)  ## install what some tests and `make partitioner` need: jax, notebooks, pandas, polars, duckdb and others
 
-test-extras: $(ALL)  ## the tests that need these, and what is absent; LARGE=1 runs plans of 64 ranks, of pages and drawn ones too
-	LARGE=$(LARGE) $(BIN)/pytest -m extras -rA --no-header -q
+web: tests/web/node_modules  ## fetch what tests of pages take from npm: axe, which checks pages for all readers
+
+test-extras: $(ALL)  ## the tests that need these, and what is absent, and slow ones; LARGE=1 runs plans of 64 ranks, of pages and drawn ones too
+	LARGE=$(LARGE) $(BIN)/pytest -m "extras or slow" -rA --no-header -q
 
 lint: $(DEV)  ## ruff: rules and formatting
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-types: $(DEV)  ## mypy, strict
-	$(BIN)/mypy -p plandsl
+types: $(DEV)  ## pyrefly: types
+	$(BIN)/pyrefly check
 
 fmt: $(DEV)  ## format the code, and fix what ruff can fix
 	$(BIN)/ruff check --fix --exit-zero
 	$(BIN)/ruff format
 
-tables: $(RUNTIME)  ## generate grammar/_tables.py from the grammar
+tables: $(RUNTIME)  ## generate grammar/_tables.py and the colours of VS Code from the grammar
 	$(BIN)/python -m plandsl.grammar.build
+	$(BIN)/python -m plandsl.grammar.editors.build
+
+words: $(RUNTIME)  ## write plandsl/editing/words.json, what editors say of fields, from docs/language.md
+	$(BIN)/python -m benchmarks.words
+
+vscode: $(RUNTIME)  ## check and pack the extension for VS Code with npm, as build/plan.vsix
+	@mkdir -p build
+	cd $(VSCODE) && npm install --no-audit --no-fund && npm run check && npm run package -- --out ../../../build/plan.vsix
 
 completions: $(DEV)  ## write plandsl/completion from the command line
 	$(BIN)/python -m benchmarks.completions
@@ -110,7 +121,13 @@ fuzz: $(DEV)  ## the property tests, at length
 	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest tests -k "fuzz or law"
 
 golden: $(DEV)  ## rewrite the expected half of the golden tests; read the diff
-	$(BIN)/pytest --update-golden
+	$(BIN)/pytest -m "not release" --update-golden
+
+docs: $(DOCS)  ## the pages of docs/ as a site, in build/site; the search needs a server: python -m http.server -d build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean
+
+release-check: $(RELEASE)  ## build the wheel and the sdist into build/release, install each alone, run the README
+	$(BIN)/pytest -m release tests/test_release.py
 
 clean:  ## remove all that make and the tools made, .venv too
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
@@ -129,7 +146,19 @@ $(DEV): pyproject.toml | $(BIN)/python
 	@touch $(RUNTIME) $@
 
 $(ALL): pyproject.toml | $(DEV)
-	$(PIP) --editable '.[dev,render,all,takers]'
+	$(PIP) --editable '.[dev,render,all,takers,docs]'
+	@touch $@
+
+$(RELEASE): pyproject.toml | $(DEV)
+	$(PIP) --editable '.[dev,render,release]'
+	@touch $@
+
+$(DOCS): pyproject.toml | $(DEV)
+	$(PIP) --editable '.[dev,render,docs]'
+	@touch $@
+
+tests/web/node_modules: tests/web/package-lock.json
+	cd tests/web && npm ci --silent
 	@touch $@
 
 $(BIN)/python:

@@ -315,7 +315,9 @@ def measured_parts(data: Path, servers: Servers) -> Iterator[Part]:
         j
         for name in SERVING
         if (data / name).is_file()
-        for j in judged_file(data / name, splits.own({}), lambda table, file: by_column(servers.predicted[file], file))
+        for j in judged_file(
+            name, data / name, splits.own({}), lambda table, file: by_column(servers.predicted[file], file)
+        )
     ]
     if whole:
         yield Part("Deployments", DEPLOYMENTS, whole, target=None, causes=None, pictures="serving")

@@ -37,6 +37,15 @@ class Claim(NamedTuple):
             return ours <= printed
         return abs(ours - printed) <= max(self.abs, self.rel * abs(printed), 1e-9 * abs(printed))
 
+    @property
+    def allowed(self) -> str:
+        """The tolerance, as text: empty for statements and bounds, and for rows that are not gated on one."""
+        stated = any(isinstance(printed, bool) for printed in _many(self.printed))
+        if self.bound != "near" or stated or not (self.gated or self.rel or self.abs):
+            return ""
+        parts = [f"{100 * self.rel:.3g}%"] * bool(self.rel) + [f"+-{self.abs:.3g}"] * bool(self.abs)
+        return " or ".join(parts) or "exact"
+
     def off(self, ours: Value) -> float | None:
         """The largest relative difference; None for statements and bounds."""
         pairs = list(zip(_many(ours), _many(self.printed), strict=True))
@@ -98,7 +107,7 @@ def _row(claim: Claim, ours: Value, width: int) -> str:
     off = claim.off(ours)
     shown = "" if off is None else f"{100 * off:+.1f}%".replace("-0.0%", "+0.0%")
     claimed = SIGNS[claim.bound] + show(claim.printed)
-    return f"{claim.name:<6}{claim.what:<{width}}{claimed:>24}{show(ours):>24}{shown:>9}  {notes}"
+    return f"{claim.name:<6}{claim.what:<{width}}{claimed:>24}{claim.allowed:>12}{show(ours):>24}{shown:>9}  {notes}"
 
 
 def settle(claims: Iterable[Claim]) -> list[tuple[Claim, Value]]:
@@ -109,7 +118,7 @@ def settle(claims: Iterable[Claim]) -> list[tuple[Claim, Value]]:
 def table(found: list[tuple[Claim, Value]]) -> str:
     """A table with a line for each claim, claimed beside ours, and the count of gated claims that hold."""
     width = max(len(c.what) for c, _ in found) + 2
-    head = f"{'claim':<6}{'what':<{width}}{'claimed':>24}{'ours':>24}{'off':>9}  within"
+    head = f"{'claim':<6}{'what':<{width}}{'claimed':>24}{'tolerance':>12}{'ours':>24}{'off':>9}  within"
     verdicts = [c.holds(ours) for c, ours in found if c.gated]
     total = f"{sum(verdicts)} of {len(verdicts)} gated rows within their tolerance; {len(found) - len(verdicts)} more"
     return "\n".join([head, *(_row(c, ours, width) for c, ours in found), "", total])

@@ -13,13 +13,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.editing import main as editing
 from benchmarks.simulations import main as simulations
 from plandsl.backends.cost.time.trace import trace
-from plandsl.driver import compile_file, open_text
+from plandsl.driver import compile_file, compile_text, open_text
 from plandsl.grammar.parse import parse
 from plandsl.searches.run import Compiler, Run
 from plandsl.spec.search import SearchSpec
@@ -85,14 +87,26 @@ def main() -> None:
     line("compile and estimate, warm", full, numpy_import, "import numpy", "target < 20 ms")
     line("of it, parsing the file", warm(lambda: parse(text, "x.plan")), full, "the whole", "")
     line("of it, the estimate", warm(plan.estimate), full, "the whole", "")
+    typed = count(1)
+    small = warm(lambda: compile_text(SMALL.replace("BATCH", str(next(typed))))[0].estimate())
+    line("a small plan, with another batch each time", small, numpy_import, "import numpy", "target < 5 ms")
     one = warm(lambda: plan.cost.evaluate(batch=96), 200)
     line("another batch, warm", one, full, "compile and estimate", "target <= 0.06 ms")
     batches = np.arange(1, 10_001)
     many = warm(lambda: plan.cost.evaluate(batch=batches), 20) / len(batches)
     line("another batch, in an array of 10,000", many, one, "one by one", "")
+    editing()
     search_rates(one)
     simulations()
 
+
+SMALL = """plan small {
+  model = llama_3_1_8b
+  node = h100_8
+  sharding { tp = 2 }
+  workload { batch = BATCH, input = 1024, output = 128 }
+}
+"""
 
 MILLION = """
 search million {

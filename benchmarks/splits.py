@@ -99,7 +99,7 @@ def divide(data: Path) -> Splits:
     for path in files(data):
         table = read(path)
         claimed: dict[tuple[str, str], Mask] = {}
-        for g in grouped(table, usable(path, table), Shelf(catalog_gpu, catalog_link, lambda key: [])):
+        for g in grouped(table, usable(path.name, path, table), Shelf(catalog_gpu, catalog_link, lambda key: [])):
             name = (path.stem, g.kind.metric)
             for masks in (out.shapes, out.sizes, claimed):
                 masks.setdefault(name, np.zeros(len(table), dtype=np.bool_))
@@ -114,7 +114,7 @@ def judged_errors(data: Path, shelf: Shelf, masks: dict[tuple[str, str], Mask] |
     """Errors by file and metric, on the rows that ``masks`` picks, or on all rows."""
     for path in files(data):
         table = read(path)
-        for whole, counted in compare(path.stem, table, usable(path, table), shelf):
+        for whole, counted in compare(path.stem, table, usable(path.name, path, table), shelf):
             nothing = np.zeros(len(table), dtype=np.bool_)
             of = counted if masks is None else counted & masks.get((whole.file, whole.metric), nothing)
             if of.any():

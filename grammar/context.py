@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from plandsl.diagnostics import Report
@@ -16,9 +18,9 @@ T = TypeVar("T")
 class Context:
     """The findings, files, records and values of one compilation."""
 
-    def __init__(self) -> None:
+    def __init__(self, texts: Mapping[Path, str] = MappingProxyType({})) -> None:
         self.report = Report()
-        self.library = Library(self.report)
+        self.library = Library(self.report, texts)
         self.records = Records(self.library)
         self.evaluator = Evaluator(self.library, self.records)
         self._made: dict[tuple[Any, int], tuple[Record, Any]] = {}
@@ -56,7 +58,7 @@ _SHIPPED: dict[tuple[Any, Unit, str, str], Any] = {}
 def is_shipped(record: Record) -> bool:
     """Whether a record is an entry of the catalog as it stands there: no file of a user adds anything to it."""
     layers = (layer for layers in (*record.fields.values(), tuple(record.axes.values())) for layer in layers)
-    return (
+    return record.shipped or (
         record.unit.in_catalog
         and all(layer.unit.in_catalog for layer in layers)
         and all(item.unit.in_catalog for item in record.items())

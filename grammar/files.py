@@ -83,7 +83,8 @@ class _Opener:
     def _open(self, use: s.Use, unit: Unit, path: Path) -> Unit:
         shown = path_beside(unit.file, use.path.value)
         try:
-            text, found = decode(read_bytes(path), shown)
+            unsaved = self.library.texts.get(path)
+            text, found = decode(read_bytes(path), shown) if unsaved is None else (unsaved, [])
         except OSError as error:
             raise Wrong("E209", f"cannot read this file: {error.strerror}", use.path.span) from None
         used = self.opened[path] = Unit(shown, text, path)
@@ -117,6 +118,8 @@ def locate(library: Library, written: s.Str, unit: Unit, word: str, ending: str,
     if not path.is_relative_to(library.folder):
         hint = "keep shared files in the folder of the root file, or below it"
         raise Wrong("E209", f'"{text}" is outside the folder of the root file', span, hint=hint)
+    if path in library.texts:
+        return path
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):

@@ -13,7 +13,7 @@ from plandsl.grammar.values import expect, flag, whole
 from plandsl.ir.functions import MAPS
 from plandsl.ir.names import Merged
 from plandsl.limits import MAX_DIMENSION
-from plandsl.spec.model import AMONG, INDEX, STATEFUL, Apply, Term, Weight
+from plandsl.spec.model import AMONG, INDEX, STATEFUL, STREAMS, Apply, Term, Weight
 from plandsl.units import NUMBER
 
 Dims: TypeAlias = "tuple[str, ...]"
@@ -28,21 +28,50 @@ PARTS = ("query", "latent")
 LOOKUPS = ("token", "position", "type")
 """What a `lookup` may pick rows by."""
 
-FUNCTIONS = (*NORMS, *MAPS, "rope", "concat", "merge", "lookup", "attention", *PARTS, INDEX, *STATEFUL, "experts")
+FUNCTIONS = (
+    *NORMS,
+    *MAPS,
+    "rope",
+    "item",
+    *STREAMS,
+    "concat",
+    "merge",
+    "lookup",
+    "attention",
+    *PARTS,
+    INDEX,
+    *STATEFUL,
+    "experts",
+)
 OPTIONS: dict[str, tuple[str, ...]] = {
-    "rms_norm": ("over", "gain"),
-    "layer_norm": ("over", "gain"),
+    "rms_norm": ("over", "gain", "groups"),
+    "layer_norm": ("over", "gain", "groups"),
     "clamp": ("low", "high"),
     "concat": ("into",),
     "merge": ("tokens", "into"),
     "lookup": ("by",),
     "recurrence": ("step", "rate", "write", "skip", "delta", "normalize", "slopes", "chunk"),
     "rope": ("first",),
+    "item": ("over", "at"),
+    "stack": ("into",),
+    "spread": ("into", "first"),
+    "excess": ("share",),
+    "mix": ("over", "by"),
+    "match": ("over",),
     INDEX: ("top_k",),
     "attention": ("window", "chunk", "causal", "softcap", "alibi", AMONG),
     "experts": ("top_k", "score", "normalize", "scale", "weigh", "imbalance", "weights"),
 }
 
+
+FORMS = {
+    "attention": "attention(q, k, v)",
+    "concat": "concat(x, e, into = pair)",
+    "mix": "mix(x, c, over = streams, by = mixed)",
+    "match": "match(x, e, over = wide)",
+    "stack": "stack(a, b, into = streams)",
+}
+"""How functions of more than one tensor are written."""
 
 MOST = 1e12
 """Largest number that a tensor is clamped to, or multiplied by."""
@@ -97,9 +126,9 @@ def apply(call: s.Call, args: list[Typed], scope: Scope) -> Typed:
     name = call.func.text
     if name == "lookup":
         return _lookup(call, args, scope)
-    wanted = {"attention": 3, "concat": 2}.get(name, 1)
+    wanted = {"attention": 3, "concat": 2, "mix": 2, "match": 2, "stack": max(len(args), 2)}.get(name, 1)
     if len(args) != wanted and not (name == "attention" and len(args) == 4):
-        form = {"attention": "attention(q, k, v)", "concat": JOINED}.get(name, f"{name}(x)")
+        form = FORMS.get(name, f"{name}(x)")
         message = f"`{name}` takes {wanted} tensor{'s' * (wanted > 1)}, found {len(args)}"
         raise Wrong("E213", message, call.span, hint=f"write `{form}`")
     for arg, expr in zip(args[:wanted], call.args, strict=False):
@@ -110,6 +139,8 @@ def apply(call: s.Call, args: list[Typed], scope: Scope) -> Typed:
         return _attention(call, args, scope)
     if name == "concat":
         return _concat(call, args, scope)
+    if name in STREAMS or name == "item":
+        return _streams(call, args, scope)
     if name == "merge":
         from plandsl.grammar.merging import merge_tokens
 
@@ -117,6 +148,24 @@ def apply(call: s.Call, args: list[Typed], scope: Scope) -> Typed:
     if name == "rope" and isinstance(args[0].dims[0], Merged):
         raise Wrong("E548", "merged tokens have no positions to turn by", call.span, hint="`rope` before `merge`")
     return Typed(Apply(name, (args[0].term,), _options(name, call, args[0], scope), call.span), args[0].dims)
+
+
+def _streams(call: s.Call, args: list[Typed], scope: Scope) -> Typed:
+    from plandsl.grammar import streams
+
+    match call.func.text:
+        case "stack":
+            return streams.stack(call, args, scope)
+        case "mix":
+            return streams.mix(call, args, scope)
+        case "match":
+            return streams.match(call, args, scope)
+        case "spread":
+            return streams.spread(call, args[0], scope)
+        case "excess":
+            return streams.excess(call, args[0], scope)
+        case _:
+            return streams.item(call, args[0], scope)
 
 
 def _options(name: str, call: s.Call, x: Typed, scope: Scope) -> tuple[tuple[str, int | float | bool | str], ...]:
@@ -127,9 +176,23 @@ def _options(name: str, call: s.Call, x: Typed, scope: Scope) -> tuple[tuple[str
         case "clamp":
             return _bounds(call, scope)
         case "rope":
+            _check_pairs(call, x, scope)
             return tuple(_first(option, x, scope) for option in call.kwargs)
         case _:
             return ()
+
+
+def _check_pairs(call: s.Call, x: Typed, scope: Scope) -> None:
+    """Raise `Wrong` (E214) where a `rope` that turns all elements has one that is in no pair."""
+    last = x.dims[-1]
+    size = scope.sizes.get(last, 0)
+    if call.kwargs or size % 2 == 0:
+        return
+    why = f"`rope` turns pairs of elements, and `{last}` has {size:,}"
+    given = scope.record.fields.get(last, ())[-1:]
+    labels = tuple(Label(layer.value.span, "an odd number") for layer in given if not isinstance(layer.value, Record))
+    turned = f", or turn a part: `rope(..., first = {size - 1})`" if size > 2 else ""
+    raise Wrong("E214", why, call.span, labels=labels, hint=f"make `{last}` even{turned}")
 
 
 def _first(option: s.Field, x: Typed, scope: Scope) -> tuple[str, int]:
@@ -171,18 +234,18 @@ TABLE = "lookup(w_table[vocab, hidden])"
 def _lookup(call: s.Call, args: list[Typed], scope: Scope) -> Typed:
     """Rows of a table, picked by the id, the position or the type of each token."""
     table = args[0].term if len(args) == 1 else None
-    if not isinstance(table, Weight) or len(table.dims) != 2:
-        raise Wrong("E213", "`lookup` takes a weight of two dimensions", call.span, hint=f"`{TABLE}`")
+    if not isinstance(table, Weight) or len(table.dims) < 2:
+        raise Wrong("E213", "`lookup` takes a weight of two dimensions or more", call.span, hint=f"`{TABLE}`")
     by = "token"
     for option in call.kwargs:
         if not isinstance(option.value, s.Ref) or option.value.name not in LOOKUPS:
             raise Wrong("E213", f"`by` must be one of {', '.join(LOOKUPS)}", option.value.span, hint="`by = position`")
         by = option.value.name
     options = () if by == "token" else (("by", by),)
-    return Typed(Apply("lookup", (table,), options, call.span), ("tokens", table.dims[1]))
+    return Typed(Apply("lookup", (table,), options, call.span), ("tokens", *table.dims[1:]))
 
 
-JOINED = "concat(x, e, into = pair)"
+JOINED = FORMS["concat"]
 
 
 def _concat(call: s.Call, args: list[Typed], scope: Scope) -> Typed:
@@ -213,12 +276,33 @@ def _norm_options(call: s.Call, x: Typed, scope: Scope) -> tuple[tuple[str, str]
         over = _dim_option(value, x, scope)
     if over in STEP_DIMS:
         raise Wrong("E213", f"a norm over `{over}` would mix tokens", call.span)
-    gain = given.get("gain")
-    if gain is None:
-        return (("over", over),)
-    if not isinstance(gain, s.Ref) or gain.name != "none":
-        raise Wrong("E213", "`gain` can only be `none`", gain.span, hint="leave it out to have a gain")
-    return (("over", over), ("gain", "none"))
+    made = [("over", over)]
+    if (gain := given.get("gain")) is not None:
+        if not isinstance(gain, s.Ref) or gain.name != "none":
+            raise Wrong("E213", "`gain` can only be `none`", gain.span, hint="leave it out to have a gain")
+        made.append(("gain", "none"))
+    if (groups := given.get("groups")) is not None:
+        made.append(("groups", _norm_groups(groups, x, over, scope)))
+    return tuple(made)
+
+
+def _norm_groups(value: s.Expr, x: Typed, over: str, scope: Scope) -> str:
+    """The dimension that says into how many groups the dimension before ``over`` falls."""
+    at = x.dims.index(over)
+    heads = x.dims[at - 1] if at else ""
+    if not heads or heads in STEP_DIMS:
+        why = f"there are no heads before `{over}` of {dims_text(x.dims)} that could form groups"
+        raise Wrong(
+            "E575", why, value.span, hint="leave `groups` out, or split the dimension: `w[hidden, heads, head_dim]`"
+        )
+    example = f"declare how many, such as `groups = 8`, and write `groups = groups`; it divides `{heads}`"
+    if not isinstance(value, s.Ref) or value.name not in scope.sizes:
+        raise Wrong("E575", "`groups` must name a dimension that says how many there are", value.span, hint=example)
+    have, count = scope.sizes[heads], scope.sizes[value.name]
+    if have and count and have % count:
+        why = f"`{heads}` is {have:,}, which {count:,} groups (`{value.name}`) do not divide"
+        raise Wrong("E575", why, value.span, hint=example)
+    return value.name
 
 
 def _dim_option(value: s.Expr, x: Typed, scope: Scope) -> str:

@@ -81,7 +81,7 @@ def storage_of_headers(config: Config, made: Made, storage: Storage, checkpoint:
         word = _word(formats, place, own, expected, partial=bool(checkpoint.absent))
         if word and isinstance(place.layer, int):
             words[place.layer] |= dict.fromkeys(place.weights, word)
-        elif word and place.layer == place.weights[0]:
+        elif word and isinstance(place.layer, str) and place.layer == place.weights[0]:
             kept[place.layer] = formats.written(word)
     _tell(formats, checkpoint, left)
     if not checkpoint.absent:

@@ -117,7 +117,7 @@ def elements_of(family: Family, shape: Shape) -> Iterator[dict[str, int]]:
             made[kind] = _elements(family, "layer", shape.values | dict(kind) | {"expert_format": ""})
         yield made[kind]
     if shape.of_model.get("predicts"):
-        yield _elements(family, "mtp", shape.of_model | {"expert_format": ""})
+        yield _elements(family, "mtp", shape.of_model | {"expert_format": "", "predicting": True})
 
 
 def ends_of(family: Family, shape: Shape) -> dict[str, int]:

@@ -82,7 +82,8 @@ def _text(config: Config, source: str, checkpoint: Checkpoint | None) -> str:
         text = model_text(
             _name(config, source), plain, storage, shown, remarks=[*remarks, _sentence(config.found[-1])], tower=tower
         )
-    for name in sorted(dimensions_in(text)):
+    own = re.sub(r"^  tower \{$.*?^  \}$", "", text, flags=re.MULTILINE | re.DOTALL)  # a tower has sizes of its own
+    for name in sorted(dimensions_in(own)):
         if not 0 < (size := shape.values.get(name, 1)) <= MAX_DIMENSION:
             config.fail("E214", f"the size of `{name}` must be from 1 to {MAX_DIMENSION:,}, and would be {size:,}")
     if not text:

@@ -14,6 +14,9 @@ from plandsl.limits import MAX_DIMENSION
 Path = tuple[str, ...]
 """The names that lead to a value: ``("text_config", "head_dim")``."""
 
+AROUND = "architectures_around"
+"""The key under which a config keeps the architectures of a file around its `text_config`."""
+
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:,]|[^\s{}\[\]:,"]+')
 _DEEPEST = 4  # levels of nesting for which the places of values are kept
 
@@ -54,11 +57,13 @@ class Config:
     # ---- fields
 
     def get(self, key: str) -> Any:
-        """The value of ``key``, or of ``outer.inner`` in a table; None if it is missing or null."""
-        outer, _, inner = key.partition(".")
+        """The value of ``key``, or of ``outer.inner`` in tables; None if it is missing or null."""
+        outer, *inner = key.split(".")
         self.used.add(outer)
         value = self.values.get(outer)
-        return value if not inner else value.get(inner) if isinstance(value, dict) else None
+        for name in inner:
+            value = value.get(name) if isinstance(value, dict) else None
+        return value
 
     def states(self, key: str) -> bool:
         """Whether the file has ``key``, be it null."""
@@ -181,9 +186,9 @@ def _merge_text_config(file: str, values: dict[str, Any], places: dict[Path, Spa
     if isinstance(inner, dict):
         outer = {key: value for key, value in values.items() if key != "text_config"}
         spans |= {path[1]: place for path, place in places.items() if len(path) == 2 and path[0] == "text_config"}
-        config = Config(file, outer | inner, spans, span)
+        config = Config(file, outer | inner | {AROUND: outer.get("architectures")}, spans, span)
         # the outer fields describe the vision part, which is not translated
-        config.skip(*(key for key in outer if key not in inner))
+        config.skip(AROUND, *(key for key in outer if key not in inner))
         return config
     return Config(file, values, spans, span)
 

@@ -12,6 +12,7 @@ same name. Three entries are merged instead: `fields` (a field replaces the fiel
 | `findings` | diagnostics: `CODE key when condition: message` |
 | `skip` | keys of a config that change nothing |
 | `embedding`, `layer`, `mtp`, `head` | the text of the model; `options` are further lines above it |
+| `argument` | what each layer gets: `x[tokens, hidden]`, unless the family has several residual streams |
 | `kept` | weights that quantised checkpoints keep as they are |
 | `modules`, `mtp_modules` | the modules of a layer with the weights of each, for the lists of quantised checkpoints |
 | any other | a part: other texts include it as ``<name>`` (`hf_template`) |
@@ -79,7 +80,7 @@ class Family(NamedTuple):
         """The names of other fields that must be read before a field."""
         texts = [field.options[key] for key in ("when", "else", "null", "class") if key in field.options]
         texts += [field.source] if field.kind in ("is", "each") else []
-        texts += ["layers"] if field.kind in ("each", "kinds", "letters", "flags") else []
+        texts += ["layers"] if field.kind in ("each", "kinds", "letters", "flags", "numbers") else []
         if field.kind != "activation":
             yield from (name for text in texts for name in names_in(text))
 

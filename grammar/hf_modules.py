@@ -49,8 +49,8 @@ def layers_of(shape: Shape, family: Family) -> tuple[Layer, ...]:
     kinds = {kind: _modules(family, "modules", shape.values | dict(kind)) for kind in dict.fromkeys(shape.kinds)}
     found = [Layer(n, kinds[kind]) for n, kind in enumerate(shape.kinds)]
     if shape.of_model.get("predicts"):
-        joined = _modules(family, "mtp_modules", shape.of_model)
-        found.append(Layer(len(found), (*kinds[shape.kinds[-1]], *joined)))
+        parts = [_modules(family, part, shape.of_model | {"predicting": True}) for part in ("modules", "mtp_modules")]
+        found.append(Layer(len(found), (*parts[0], *parts[1])))
     return tuple(found)
 
 

@@ -26,8 +26,17 @@ ACTIVATIONS = {
 """Activation in a config.json -> function of the language."""
 
 CHUNK = "attention_chunk_size"
-_CONSTANTS: dict[str, Any] = {"true": True, "false": False, "null": None}
-_NOTHING: dict[str, Any] = {"each": (), "word": "", "kinds": None, "letters": None, "flags": None, "wholes": None}
+_CONSTANTS: dict[str, Any] = {"true": True, "false": False, "null": None, "predicting": False}
+"""What every text may use; `predicting` is true in the layer that predicts further tokens."""
+_NOTHING: dict[str, Any] = {
+    "each": (),
+    "word": "",
+    "kinds": None,
+    "letters": None,
+    "flags": None,
+    "wholes": None,
+    "numbers": None,
+}
 """Kind of a field -> its value if there is none. For every other kind this value is 0."""
 
 _MOST = 1e6  # the largest number that a `number` may be
@@ -138,6 +147,7 @@ class _Reader:
             "letters": self._letters,
             "flags": self._flags,
             "wholes": self._wholes,
+            "numbers": self._numbers,
             "given": self._given,
             "count": self._count,
             "null": self._null,
@@ -235,6 +245,18 @@ class _Reader:
         """Whole numbers; one by itself counts as a list of one."""
         value = self.config.get(field.source)
         return [value] if type(value) is int else self.config.items(field.source, int)
+
+    def _numbers(self, field: Field) -> list[float] | None:
+        """A number from 0 to 1, below 1, for each layer; one by itself is that of every layer."""
+        value = self.config.get(field.source)
+        if value is None:
+            return None
+        found = value if isinstance(value, list) else [value] * self.values["layers"]
+        wrong = [x for x in found if isinstance(x, bool) or not isinstance(x, int | float) or not 0 <= x < 1]
+        if wrong:
+            why = f'"{field.source}" must list numbers from 0 to below 1, found {json_text(wrong[0])}'
+            self.config.fail("E214", why, field.source)
+        return self._one_for_each(field, found, [])
 
     def _given(self, field: Field) -> bool:
         return self.config.get(field.source) is not None

@@ -18,6 +18,7 @@ MAX_BLOCKS = 16
 
 _LONGEST_LEAD, _LONGEST_PERIOD = 8, 12
 _FEW_BLOCKS = 8
+_ARGUMENT = "x[tokens, hidden]"
 _WIDTH = 100
 _LONGEST_LINE = 118
 _WIDTHS = ("ffn", "expert_ffn", "experts", "shared", "vocab", "pair")
@@ -78,12 +79,13 @@ def _ranges(shape: Shape) -> list[tuple[Kind, str]]:
 
 def _body(made: Made, labels: list[str], ranges: list[tuple[Kind, str]], experts: str) -> list[str]:
     """The embedding, the blocks and the head; the option `weights` of experts is ``experts``."""
-    body = [f"embedding {made.part('embedding')}"]
+    body, argument = [f"embedding {made.part('embedding')}"], made.part("argument") or _ARGUMENT
     for label, (kind, layers) in zip(labels, ranges, strict=True):
-        words = ["block", label, f"[layers = {layers}]" if layers else "", "x[tokens, hidden] {"]
+        words = ["block", label, f"[layers = {layers}]" if layers else "", f"{argument} {{"]
         body += [" ".join(filter(None, words)), made.part("layer", **dict(kind.words), expert_format=experts), "}"]
     if made.shape.of_model.get("predicts"):
-        body += ["mtp x[tokens, hidden] with e[tokens, hidden] {", made.part("mtp", expert_format=experts), "}"]
+        mtp = made.part("mtp", expert_format=experts, predicting=True)
+        body += ["mtp x[tokens, hidden] with e[tokens, hidden] {", mtp, "}"]
     return [*body, f"head {made.part('head')}"]
 
 

@@ -6,7 +6,7 @@ besides `text_hidden_size`, `tokens_per_image` and `spatial_merge_size` of the c
 
 from __future__ import annotations
 
-from plandsl.grammar.hf_config import Config, json_list
+from plandsl.grammar.hf_config import AROUND, Config, json_list
 from plandsl.grammar.hf_families import Family, tower_family
 from plandsl.grammar.hf_shape import Shape, shape_of
 from plandsl.grammar.hf_text import Made, dimensions_in, tower_text
@@ -24,7 +24,7 @@ def tower_lines(config: Config, shape: Shape, activations: str) -> list[str]:
     values = config.get(VISION)
     if not isinstance(values, dict):
         return []
-    family = tower_family(config.items("architectures", str) or [])
+    family = tower_family(config.items(AROUND, str) or config.items("architectures", str) or [])
     if family is None:
         config.note("only the language model is written: vision is left out", VISION)
         return []

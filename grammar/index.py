@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from plandsl.diagnostics import Label
 from plandsl.grammar import syntax as s
+from plandsl.grammar.earlier import take_earlier
 from plandsl.grammar.functions import Typed, check_call, dims_text
 from plandsl.grammar.modules import Follows, Wrong
 from plandsl.grammar.records import Layer
 from plandsl.grammar.terms import Terms
 from plandsl.grammar.values import whole
 from plandsl.limits import MAX_DIMENSION
-from plandsl.spec.model import AMONG, INDEX, Apply, Var, Weight
+from plandsl.spec.model import AMONG, EARLIER, INDEX, Apply, Var, Weight
 
 FORM = "`index(q, k, w, top_k = 2048)`"
 SHAPES = f"{FORM} takes q[tokens, index_heads, index_dim], k[tokens, index_dim], and perhaps w[tokens, index_heads]"
@@ -79,6 +80,10 @@ def _choice(expr: s.Expr, terms: Terms) -> Typed:
     """The choice that `among` names, or makes in place."""
     if isinstance(expr, s.Call) and expr.func.text == INDEX:
         return choice_term(expr, terms)
+    if isinstance(expr, s.Dot) and isinstance(expr.base, s.Ref) and expr.base.name == EARLIER:
+        typed, made = take_earlier(expr, terms)
+        if made.chooses:
+            return typed
     seen = terms.values.get(expr.name) if isinstance(expr, s.Ref) else None
     if isinstance(expr, s.Ref) and seen is not None and seen.dims is None:
         terms.unread.pop(expr.name, None)

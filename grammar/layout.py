@@ -192,6 +192,8 @@ class Layout:
             return kind
         following = self.raw[at + 1].kind
         last = self.tokens[-1].kind if self.tokens else ""
+        if kind == "PLANDSL" and len(self._levels) == 1 and not self._levels[0].item:
+            return kind  # the version of the language, which only the top level has
         if following == "EQ" or last == "DOT":
             return "NAME"
         level = self._levels[-1]

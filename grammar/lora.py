@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from plandsl.diagnostics import clip
-from plandsl.grammar import syntax as s
+from plandsl.grammar import syntax
 from plandsl.grammar.modules import Wrong
 from plandsl.grammar.records import Layer
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.values import span_of
 from plandsl.limits import MAX_ADAPTERS, MAX_DIMENSION, MAX_RANK
-from plandsl.spec.model import ADAPTERS, LORA_RANK, Apply, BlockSpec, LoraSpec, Term, Weight, walk
+from plandsl.spec.model import ADAPTERS, LORA_RANK, Apply, BlockSpec, LoraSpec, Term, Weight, inside_experts, walk
 from plandsl.units import BYTE_RATE, TIME
 
 LORA = ("adapters", "rank", "targets", "active", "host_bandwidth", "load_time", "host_adapters", "disk_bandwidth")
@@ -74,13 +74,13 @@ def _targets(reader: Reader, layer: Layer, blocks: tuple[BlockSpec, ...]) -> tup
     """The weights that adapters change."""
     known = dict.fromkeys(list_targets(blocks))
     value = layer.value
-    if isinstance(value, s.Ref) and value.name == EVERYTHING:
+    if isinstance(value, syntax.Ref) and value.name == EVERYTHING:
         return tuple(known)
-    if not isinstance(value, s.Seq):
+    if not isinstance(value, syntax.Seq):
         raise Wrong("E210", "`targets` must be a list of weights, or `all`", span_of(layer), hint=f"`{_EXAMPLE}`")
     found: dict[str, None] = {}
     for item in value.items:
-        if not isinstance(item, s.Ref):
+        if not isinstance(item, syntax.Ref):
             raise Wrong("E210", "`targets` must be a list of weights, or `all`", item.span, hint=f"`{_EXAMPLE}`")
         if item.name not in known:
             inside = item.name in set(_others(blocks))
@@ -94,22 +94,34 @@ def _targets(reader: Reader, layer: Layer, blocks: tuple[BlockSpec, ...]) -> tup
 
 
 def list_targets(blocks: Iterable[BlockSpec]) -> Iterator[str]:
-    """The weights that may have adapters: those on the right of an `@`, outside of `experts`, routers left out."""
+    """The weights that may have adapters: those on the right of an `@`, routers left out, and those of a latent cache.
+
+    A router is the `@` of an `experts` call whose weight keeps a dimension of experts.
+    """
+    experts = {w.dims[0] for block in blocks for w in inside_experts(s.term for s in block.statements)}
     for block in blocks:
         for term in _terms(block):
-            weight = term.args[1] if isinstance(term, Apply) and term.fn == "matmul" else None
-            if isinstance(weight, Weight) and "experts" not in weight.dims:
-                yield weight.name
+            if not isinstance(term, Apply):
+                continue
+            weights = term.args[2:] if term.fn == "latent" else term.args[1:] if term.fn == "matmul" else ()
+            for weight in weights:
+                if isinstance(weight, Weight) and experts.isdisjoint(weight.dims):
+                    yield weight.name
+            for statement in term.body:
+                yield from _products(statement.term)
+
+
+def _products(term: Term) -> Iterator[str]:
+    """The weights on the right of an `@` inside experts."""
+    for inner in walk(term):
+        if isinstance(inner, Apply) and inner.fn == "matmul" and isinstance(inner.args[1], Weight):
+            yield inner.args[1].name
 
 
 def _others(blocks: Iterable[BlockSpec]) -> Iterator[str]:
     for block in blocks:
-        for term in _terms(block):
-            if isinstance(term, Weight):
-                yield term.name
-            elif isinstance(term, Apply):
-                inner = (w for statement in term.body for w in walk(statement.term))
-                yield from (w.name for w in inner if isinstance(w, Weight))
+        yield from (term.name for term in _terms(block) if isinstance(term, Weight))
+        yield from (w.name for w in inside_experts(s.term for s in block.statements))
 
 
 def _terms(block: BlockSpec) -> Iterator[Term]:

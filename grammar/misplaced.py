@@ -11,7 +11,7 @@ from plandsl.grammar.records import Placed
 
 _GROUPED = re.compile(r"(?<![\w.])\d{1,3}(?:,\d{3})+(?![\w.])")
 
-_HOMES = {
+_HOMES: dict[type, tuple[str, str]] = {
     s.Mesh: ("`mesh`", "sharding"),
     s.Rule: ("a rule", "sharding"),
     s.Region: ("`in`", "sharding"),

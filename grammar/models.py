@@ -8,8 +8,10 @@ from typing import NamedTuple
 from plandsl.diagnostics import Label, Span
 from plandsl.grammar import syntax as s
 from plandsl.grammar.context import Context
+from plandsl.grammar.earlier import Handing, check_handed, check_items
+from plandsl.grammar.embeddings import EXAMPLE, Entry, read_embedding
 from plandsl.grammar.functions import Scope, Typed, dims_text
-from plandsl.grammar.modules import Follows, Unit, Wrong
+from plandsl.grammar.modules import Unit, Wrong
 from plandsl.grammar.records import Layer, Record
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.stored import parts_of, read_stored
@@ -17,8 +19,8 @@ from plandsl.grammar.terms import Seen, Terms
 from plandsl.grammar.values import whole
 from plandsl.ir.names import Merged
 from plandsl.limits import MAX_DIMENSION, MAX_LAYERS
+from plandsl.spec.earlier import BEFORE
 from plandsl.spec.model import (
-    PATCHES,
     STEP_DIMENSIONS,
     Apply,
     BlockSpec,
@@ -26,7 +28,6 @@ from plandsl.spec.model import (
     LoraSpec,
     ModelSpec,
     Term,
-    Var,
     Weight,
     walk,
 )
@@ -35,7 +36,7 @@ DTYPES = ("weights", "activations", "kv_cache", "state_cache", "index_cache", "c
 FIELDS = ("layers", "max_context", "causal", "source", "stored", "lora", "tower", *DTYPES)
 
 _EXAMPLES = {
-    "embedding": "embedding w_embed[vocab, hidden]",
+    "embedding": EXAMPLE,
     "block": "block x[tokens, hidden] { ... }",
     "head": "head rms_norm(x) @ w_head[hidden, vocab]",
 }
@@ -56,16 +57,20 @@ def model_spec(context: Context, record: Record) -> ModelSpec | None:
     causal = reader.flag("causal", True)
     source = reader.source()
     program = _Program(reader, sizes, causal)
-    embedding, entry = program.embedding() or (None, None)
+    entry = program.embedding()
     blocks = program.blocks(layers)
     mtp = program.mtp()
     head = program.head()
     _warn_unused(reader, program.used)
     all_blocks = [*blocks, mtp] if mtp else blocks
-    stored = _stored(reader, embedding, all_blocks, [t for t in (entry, head) if t])
+    ends = [t for t in (entry and entry.term, head) if t] + [s.term for s in (entry.prelude if entry else ())]
+    stored = _stored(reader, entry.table if entry else None, all_blocks, ends)
+    alone = [*ends, *(st.term for st in (mtp.statements if mtp else ()))]
+    for wrong in check_items(blocks, alone, layers or 0, sizes):
+        reader.fail(wrong)
     lora = _lora(reader, all_blocks, sizes)
-    tower = _tower(reader, embedding, sizes)
-    if not reader.ok or layers is None or weights is None or embedding is None or head is None:
+    tower = _tower(reader, entry.dims[-1] if entry else None, sizes)
+    if not reader.ok or layers is None or weights is None or entry is None or head is None:
         return None
     return ModelSpec(
         name=record.name,
@@ -75,13 +80,15 @@ def model_spec(context: Context, record: Record) -> ModelSpec | None:
         activations=activations,
         kv_cache=kv_cache,
         compute=compute,
-        embedding=embedding,
+        embedding=entry.table,
         blocks=tuple(blocks),
         head=head,
         causal=causal,
         max_context=max_context,
         mtp=mtp,
-        entry=entry,
+        entry=entry.term,
+        prelude=entry.prelude,
+        stream=entry.dims[1:],
         source=source,
         stored=stored,
         lora=lora,
@@ -101,13 +108,13 @@ def _lora(reader: Reader, blocks: list[BlockSpec], sizes: dict[str, int]) -> Lor
     return lora_spec(reader, blocks, sizes)
 
 
-def _tower(reader: Reader, embedding: Weight | None, sizes: dict[str, int]) -> ModelSpec | None:
+def _tower(reader: Reader, width: str | None, sizes: dict[str, int]) -> ModelSpec | None:
     """The encoder of images, which few models have."""
     if "tower" not in reader.record.fields:
         return None
     from plandsl.grammar.towers import tower_spec
 
-    return tower_spec(reader, embedding.dims[-1] if embedding and reader.ok else None, sizes)
+    return tower_spec(reader, width if reader.ok else None, sizes)
 
 
 def _stored(
@@ -181,6 +188,8 @@ class _Program:
         self._outer = self._terms(reader.record.unit)  # the embedding and the head share their weights
         self._hidden: tuple[str, ...] | None = None
         self._arg: tuple[str, tuple[str, ...]] | None = None
+        self._handing = Handing()
+        self._read: list[tuple[Terms, str]] = []
 
     def _terms(self, unit: Unit) -> Terms:
         return Terms(Scope(self.context, self.reader.record, unit, self.sizes))
@@ -196,56 +205,21 @@ class _Program:
             self.reader.report_missing(word, _EXAMPLES[word])
         return found[0] if found else None
 
-    def embedding(self) -> tuple[Weight, Term | None] | None:
-        """The table that turns token ids into vectors, and the term of which it is a part if it is not all."""
+    def embedding(self) -> Entry | None:
+        """The table that turns token ids into vectors, and all that happens before the first layer."""
         item = self._single_item(s.Embedding, "embedding")
         if not isinstance(item, s.Embedding):
             return None
-        return self.reader.attempt(lambda: self._table(item.weight))
-
-    def _table(self, expr: s.Expr) -> tuple[Weight, Term | None]:
-        if (patches := _patch_weight(expr)) is not None:
-            return self._patches(expr, patches)
-        first = _first_table(expr)
-        table = self._table_alone(first or expr)
-        if first is None or first is expr:
-            return table, None
-        dims = ("tokens", *table.dims[1:])
-        terms = self._outer
-        terms.values[_ROWS] = Seen(dims, first.span)
-        typed: Typed | None = terms.attempt(_replace_first(expr, s.Ref(_ROWS, first.span)))
-        del terms.values[_ROWS]
+        terms = self._terms(self.reader.record.unit)
+        terms.weights = self._outer.weights
+        found = self.reader.attempt(lambda: read_embedding(item, terms))
         self.reader.ok &= not terms.failed
-        if typed is None:
-            raise Follows
-        self._check_rows(expr, typed, dims)
-        return table, _put_back(typed.term, table)
-
-    def _patches(self, expr: s.Expr, weight: s.Index) -> tuple[Weight, Term]:
-        """The weight that multiplies the patches of an image, and the whole term of the embedding."""
-        table, terms = self._table_alone(weight), self._outer
-        terms.values[PATCHES] = Seen(("tokens", table.dims[0]), weight.span)
-        typed: Typed | None = terms.attempt(expr)
-        del terms.values[PATCHES]
-        self.reader.ok &= not terms.failed
-        if typed is None:
-            raise Follows
-        self._check_rows(expr, typed, ("tokens", *table.dims[1:]))
-        return table, typed.term
-
-    def _check_rows(self, expr: s.Expr, typed: Typed, dims: tuple[str, ...]) -> None:
-        if typed.dims != dims:
-            message = f"the embedding is {dims_text(typed.dims)}, but its table gives {dims_text(dims)}"
-            raise Wrong("E213", message, expr.span, hint="keep the dimensions of the table")
-
-    def _table_alone(self, weight: s.Expr) -> Weight:
-        if not isinstance(weight, s.Index) or len(weight.dims) != 2:
-            hint = f"`{_EXAMPLES['embedding']}`"
-            raise Wrong("E213", "an embedding is a weight of two dimensions", weight.span, hint=hint)
-        term = self._outer.weight(weight).term
-        assert isinstance(term, Weight)
-        self._hidden = term.dims[1:]
-        return term
+        if found is not None:
+            self._hidden = found.dims[1:]
+            if found.prelude:
+                self._handing.enter(terms, "embedding", BEFORE, "")
+                self._read.append((terms, ""))
+        return found
 
     # ---- blocks
 
@@ -266,7 +240,14 @@ class _Program:
             check = self._check_cover if all(p.every.period == 1 for p in placed) else self._check_each
             check(placed, layers)
         placed.sort(key=lambda p: p.layers)
-        return [spec for n, p in enumerate(placed) if (spec := self._block(p, n, len(placed)))]
+        specs = [spec for n, p in enumerate(placed) if (spec := self._block(p, n, len(placed)))]
+        for terms, arg in self._read:
+            terms.unread = {name: span for name, span in terms.unread.items() if name not in self._handing.taken}
+            terms.warn_unused(arg)
+        if self._handing.taken and len(specs) == len(blocks):
+            for wrong in check_handed(specs):
+                self.reader.fail(wrong)
+        return specs
 
     def _check_names(self, blocks: list[s.Block]) -> None:
         seen: dict[str, s.Name] = {}
@@ -373,7 +354,11 @@ class _Program:
         block = placed.block
         name = block.name.text if block.name else "block" if count == 1 else f"block{number}"
         spec = BlockSpec(name, placed.layers, block.arg.name.text, (), span=block.span, every=placed.every)
-        return self._read_statements(spec, block, placed.unit)
+        terms = self._terms(placed.unit)
+        terms.handing, terms.first_layer = self._handing, placed.layers[0]
+        found = self._read_statements(spec, block, terms)
+        self.reader.attempt(lambda: self._handing.enter(terms, name, placed.layers[0], spec.arg))
+        return found
 
     def mtp(self) -> BlockSpec | None:
         """The block that predicts the token after the next one; None if the model has none."""
@@ -382,11 +367,14 @@ class _Program:
             return None
         unit = next(p.unit for p in self.placed if p.item is item)
         spec = BlockSpec("mtp", (0, 1), item.arg.name.text, (), item.span, token=item.token.name.text)
-        return self._read_statements(spec, item, unit)
+        found = self._read_statements(spec, item, terms := self._terms(unit))
+        if not terms.failed:
+            terms.warn_unused(spec.arg)
+        return found
 
-    def _read_statements(self, spec: BlockSpec, block: s.Block | s.Mtp, unit: Unit) -> BlockSpec | None:
+    def _read_statements(self, spec: BlockSpec, block: s.Block | s.Mtp, terms: Terms) -> BlockSpec | None:
         """``spec`` with the statements of ``block``, checked."""
-        terms, arg = self._terms(unit), spec.arg
+        arg = spec.arg
         dims = tuple(name.text for name in block.arg.dims)
         if not self.reader.attempt(lambda: self._check_arg(terms, block.arg, dims)):
             return None
@@ -408,8 +396,8 @@ class _Program:
             message = f"the block leaves `{arg}` as {dims_text(end.dims)}"
             labels = (Label(block.arg.span, f"it came as {dims_text(dims)}"),)
             self.reader.fail(Wrong("E213", message, end.span, labels=labels))
-        elif not terms.failed:
-            terms.warn_unused(arg)
+        elif not terms.failed and isinstance(block, s.Block):
+            self._read.append((terms, arg))
         self.reader.ok &= not terms.failed
         return spec._replace(statements=statements)
 
@@ -462,57 +450,6 @@ class _Program:
 def _merged_rows(typed: Typed) -> tuple[str, ...]:
     """The first dimension of a value whose tokens are merged; none of another one."""
     return typed.dims[:1] if isinstance(typed.dims[0], Merged) else ()
-
-
-_ROWS = "embedding"
-"""The name of the rows that tokens pick, while the term of an embedding is read."""
-
-
-def _patch_weight(expr: s.Expr) -> s.Index | None:
-    """The weight of ``patches @ w``, where an embedding begins so."""
-    match expr:
-        case s.Binary(op="@", a=s.Ref(name=name), b=s.Index() as weight) if name == PATCHES:
-            return weight
-        case s.Binary():
-            return _patch_weight(expr.a)
-        case s.Call(args=(first, *_)):
-            return _patch_weight(first)
-        case _:
-            return None
-
-
-def _first_table(expr: s.Expr) -> s.Index | None:
-    """The weight that stands first in an embedding: the table of token ids."""
-    match expr:
-        case s.Index():
-            return expr
-        case s.Binary():
-            return _first_table(expr.a)
-        case s.Call(args=(first, *_)):
-            return _first_table(first)
-        case _:
-            return None
-
-
-def _replace_first(expr: s.Expr, new: s.Ref) -> s.Expr:
-    match expr:
-        case s.Binary():
-            return expr._replace(a=_replace_first(expr.a, new))
-        case s.Call(args=(first, *rest)):
-            return expr._replace(args=(_replace_first(first, new), *rest))
-        case _:
-            return new
-
-
-def _put_back(term: Term, table: Weight) -> Term:
-    """``term`` with the table where the rows stood."""
-    match term:
-        case Var():
-            return table
-        case Apply():
-            return term._replace(args=tuple(_put_back(a, table) for a in term.args))
-        case Weight():
-            return term
 
 
 def _layers_span(block: s.Block) -> Span:

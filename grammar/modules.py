@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import plandsl
@@ -13,6 +14,7 @@ from plandsl.diagnostics import Diagnostic, Label, Report, Span, clip, suggest
 from plandsl.files import read_file
 from plandsl.grammar import syntax as s
 from plandsl.grammar.parse import decode, parse
+from plandsl.grammar.version import check_version
 from plandsl.limits import MAX_ERRORS, MAX_FILE_BYTES
 
 KINDS = ("model", "gpu", "node", "cluster", "calibration", "engine", "sharding", "workload", "plan", "search")
@@ -83,7 +85,15 @@ class Unit:
         tree, found = parse(text, file)
         self.found += found
         for item in tree.items:
-            self._take(item)
+            if isinstance(item, s.Version):
+                self._check_version(item, item is tree.items[0])
+            else:
+                self._take(item)
+
+    def _check_version(self, item: s.Version, first: bool) -> None:
+        wrong = check_version(item, first)
+        if wrong and not (self.broken and not first):  # the line may be first but for what could not be read
+            self.found.append(wrong)
 
     def _take(self, item: s.Let | s.Use | s.Decl) -> None:
         if isinstance(item, s.Use):
@@ -115,7 +125,7 @@ class Unit:
     @property
     def broken(self) -> bool:
         """Whether some of the text could not be understood."""
-        return any(found.code.startswith("E1") for found in self.found)
+        return any(found.code.startswith(("E1", "E600")) for found in self.found)
 
     def reports_line(self, line: int) -> bool:
         """Whether some of a line could not be understood."""
@@ -191,8 +201,9 @@ def catalog_find(kind: str, name: str) -> tuple[s.Decl, Unit] | None:
 class Library:
     """The files of one compilation, and the look-up of names in them."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: Report, texts: Mapping[Path, str] = MappingProxyType({})) -> None:
         self.report = report
+        self.texts = texts  # of files that somebody is writing, by their paths: each counts as the file's content
         self.sources: dict[str, str] = {}
         self.folder: Path | None = None  # of the root file: no file outside it is read
         self.configs: dict[Path, Unit | None] = {}  # the file that `hf` made of each config; None if it is wrong

@@ -9,6 +9,7 @@ from plandsl.grammar.layout import Layout
 from plandsl.grammar.recover import Recovery
 from plandsl.grammar.tokens import scan
 from plandsl.grammar.tree import TreeBuilder
+from plandsl.grammar.version import newer_version
 from plandsl.limits import MAX_ERRORS, MAX_FILE_BYTES
 
 _READINGS = 3
@@ -18,10 +19,13 @@ _READINGS = 3
 def parse(text: str, file: str) -> tuple[syntax.File, list[Diagnostic]]:
     """The tree of a text, and every syntax mistake in it (at most MAX_ERRORS).
 
-    There is always a tree; it leaves out the items that could not be understood.
+    There is always a tree; it leaves out the items that could not be understood. A text of a newer version of the
+    language is not read: that is its only mistake (E600).
     """
     if len(text) > MAX_FILE_BYTES:
         return syntax.File((), Span(file, 1, 1, 1, 1)), [_too_large(len(text), file)]
+    if newer := newer_version(text, file):
+        return syntax.File((), _whole(text, file)), [newer]
     tree, found = _read(text, file)
     return (tree, found) if not found else _read_again(tree, text, file, found)
 

@@ -84,6 +84,10 @@ def plan_spec(context: Context, record: Record) -> PlanSpec | None:
     if not reader.ok:
         return None
     _warn_too_long(reader, model, workload)
+    if model.lora is not None and workload.traffic is not None and workload.traffic.named:
+        from plandsl.spec.adapter_mix import mix_of
+
+        model = evolve(model, lora=model.lora._replace(mix=mix_of(workload.traffic)))
     return PlanSpec(
         record.name,
         model=model,

@@ -65,7 +65,7 @@ class Record:
     name. ``axes`` are the axes of ``mesh``. ``bases`` names the declarations that it was made from, nearest first.
     """
 
-    __slots__ = ("axes", "bases", "entries", "fields", "flawed", "kind", "name", "span", "unit")
+    __slots__ = ("axes", "bases", "entries", "fields", "flawed", "kind", "name", "shipped", "span", "unit")
 
     def __init__(self, kind: str, name: str, span: Span | None, unit: Unit) -> None:
         self.kind = kind
@@ -77,6 +77,7 @@ class Record:
         self.entries: list[Entry] = []
         self.bases: tuple[str, ...] = ()
         self.flawed = False  # something is given twice in it
+        self.shipped = False  # it is an entry of the catalog as it stands there
 
     def items(self) -> list[Placed]:
         """The items that are not fields."""
@@ -143,6 +144,10 @@ def _before_with(value: s.Expr) -> Span:
     while isinstance(last, s.Binary):
         last = last.b
     return value.span.to(last.base.span) if isinstance(last, s.With) else value.span
+
+
+_SHIPPED: dict[int, tuple[s.Decl, Record, int]] = {}
+"""The records of entries of the catalog that are like no other entry, with their declarations and heights."""
 
 
 class Records:
@@ -218,8 +223,8 @@ class Records:
     # ---- from a declaration or an expression
 
     def of_declaration(self, decl: s.Decl, unit: Unit) -> Record:
-        """The record that a declaration stands for."""
-        if known := self._known.get(id(decl)):
+        """The record that a declaration stands for; that of an entry of the catalog is made once in a process."""
+        if known := self._known.get(id(decl)) or _SHIPPED.get(id(decl)):
             self._height = max(self._height, known[2])
             return known[1]
         outer, self._height = self._height, 0
@@ -229,7 +234,8 @@ class Records:
         self._height = max(outer, height)
         if height > MAX_EXPANSION:
             raise _too_long(decl.name)
-        self._known[id(decl)] = decl, record, height
+        record.shipped = unit.in_catalog and decl.body is not None and not record.flawed
+        (_SHIPPED if record.shipped else self._known)[id(decl)] = decl, record, height
         return record
 
     def _declared(self, decl: s.Decl, unit: Unit) -> Record:

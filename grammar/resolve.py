@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
 from plandsl.diagnostics import Diagnostic, Span
 from plandsl.grammar import syntax as s
 from plandsl.grammar.context import Context
 from plandsl.grammar.engines import engine_spec
+from plandsl.grammar.evaluate import Value
 from plandsl.grammar.files import open_root
 from plandsl.grammar.hardware import calibration_spec, cluster_spec, gpu_spec, node_spec
 from plandsl.grammar.models import model_spec
-from plandsl.grammar.modules import Unit, Wrong
+from plandsl.grammar.modules import Library, Unit, Wrong
 from plandsl.grammar.plans import plan_spec
 from plandsl.grammar.records import Record
 from plandsl.grammar.sharding import sharding_spec
@@ -49,6 +51,18 @@ class Module:
         self._context = context
         self._overrides = overrides
         self._plans: dict[str, PlanSpec | None] = {}
+
+    def again(self) -> Module:
+        """The same files, with nothing resolved and nothing found yet; they are not parsed again."""
+        context, library = Context(self._context.library.texts), self._context.library
+        context.library.folder = library.folder
+        context.library.sources |= {unit.file: unit.text for unit in self.root.everywhere()}
+        return Module(self.root, context, self._overrides)
+
+    @property
+    def library(self) -> Library:
+        """The names that its files declare, and those of the catalog."""
+        return self._context.library
 
     @property
     def path(self) -> str:
@@ -98,6 +112,12 @@ class Module:
             self._plans[name] = spec if isinstance(spec, PlanSpec) else None
         return self._plans[name]
 
+    def evaluate(self, value: s.Expr, unit: Unit, model: str = "") -> Value:
+        """The value of an expression in ``unit``; names may be dimensions of ``model``. Raises `Wrong`."""
+        found = self._context.library.find("model", model, unit) if model else None
+        within = self._context.records.of_declaration(*found) if found else None
+        return self._context.evaluator.value(value, unit, within)
+
     def spec(self, kind: str, name: str) -> Spec | None:
         """The declaration called ``name`` of kind ``kind``, in the root file, a used file or the catalog."""
         try:
@@ -113,10 +133,10 @@ class Module:
 
     def check(self) -> None:
         """Resolve every declaration of the root file, so that all its mistakes are reported."""
-        for let in self.root.lets.values():
+        for name in self.root.lets:
             if self._enough:
                 return
-            self._check_let(let)
+            self.check_let(name)
         for decl in self.declarations:
             if self._enough:
                 return
@@ -146,9 +166,10 @@ class Module:
             return search_spec(context, record)
         return context.make(_MAKERS[kind], record)
 
-    def _check_let(self, let: s.Let) -> None:
+    def check_let(self, name: str) -> None:
+        """Evaluate the `let` called ``name`` of the root file, so that its mistakes are reported."""
         try:
-            self._context.evaluator.check_let(let, self.root)
+            self._context.evaluator.check_let(self.root.lets[name], self.root)
         except Wrong as wrong:
             self._context.library.record(wrong)
         except RecursionError:
@@ -158,8 +179,17 @@ class Module:
         self._context.report.add("E208", "the declarations of this file depend on one another too deeply", None)
 
 
-def load(source: str | None, path: str | Path, *, overrides: Sequence[tuple[str, str]] = ()) -> Module:
-    """Read a file, or take ``source`` as its text, and the files it uses; nothing is resolved yet."""
-    context = Context()
+def load(
+    source: str | None,
+    path: str | Path,
+    *,
+    overrides: Sequence[tuple[str, str]] = (),
+    texts: Mapping[Path, str] = MappingProxyType({}),
+) -> Module:
+    """Read a file, or take ``source`` as its text, and the files it uses; nothing is resolved yet.
+
+    ``texts`` are used files as somebody is writing them, by their paths with links followed; they are not read.
+    """
+    context = Context(texts)
     root = open_root(context.library, source, str(path))
     return Module(root, context, overrides)

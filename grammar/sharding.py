@@ -28,7 +28,7 @@ class Sugar(NamedTuple):
     rules: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]
 
 
-HEADS = ("heads", "kv_heads", "state_heads", "state_groups")
+HEADS = ("heads", "kv_heads", "wide_kv_heads", "state_heads", "state_groups")
 """Dimensions of heads, of attention and of recurrences, by which `tp` and `sp` split these."""
 
 SUGAR = {
@@ -37,7 +37,7 @@ SUGAR = {
     "cp": Sugar("context", (("", ("tokens",), ("context",)), ("", ("context",), ("context",)))),
     "sp": Sugar("seq", (("", ("tokens",), ("seq",)), ("attention", HEADS, ("tensor", "seq")))),
     "ep": Sugar("expert", (("", ("experts",), ("expert",)), ("", ("batch",), ("expert",)))),
-    "tp": Sugar("tensor", (("", (*HEADS, "ffn", "expert_ffn", "vocab"), ("tensor",)),)),
+    "tp": Sugar("tensor", (("", (*HEADS, "ffn", "wide_ffn", "expert_ffn", "vocab", "row_vocab"), ("tensor",)),)),
 }
 """The degrees, in the order of their axes: major first."""
 

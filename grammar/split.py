@@ -164,7 +164,8 @@ def _requests(load: WorkloadSpec) -> tuple[object, ...]:
 
 
 def _shape(model: ModelSpec) -> tuple[object, ...]:
-    return model.layers, model.sizes, model.embedding, model.entry, model.blocks, model.head, model.causal
+    before = model.embedding, model.prelude, model.entry
+    return model.layers, model.sizes, before, model.blocks, model.head, model.causal
 
 
 def _name_span(plan: Reader, name: str) -> Span:

@@ -196,10 +196,12 @@ class Class(NamedTuple):
 
 
 class Embedding(NamedTuple):
-    """``embedding w_embed[vocab, hidden]``."""
+    """``embedding w_embed[vocab, hidden]``, or ``embedding e = w_embed[vocab, hidden] { ... }``."""
 
     weight: Expr
     span: Span
+    name: Name | None = None
+    body: Body | None = None
 
 
 class Block(NamedTuple):
@@ -250,6 +252,13 @@ class Use(NamedTuple):
     span: Span
 
 
+class Version(NamedTuple):
+    """``plandsl = 1``: the version of the language that the file is written in."""
+
+    value: Expr
+    span: Span
+
+
 class Decl(NamedTuple):
     """``kind name { ... }`` (value None) or ``kind name = value`` (body None; value may be a With)."""
 
@@ -262,12 +271,12 @@ class Decl(NamedTuple):
 
 Item: TypeAlias = (
     Field | Section | Rule | Mesh | Region | Clause | Vary | Place | Class
-    | Embedding | Block | Mtp | Head | Bare | Let | Use | Decl
+    | Embedding | Block | Mtp | Head | Bare | Let | Use | Version | Decl
 )  # fmt: skip
 
 
 class File(NamedTuple):
-    """One source file: its declarations (Let, Use, Decl) in order."""
+    """One source file: its declarations (Let, Use, Version, Decl) in order."""
 
-    items: tuple[Let | Use | Decl, ...]
+    items: tuple[Let | Use | Version | Decl, ...]
     span: Span

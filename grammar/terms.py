@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 from plandsl.diagnostics import Label, Span
 from plandsl.grammar import syntax as s
+from plandsl.grammar.earlier import Handing, take_earlier
 from plandsl.grammar.functions import MOST, PARTS, STEP_DIMS, Dims, Scope, Typed, apply, check_call, dims_text
 from plandsl.grammar.modules import Follows, Wrong
 from plandsl.limits import MAX_NESTING, MAX_STATEMENTS
-from plandsl.spec.model import AMONG, INDEX, STATEFUL, Apply, Statement, Var, Weight
+from plandsl.spec.model import AMONG, EARLIER, INDEX, STATEFUL, Apply, Statement, Var, Weight
 
 ELEMENTWISE = {"+": "add", "-": "sub", "*": "mul"}
 SCALED = "a number can multiply or divide a tensor, or be added to it: `x * 0.5`, `x / 2`, `x + 1`, `x - 1`"
@@ -51,6 +52,8 @@ class Terms:
         self.unread: dict[str, Span] = {}
         self.lost: list[tuple[str, Span]] = []
         self.kept: Argument | None = None
+        self.handing: Handing | None = None  # of a block of layers, the first of which is `first_layer`
+        self.first_layer = 0
         self._depth = 0
         self._ops = 0
 
@@ -163,6 +166,8 @@ class Terms:
                 return self._chain(expr)
             case s.Call():
                 return self._call(expr)
+            case s.Dot(base=s.Ref(name=name)) if name == EARLIER:
+                return self._earlier(expr)
             case s.Num() | s.Unary(op="-", x=s.Num()):
                 raise Wrong("E213", "expected a tensor, found a number", expr.span, hint=SCALED)
             case s.Unary(op="-"):
@@ -190,6 +195,17 @@ class Terms:
             message = f"`{ref.name}` is a choice of keys, and no tensor"
             raise Wrong("E531", message, ref.span, labels=labels, hint=f"`attention(q, k, v, among = {ref.name})`")
         return Typed(Var(ref.name, ref.span), seen.dims)
+
+    def _earlier(self, dot: s.Dot) -> Typed:
+        """``earlier.k``: what an earlier layer made."""
+        typed, seen = take_earlier(dot, self)
+        if seen.chooses:
+            labels = (Label(seen.span, "made here"),) if seen.span else ()
+            name = dot.name.text
+            message = f"`{name}` is a choice of keys, and no tensor"
+            hint = f"`attention(q, k, v, among = earlier.{name})`"
+            raise Wrong("E531", message, dot.span, labels=labels, hint=hint)
+        return typed
 
     def weight(self, index: s.Index) -> Typed:
         """A parameter tensor; it must have the same dimensions wherever it is named."""

@@ -72,7 +72,7 @@ def _dims_of(model: ModelSpec, term: object) -> tuple[str, ...]:
     if isinstance(term, Weight):
         return term.dims
     if not isinstance(term, Apply):
-        return ("tokens", *model.embedding.dims[1:])
+        return ("tokens", *model.stream)
     first = _dims_of(model, term.args[0])
     if term.fn == "matmul":
         others = _dims_of(model, term.args[1])

@@ -22,6 +22,18 @@ class Placed(Protocol):
         """Its place in the text."""
 
 
+def _part_body(expr: s.Expr) -> tuple[s.Expr, s.Body | None]:
+    """The body of the call with which an expression ends, and the expression without it."""
+    match expr:
+        case s.Call(body=s.Body() as body):
+            return expr._replace(body=None), body
+        case s.Binary():
+            last, body = _part_body(expr.b)
+            return expr._replace(b=last), body
+        case _:
+            return expr, None
+
+
 def _over(first: Placed, last: Placed) -> Span:
     (file, line, column, _, _), (_, _, _, end_line, end_column) = first.span, last.span
     return Span(file, line, column, end_line, end_column)
@@ -73,6 +85,10 @@ class TreeBuilder:
     def use(self, parts: list[Any]) -> s.Use:
         """``use "path"``."""
         return s.Use(self.string(parts[1:]), _over(parts[0], parts[1]))
+
+    def version(self, parts: list[Any]) -> s.Version:
+        """``plandsl = 1``."""
+        return s.Version(parts[2], _over(parts[0], parts[2]))
 
     def decl(self, parts: list[Any]) -> s.Decl:
         """``kind name { }``."""
@@ -137,6 +153,15 @@ class TreeBuilder:
     def embedding(self, parts: list[Any]) -> s.Embedding:
         """``embedding weight``."""
         return s.Embedding(parts[1], _over(parts[0], parts[1]))
+
+    def embedding_body(self, parts: list[Any]) -> s.Embedding:
+        """``embedding name = weight { }``."""
+        return s.Embedding(parts[3], _over(parts[0], parts[4]), _name(parts[1]), parts[4])
+
+    def embedding_call(self, parts: list[Any]) -> s.Embedding:
+        """``embedding name = f(x) { }``, whose body the layout gives to the call."""
+        value, body = _part_body(parts[3])
+        return s.Embedding(value, _over(parts[0], parts[3]), _name(parts[1]), body)
 
     def head(self, parts: list[Any]) -> s.Head:
         """``head value``."""

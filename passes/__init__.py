@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
+from functools import lru_cache
 
-from attrs import evolve, fields
+from attrs import evolve, field, fields, frozen
 
 from plandsl.ir.collectives import Reshard
 from plandsl.ir.ops import Op
@@ -60,14 +61,17 @@ PIPELINE: tuple[Pass, ...] = (
 """The passes in order, each with the reason for its place."""
 
 
-def steps(plan: PlanSpec, phase: str, *, check: bool = True) -> Iterator[tuple[Pass, Program | Schedule]]:
+def steps(
+    plan: PlanSpec, phase: str, *, check: bool = True, after: Program | None = None
+) -> Iterator[tuple[Pass, Program | Schedule]]:
     """Run the pipeline of passes on one phase of ``plan``; yields each pass with its result.
 
-    With ``check``, raises `PassError` when a pass makes an unsound program.
+    It starts behind `SIZELESS` where the program ``after`` that pass is given. With ``check``, raises `PassError` when
+    a pass makes an unsound program.
     """
-    program = empty_program(plan, phase)
-    promises: list[Pass] = []
-    for step in PIPELINE:
+    program, done = (empty_program(plan, phase), 0) if after is None else (after, SIZED)
+    promises = [step for step in PIPELINE[:done] if step.leaves is not None]
+    for step in PIPELINE[done:]:
         result = step.run(program, plan)
         if isinstance(result, Schedule):
             yield step, result
@@ -78,29 +82,52 @@ def steps(plan: PlanSpec, phase: str, *, check: bool = True) -> Iterator[tuple[P
         yield step, program
 
 
-def compile_phase(plan: PlanSpec, phase: str, known: dict[Hashable, Program] | None = None) -> Schedule:
-    """The schedule of one phase.
-
-    Plans that differ only in numbers have the same `structure`. ``known`` keeps the program of each structure, so that
-    it is compiled once.
-    """
-    if known is None:
-        for _, result in steps(plan, phase):
-            last = result
-        assert isinstance(last, Schedule)
-        return last
-    key = phase, structure(plan)
-    if key not in known:
-        known[key] = program_after(plan, phase, SIZELESS)
-    return _finish(evolve(known[key], mesh=mesh_of(plan)), plan)
-
-
 SIZELESS = "fuse"
 """The last pass whose result does not depend on axis sizes. The passes after it are cheap."""
 
+SIZED = 1 + [step.name for step in PIPELINE].index(SIZELESS)
+"""How many passes there are up to `SIZELESS`."""
+
+KEPT = 128
+"""Programs that are kept. Those of a plan take some 100 KB."""
+
+
+def compile_phase(plan: PlanSpec, phase: str) -> Schedule:
+    """The schedule of one phase. Plans that differ only in numbers share a program up to `SIZELESS`."""
+    return _schedule(phase, plan.unloaded)
+
+
+@lru_cache(KEPT)
+def _schedule(phase: str, plan: PlanSpec) -> Schedule:
+    return finish(_program(_Form(phase, structure(plan), plan)), plan)
+
+
+@frozen
+class _Form:
+    """What determines a program up to `SIZELESS`. ``plan`` is one of the plans of this ``structure``."""
+
+    phase: str
+    structure: Hashable
+    plan: PlanSpec = field(eq=False)
+
+
+@lru_cache(KEPT)
+def _program(form: _Form) -> Program:
+    return program_after(form.plan, form.phase, SIZELESS)
+
+
+def finish(program: Program, plan: PlanSpec) -> Schedule:
+    """The schedule of ``plan`` from the program after `SIZELESS` of a plan with the same `structure`."""
+    for _, result in steps(plan, program.phase, after=evolve(program, mesh=mesh_of(plan))):
+        last = result
+    assert isinstance(last, Schedule), "the last pass makes a schedule"
+    return last
+
+
 NUMBERS = (
     *("name", "node", "cluster", "sharding", "workload", "calibration", "requires", "kv_residency", "step_tokens"),
-    *("memory_fraction", "algorithm", "engine", "measured", "micro_batches", "span"),
+    *("memory_fraction", "algorithm", "engine", "measured", "micro_batches", "span", "calibrations", "router"),
+    *("pricing", "chunked_prefill"),
 )
 """Fields of a plan of which the passes up to `SIZELESS` read nothing, or only what `structure` returns."""
 
@@ -108,22 +135,14 @@ NUMBERS = (
 def structure(plan: PlanSpec) -> Hashable:
     """A key of everything that determines a plan's program after `SIZELESS`: plans with equal keys share it."""
     sharding = plan.sharding
-    axes = tuple((a.name, a.size > 1) for a in sharding.axes)
+    # where a norm has groups of heads, the sizes say whether a rank has whole ones
+    sized = bool(plan.model.norm_groups)
+    axes = tuple((a.name, a.size if sized else a.size > 1) for a in sharding.axes)
     rules = tuple((r.dims, r.axes, r.region) for r in sharding.rules)
     peaks = tuple(dtype for dtype, _ in plan.common_gpu.compute)
+    keeps = plan.has_cached_prompts, plan.workload.encodes
     rest = tuple(getattr(plan, f.name) for f in fields(PlanSpec) if f.name not in NUMBERS)
-    return axes, rules, sharding.replica_axes, sharding.context_form, peaks, rest
-
-
-def _finish(program: Program, plan: PlanSpec) -> Schedule:
-    """Run the passes after `SIZELESS` on ``program``."""
-    after = [step.name for step in PIPELINE].index(SIZELESS) + 1
-    for step in PIPELINE[after:]:
-        result = step.run(program, plan)
-        if isinstance(result, Schedule):
-            return result
-        program = result
-    raise AssertionError("the last pass makes a schedule")
+    return axes, rules, sharding.replica_axes, sharding.context_form, peaks, keeps, rest
 
 
 def program_after(plan: PlanSpec, phase: str, name: str) -> Program:
@@ -134,4 +153,4 @@ def program_after(plan: PlanSpec, phase: str, name: str) -> Program:
     raise KeyError(name)
 
 
-__all__ = ["PIPELINE", "compile_phase", "program_after", "steps"]
+__all__ = ["PIPELINE", "compile_phase", "finish", "program_after", "steps", "structure"]

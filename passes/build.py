@@ -5,27 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from math import inf, prod
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from attrs import evolve
 
+from plandsl.diagnostics import Span
 from plandsl.ir.compute import Attention, CacheWrite, Concat, Embed, Gemm, Ids, LastToken, Map, Merge, Norm, Rope, Scale
+from plandsl.ir.earlier import Earlier, Item
 from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
 from plandsl.ir.limits import Limit, show_limits
-from plandsl.ir.names import EMBEDDING, HEAD, Merged, Places, RegionName, block_name, stem
+from plandsl.ir.names import EMBEDDING, HEAD, MOMENTS, Merged, Places, RegionName, block_name, cached, stem
 from plandsl.ir.ops import Op
 from plandsl.ir.program import DECODE, PREFILL, Program, Region
 from plandsl.ir.skew import Skew, factor, read_skew
 from plandsl.ir.types import Mesh, TensorType, Value, tensor
 from plandsl.passes.rewrite import Names
+from plandsl.spec.earlier import caches_handed, name_of, shares_keys, values_handed
 from plandsl.spec.formats import BITS, base_format, with_inputs
 from plandsl.spec.hardware import GpuSpec
 from plandsl.spec.model import (
     AMONG,
+    EARLIER,
     GAINS,
     INDEX,
+    LAYER,
     PATCHES,
     STATEFUL,
+    STREAMS,
     Apply,
     BlockSpec,
     ModelSpec,
@@ -113,16 +119,19 @@ def build_model(
         ("position", "input" if phase == PREFILL else "queries" if verifies else 1),
         ("context", "input" if phase == PREFILL else "context"),
     )
-    stream = tensor(model.activations, (*TOKENS, *model.embedding.dims[1:]))
+    stream = tensor(model.activations, (*TOKENS, *model.stream))
     imbalance: dict[Places, Skew] = {}
     experts = frozenset(_experts(model))
-    builder = partial(_Builder, model, phase, compute=compute, narrow=narrow, imbalance=imbalance, experts=experts)
+    handed = Handed.of(model)
+    builder = partial(
+        _Builder, model, phase, compute=compute, narrow=narrow, imbalance=imbalance, experts=experts, handed=handed
+    )
     regions = [_embedding(model, stream) if model.entry is None else builder().entry(model.entry)]
     regions += [builder().block(b, stream, len(model.blocks) > 1) for b in model.blocks]
     regions.append(builder().head(stream, model.causal and not verifies))
     if model.merged > 1:
         steps = (*steps, (Merged("position", model.merged), dict(steps)["position"]))
-    steps = (*steps, *_tails(model), *_picks(model))
+    steps = (*steps, *_tails(model), *_picks(model), *(((MOMENTS, 2),) if _has(model, "excess") else ()))
     sizes = (*steps, *model.sizes, *((place, model.size(place.experts)) for place in imbalance))
     return Program(model.name, phase, Mesh(), sizes, tuple(regions), imbalance=tuple(imbalance.items()))
 
@@ -134,6 +143,10 @@ def _tails(model: ModelSpec) -> Iterable[tuple[str, int]]:
     from plandsl.passes.states import tails
 
     return tails(model).items()
+
+
+def _has(model: ModelSpec, fn: str) -> bool:
+    return any(isinstance(t, Apply) and t.fn == fn for term in model.terms for t in walk(term))
 
 
 def _picks(model: ModelSpec) -> Iterable[tuple[str, int]]:
@@ -155,6 +168,19 @@ def _embedding(model: ModelSpec, stream: TensorType) -> Region:
     return Region(EMBEDDING, None, args=(ids,), weights=(table,), ops=(op,), results=(out,))
 
 
+class Handed(NamedTuple):
+    """What blocks make for later layers: values by name, caches by the names of keys and values, and their types."""
+
+    values: tuple[str, ...]
+    caches: tuple[tuple[str, str], ...]
+    types: dict[str, TensorType]
+
+    @classmethod
+    def of(cls, model: ModelSpec) -> Handed:
+        """What the layers of ``model`` take from earlier ones; nothing has a type yet."""
+        return cls(values_handed(model), caches_handed(model), {})
+
+
 class _Builder:
     """Turns the terms of one region into ops, innermost first."""
 
@@ -166,9 +192,10 @@ class _Builder:
         narrow: Callable[[str], str] | None,
         imbalance: dict[Places, Skew],
         experts: frozenset[str],
+        handed: Handed,
     ) -> None:
         self.model, self.phase, self.compute, self.narrow, self.imbalance = model, phase, compute, narrow, imbalance
-        self.experts = experts
+        self.experts, self.handed = experts, handed
         self.region: str = HEAD
         self.inside: str | None = None  # inside `experts`: its option `weights`, or ""
         self.names = Names()
@@ -177,6 +204,9 @@ class _Builder:
         self.variables: dict[str, Value] = {}
         self.groups: dict[str, tuple[Value, ...]] = {}
         self.choices: dict[str, Choice] = {}
+        self.taken: dict[str, Value] = {}  # from earlier layers
+        self.picked: dict[str, Value] = {}  # what attention made of the choices
+        self.cached: dict[tuple[str, ...], tuple[Value, Value]] = {}  # caches, by the names of keys and values
         self.caches = 0
         self.convolves = False
         self.rows: Value | None = None  # in the embedding: what tokens pick of the table
@@ -189,8 +219,20 @@ class _Builder:
             self.variables[block.token] = x
         for statement in block.statements:
             self._statement(statement)
-        region = self._region(block_name(block.name if named else ""), block.layers, x, self.variables[block.arg])
+        out, name = self.variables[block.arg], block_name(block.name if named else "")
+        region = self._region(name, block.layers, x, out, block.statements)
         return region if block.every == region.every else evolve(region, every=block.every)
+
+    def _hand_on(self, statements: Iterable[Statement]) -> dict[str, Value]:
+        """What later layers take of what the ``statements`` make, by name."""
+        made = {s.target for s in statements} if self.handed.values or self.handed.caches else set()
+        found = {n: self.picked.get(n) or self.variables[n] for n in self.handed.values if n in made}
+        for k, v in self.handed.caches:
+            if k in made and v in made:
+                found |= zip((cached(k), cached(v)), self.cached[k, v], strict=True)
+        for name, value in found.items():
+            self.handed.types.setdefault(name, value.type)
+        return found
 
     def entry(self, term: Term) -> Region:
         """What happens before the first layer, where it is more than picking rows of a table."""
@@ -201,8 +243,9 @@ class _Builder:
         ids = self._out("ids", tensor("int32", TOKENS))
         table = self._table(self.model.embedding)
         self.rows = self._embed(ids, table, "x", self.model.embedding)
-        out = self._term(term, "x")
-        return self._region(EMBEDDING, None, ids, out)
+        for statement in self.model.prelude:
+            self._statement(statement)
+        return self._region(EMBEDDING, None, ids, self._term(term, "x"), self.model.prelude)
 
     def head(self, stream: TensorType, last_alone: bool) -> Region:
         """The head, on the last token of each request (``last_alone``) or on all tokens."""
@@ -220,13 +263,21 @@ class _Builder:
         self.variables[name] = x
         return x
 
-    def _region(self, name: RegionName, layers: tuple[int, int] | None, x: Value, out: Value) -> Region:
-        weights, ops = tuple(self.weights.values()), tuple(self.ops)
+    def _region(
+        self,
+        name: RegionName,
+        layers: tuple[int, int] | None,
+        x: Value,
+        out: Value,
+        statements: Iterable[Statement] = (),
+    ) -> Region:
+        weights, ops, handed = tuple(self.weights.values()), tuple(self.ops), self._hand_on(statements)
+        results = (out, *handed.values())
         if self.convolves:
             from plandsl.passes.states import apply_functions
 
-            ops = apply_functions(ops)
-        return Region(name, layers, args=(x,), weights=weights, ops=ops, results=(out,))
+            ops = apply_functions(ops, results)
+        return Region(name, layers, args=(x,), weights=weights, ops=ops, results=results, gives=tuple(handed))
 
     def _statement(self, statement: Statement) -> None:
         if isinstance(statement.term, Apply) and statement.term.fn in ("query", "latent"):
@@ -277,8 +328,12 @@ class _Builder:
             return self._attention(term, name)
         if term.fn == "experts":
             return self._experts(term, name)
+        if term.fn == EARLIER:
+            return self._earlier(name_of(term), term.span)
         if term.fn == "concat":
             return self._concat(term, name)
+        if term.fn == "item":
+            return self._item(term, name)
         if term.fn == "merge":
             return self._merge(term, name)
         if term.fn == "lookup":
@@ -287,6 +342,11 @@ class _Builder:
             return self._embed(self._ids(str(term.option("by", "token"))), self._table(table), name, term)
         if term.fn in STATEFUL:
             return self._state(term, name)
+        if term.fn in STREAMS:
+            from plandsl.passes.streams import stream_ops
+
+            self.ops += (ops := stream_ops(term, tuple(self._term(a, name) for a in term.args), name, self.names))
+            return ops[-1].results[0]
         xs = tuple(self._term(a, name) for a in term.args)
         out = self._out(name, xs[0].type)
         if term.fn == "rope":
@@ -297,11 +357,24 @@ class _Builder:
             self.ops.append(Map(out, xs, term.fn, _limits(term), span=term.span))
         return out
 
+    def _earlier(self, made: str, span: Span | None) -> Value:
+        """What the last layer before this one made under a name, read once in a region."""
+        if made not in self.taken:
+            self.taken[made] = self._out(made, self.handed.types[made])
+            self.ops.append(Earlier(self.taken[made], made, span=span))
+        return self.taken[made]
+
     def _concat(self, term: Apply, name: str) -> Value:
         xs = tuple(self._term(a, name) for a in term.args)
         joined = tensor(xs[0].type.dtype, (*xs[0].type.names[:-1], str(term.option("into", ""))))
         out = self._out(name, joined)
         self.ops.append(Concat(out, xs, span=term.span))
+        return out
+
+    def _item(self, term: Apply, name: str) -> Value:
+        x, over, at = self._term(term.args[0], name), str(term.option("over", "")), term.option("at", 0)
+        out = self._out(name, tensor(x.type.dtype, (n for n in x.type.names if n != over)))
+        self.ops.append(Item(out, x, over, None if at == LAYER else int(at), span=term.span))
         return out
 
     def _merge(self, term: Apply, name: str) -> Value:
@@ -353,16 +426,22 @@ class _Builder:
         out = self._out(name, tensor(self.model.activations, (*kept, *(n for n in w.type.names if n not in here))))
         unnamed = router and not self.model.named_format(weight.name, self.region)
         compute = self.model.activations if unnamed else self._multiplies(w)
-        self.ops.append((GroupedGemm if inside else Gemm)((out,), x, (w,), compute, span=term.span))
-        lora = self.model.lora
-        if lora is None or weight.name not in lora.targets or inside or router:
-            return out
-        from plandsl.passes.adapters import adapt
+        op = (GroupedGemm if inside else Gemm)((out,), x, (w,), compute, span=term.span)
+        if router:
+            self.ops.append(op)
+        else:
+            self._add_adapted([op])
+        return out
 
-        ops, weights = adapt(out, x, w, self.names, lora.active)
+    def _add_adapted(self, ops: list[Op]) -> None:
+        """Add ``ops``, and beside their products with targets of `lora` the products of adapters."""
+        lora = self.model.lora
+        if lora is not None:
+            from plandsl.passes.adapters import adapt_targets
+
+            ops, matrices = adapt_targets(ops, self.weights, lora, self.names)
+            self.weights |= {value.name: value for value in matrices}
         self.ops += ops
-        self.weights |= {value.name: value for value in weights}
-        return ops[-1].results[0]
 
     def _experts(self, term: Apply, name: str) -> Value:
         """Routing scores, the choice of experts, dispatch of the tokens, the experts' block, and the combination."""
@@ -410,7 +489,8 @@ class _Builder:
             gain = Value(self.names.fresh(f"gain_{name}"), tensor(stored, (over,)))
             self.weights[gain.name] = gain
         out = self._out(name, x.type)
-        self.ops.append(Norm(out, x, gain, term.fn, over, span=term.span))
+        groups = str(term.option("groups", "")) or None
+        self.ops.append(Norm(out, x, gain, term.fn, over, groups=groups, span=term.span))
         return out
 
     def _attention(self, term: Apply, name: str) -> Value:
@@ -422,17 +502,27 @@ class _Builder:
 
             *args, choice = term.args
             term = term._replace(args=tuple(args))
-            among = pick_keys(self._choice(choice), scores, self.ops, self.names)
+            if taken := name_of(choice):
+                among = self._earlier(taken, choice.span)
+            else:
+                among = pick_keys(self._choice(choice), scores, self.ops, self.names)
+            if isinstance(choice, Var):
+                self.picked[choice.name] = among
         if len(term.args) == 2:
             return self._latent(term, name, cache, among)
-        q, k, v, *sinks = (self._term(a, name) for a in term.args)
-        kept = tuple(
-            self._out(wish, tensor(self.model.kv_cache, ("batch", "context", *x.type.names[2:])))
-            for wish, x in (("keys", k), ("values", v))
-        )
-        self.ops.append(CacheWrite(kept, (k, v), cache, span=term.span))
-        out = self._out(name, tensor(q.type.dtype, (*q.type.names[:-1], v.type.names[-1])))
-        keys, values = kept
+        if shares_keys(term):
+            names = (cached(name_of(a)) for a in term.args[1:3])
+            keys, values = (self._earlier(made, term.span) for made in names)
+            q, *sinks = (self._term(a, name) for a in (term.args[0], *term.args[3:]))
+        else:
+            q, k, v, *sinks = (self._term(a, name) for a in term.args)
+            keys, values = (
+                self._out(wish, tensor(self.model.kv_cache, ("batch", "context", *x.type.names[2:])))
+                for wish, x in (("keys", k), ("values", v))
+            )
+            self.ops.append(CacheWrite((keys, values), (k, v), cache, span=term.span))
+            self.cached[tuple(a.name for a in term.args[1:3] if isinstance(a, Var))] = keys, values
+        out = self._out(name, tensor(q.type.dtype, (*q.type.names[:-1], values.type.names[-1])))
         sink = sinks[0] if sinks else None
         self.ops.append(Attention(out, q, keys, values, sinks=sink, among=among, **scores, span=term.span))
         return out
@@ -465,8 +555,9 @@ class _Builder:
         ops = latent_attention(
             operands, name, self.phase, stored=self.model.kv_cache, compute=self._multiplies, names=self.names
         )
-        self.ops += ops
-        return ops[-1].results[0]
+        out = ops[-1].results[0]
+        self._add_adapted(ops)
+        return out
 
     def _group(self, term: Term, name: str) -> tuple[Value, ...]:
         """The tensors of `query(...)` or `latent(...)`, written in place or bound to a name before."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
 from attrs import evolve
 
 from plandsl.ir.collectives import Recv, Send
+from plandsl.ir.earlier import Earlier
 from plandsl.ir.names import EMBEDDING, HEAD, RECV, SEND
 from plandsl.ir.program import Part, Program, Region
-from plandsl.ir.types import Value
+from plandsl.spec.earlier import group_starts
 from plandsl.spec.plan import PlanSpec
 
 
@@ -22,28 +24,33 @@ def stage_axes(plan: PlanSpec) -> tuple[str, ...]:
     return tuple(found)
 
 
-def split_layers(layers: int, stages: int) -> list[tuple[int, int]]:
+def split_layers(layers: int, stages: int, starts: Sequence[int] | None = None) -> list[tuple[int, int]]:
     """Consecutive ranges of layers whose lengths differ by at most one, the longer ranges first.
 
     The last stage also runs the head, so it gets a shorter range: 126 layers on 8 stages are 16 six times, then 15, 15.
+    Where stages may start at the layers ``starts`` alone (at least as many as stages), each starts at the nearest one.
     """
     each, more = divmod(layers, stages)
     ends = [0]
-    for i in range(stages):
-        ends.append(ends[-1] + each + (i < more))
-    return list(pairwise(ends))
+    for i in range(1, stages):
+        wish = i * each + min(i, more)
+        if starts is not None:
+            left = [n for n in starts if n > ends[-1]]
+            wish = min(left[: len(left) - (stages - 1 - i)], key=lambda n: abs(n - wish))  # later stages need one too
+        ends.append(wish)
+    return list(pairwise([*ends, layers]))
 
 
 def stage_layers(plan: PlanSpec, stages: int) -> list[tuple[int, int]]:
     """The layers of each stage: as the plan's `cut` says, else evenly (`split_layers`)."""
     cut = plan.sharding.cut
     if cut is None or not cut.layers:
-        return split_layers(plan.model.layers, stages)
+        return split_layers(plan.model.layers, stages, group_starts(plan.model))
     return list(pairwise(accumulate(cut.layers, initial=0)))
 
 
 def cut_stages(program: Program, plan: PlanSpec) -> Program:
-    """Deal the layers to stages; each stage sends the residual stream to the next.
+    """Deal the layers to stages; each stage sends the residual stream to the next, and what the embedding made.
 
     Before:  region embedding, block[0..80], head
     After:   stage 0 = embedding, block[0..40], send
@@ -61,11 +68,16 @@ def cut_stages(program: Program, plan: PlanSpec) -> Program:
                     parts.append(Part(region.name, layers, region.every))
         parts.append(Part(HEAD) if i == len(cuts) - 1 else Part(SEND))
         stages.append(tuple(parts))
-    hops = _hops(program.region(HEAD).args[0], plan.hop_tensors) if len(cuts) > 1 else ()
+    hops = _hops(program, plan.hop_tensors) if len(cuts) > 1 else ()
     return evolve(program, regions=(*program.regions, *hops), stage_axes=axes, stages=tuple(stages))
 
 
-def _hops(x: Value, tensors: int) -> tuple[Region, Region]:
-    send = Region(SEND, None, args=(x,), weights=(), ops=(Send(x, tensors),), results=())
-    recv = Region(RECV, None, args=(), weights=(), ops=(Recv(x, tensors),), results=(x,))
+def _hops(program: Program, tensors: int) -> tuple[Region, Region]:
+    x, embedding = program.region(HEAD).args[0], program.region(EMBEDDING)
+    made = [evolve(value, name=f"{name}.sent") for name, value in embedding.handed]
+    reads = tuple(Earlier(value, name) for name, value in zip(embedding.gives, made, strict=True))
+    sends = (Send(x, tensors), *(Send(value, 1) for value in made))
+    recvs = (Recv(x, tensors), *(Recv(value, 1) for value in made))
+    send = Region(SEND, None, args=(x,), weights=(), ops=(*reads, *sends), results=())
+    recv = Region(RECV, None, args=(), weights=(), ops=recvs, results=(x, *made), gives=embedding.gives)
     return send, recv

@@ -28,19 +28,20 @@ def fuse(program: Program, plan: PlanSpec) -> Program:
              %k : bf16[...] = gemm %h, %w_k
     After:   %q, %k : bf16[...], bf16[...] = gemm %h, %w_q, %w_k
     """
-    steps: list[Callable[[tuple[Op, ...]], tuple[Op, ...]]] = [_fuse_gemms, _fuse_ropes, _fuse_clamps, _fuse_gates]
+    steps: list[Callable[[tuple[Op, ...]], tuple[Op, ...]]] = [_fuse_gemms, _fuse_ropes]
+    maps: list[Callable[[tuple[Op, ...], tuple[Value, ...]], tuple[Op, ...]]] = [_fuse_clamps, _fuse_gates]
     if any(isinstance(op, ShortConv) for region in program.regions for op in region.ops):
         from plandsl.passes.states import fuse_convs
 
         steps.append(fuse_convs)
-    if plan.fuse_norms:
-        steps.append(_fuse_norms)
 
     def change(region: Region) -> Region:
         ops = region.ops
         for step in steps:
             ops = step(ops)
-        return evolve(region, ops=ops)
+        for merge in maps:
+            ops = merge(ops, region.results)
+        return evolve(region, ops=_fuse_norms(ops) if plan.fuse_norms else ops)
 
     return each_region(program, change)
 
@@ -78,11 +79,11 @@ def _turned(op: Op) -> Hashable:
     return (op.xs[0].type.names[-1], op.first) if isinstance(op, Rope) else None
 
 
-def _fuse_clamps(ops: tuple[Op, ...]) -> tuple[Op, ...]:
+def _fuse_clamps(ops: tuple[Op, ...], results: tuple[Value, ...]) -> tuple[Op, ...]:
     """Move an op that only limits its operand into the next `Map`, if only that reads it."""
     if not any(isinstance(op, Map) and op.limits for op in ops):
         return ops
-    count = count_uses(ops)
+    count = count_uses(ops, results)
     made: dict[str, Map] = {}
     out: list[Op] = []
     for op in ops:
@@ -99,9 +100,9 @@ def _fuse_clamps(ops: tuple[Op, ...]) -> tuple[Op, ...]:
     return tuple(op for op in out if not (isinstance(op, Map) and op.out.name in gone))
 
 
-def _fuse_gates(ops: tuple[Op, ...]) -> tuple[Op, ...]:
+def _fuse_gates(ops: tuple[Op, ...], results: tuple[Value, ...]) -> tuple[Op, ...]:
     """Merge ``silu(g) * u`` into one pass over memory."""
-    count = count_uses(ops)
+    count = count_uses(ops, results)
     made = {op.out.name: op for op in ops if isinstance(op, Map) and op.fn in GATES and count.get(op.out.name) == 1}
     gone: set[str] = set()
     out: list[Op] = []
@@ -126,6 +127,7 @@ def _fuse_norms(ops: tuple[Op, ...]) -> tuple[Op, ...]:
         last = out[-1] if out else None
         if (
             isinstance(op, Norm)
+            and op.groups is None
             and isinstance(last, Map)
             and last.fn == "add"
             and last.out == op.x

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import accumulate
 from math import prod
 
 from plandsl.diagnostics import Diagnostic, Label
@@ -19,6 +20,7 @@ from plandsl.passes.build import arithmetic
 from plandsl.passes.cut_stages import split_layers, stage_axes
 from plandsl.passes.fitting import check_engine, check_load
 from plandsl.passes.groups import check_groups, refuses_cuts
+from plandsl.spec.earlier import BEFORE, group_starts, spans
 from plandsl.spec.formats import GGUF, base_format
 from plandsl.spec.model import ADAPTERS, Apply, walk
 from plandsl.spec.money import DRAWN, PAID, hosts, power_hint, power_missing, powerless, price_of, unpriced
@@ -356,11 +358,25 @@ def _stages(plan: PlanSpec) -> Iterator[Diagnostic]:
     elif stages > layers:
         why = f"{stages} stages, but `{plan.model.name}` has only {layers} layers"
         yield Diagnostic("E303", why, rule.span, "layers are cut here", f"use at most {layers} stages")
+    elif stages > len(groups := group_starts(plan.model)):
+        why = f"{stages} stages, but the layers of `{plan.model.name}` are {len(groups)} groups that share values"
+        yield Diagnostic("E567", why, rule.span, "layers are cut here", f"use at most {len(groups)} stages")
     elif cut is not None:
         yield from _cut(plan, cut, rule, stages)
-    elif layers % stages:
-        each, more = divmod(layers, stages)
-        why = f"{layers} layers over {stages} stages: {more} of {each + 1} and {stages - more} of {each}"
+    elif layers % stages or len(groups) < layers:
+        yield from _uneven(plan, rule, split_layers(layers, stages, groups))
+
+
+def _uneven(plan: PlanSpec, rule: RuleSpec, ranges: list[tuple[int, int]]) -> Iterator[Diagnostic]:
+    """A note (N303) on stages of different lengths."""
+    lengths = [stop - start for start, stop in ranges]
+    most, least = max(lengths), min(lengths)
+    if most - least > 1:
+        why = f"{plan.model.layers} layers over {len(lengths)} stages, which do not part layers that share values: "
+        yield Diagnostic("N303", why + ", ".join(map(str, lengths)), rule.span)
+    elif most > least:
+        stages, many = len(lengths), lengths.count(most)
+        why = f"{plan.model.layers} layers over {stages} stages: {many} of {most} and {stages - many} of {least}"
         yield Diagnostic("N303", why, rule.span)
 
 
@@ -372,7 +388,8 @@ def _cut(plan: PlanSpec, cut: CutSpec, rule: RuleSpec, stages: int) -> Iterator[
             why = f"`{name}` has {layers:,} layers, and at most {MAX_BALANCED:,} are balanced"
             yield Diagnostic("E214", why, cut.span, hint="write the cut out: `cut = [48, 32]`")
         return
-    even = ", ".join(str(b - a) for a, b in split_layers(layers, stages))
+    starts = group_starts(plan.model)
+    even = ", ".join(str(b - a) for a, b in split_layers(layers, stages, starts))
     hint = f"`cut = [{even}]` is even, `cut = balanced` the fastest"
     if len(cut.layers) != stages:
         parts = f"{len(cut.layers)} part{'s' if len(cut.layers) > 1 else ''}"
@@ -386,6 +403,10 @@ def _cut(plan: PlanSpec, cut: CutSpec, rule: RuleSpec, stages: int) -> Iterator[
         why = f"the cut has {sum(cut.layers)} layers in all, but `{name}` has {layers}"
         sums = f"{' + '.join(map(str, cut.layers))} = {sum(cut.layers)}"
         yield Diagnostic("E312", why, cut.span, sums, hint, labels=labels)
+    elif parted := [end for end in accumulate(cut.layers[:-1]) if end not in starts]:
+        taken, made, read = next(s for s in spans(plan.model) if BEFORE < s[1] < parted[0] <= s[2])
+        why = f"the cut before layer {parted[0]} parts layer {read} from layer {made}, whose `{taken}` it takes"
+        yield Diagnostic("E567", why, cut.span, hint=hint)
 
 
 def _shared_axes(plan: PlanSpec) -> Iterator[Diagnostic]:

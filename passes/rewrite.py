@@ -35,9 +35,11 @@ def each_region(program: Program, change: Callable[[Region], Region]) -> Program
     return evolve(program, regions=tuple(change(r) for r in program.regions))
 
 
-def count_uses(ops: Iterable[Op]) -> dict[str, int]:
-    """How often each value is read, by name."""
+def count_uses(ops: Iterable[Op], results: Iterable[Value] = ()) -> dict[str, int]:
+    """How often each value is read, by name; that a value is among the ``results`` of its region counts, too."""
     count: dict[str, int] = {}
+    for x in results:
+        count[x.name] = count.get(x.name, 0) + 1
     for op in ops:
         for x in op.operands:
             count[x.name] = count.get(x.name, 0) + 1

@@ -8,7 +8,7 @@ without the axes that split the tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, assert_never
 
@@ -19,6 +19,7 @@ from plandsl.ir.adapters import AdapterGemm
 from plandsl.ir.base import Relay
 from plandsl.ir.collectives import Reshard, Ring
 from plandsl.ir.compute import Attention, CacheWrite, Ids, Map, Norm
+from plandsl.ir.earlier import Earlier
 from plandsl.ir.experts import Combine, Dispatch, GroupedGemm
 from plandsl.ir.index import PickKeys
 from plandsl.ir.latent import LatentAttention
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
     from plandsl.passes.shard_latent import Latents
 
 
+EXPERT_OPS = (GroupedGemm, AdapterGemm, Map)
+"""Ops that may work on values of experts."""
+
+
 def shard(program: Program, plan: PlanSpec) -> Program:
     """Lay every value out by the sharding's rules.
 
@@ -47,16 +52,25 @@ def shard(program: Program, plan: PlanSpec) -> Program:
     """
     experts = frozenset(stem(name) for name, _ in program.imbalance)
     layout = Layout(plan.sharding, program.phase, experts)
-    made = each_region(program, lambda region: Sharder(region, layout, program.mesh).run())
-    both = any(MOMENTS in v.type.names for region in made.regions for v in region.values().values())
-    return evolve(made, sizes=(*made.sizes, (MOMENTS, 2))) if both else made
+    sizes = dict(program.sizes)
+    handed: dict[str, TensorType] = {}
+    made = each_region(program, lambda region: Sharder(region, layout, program.mesh, sizes, handed).run())
+    sums = any(MOMENTS in v.type.names for region in made.regions for v in region.values().values())
+    return evolve(made, sizes=(*made.sizes, (MOMENTS, 2))) if sums and MOMENTS not in sizes else made
 
 
 class Sharder:
     """Walks one region; gives each op operands in the layout that it needs, and each result its type."""
 
-    def __init__(self, region: Region, layout: Layout, mesh: Mesh) -> None:
-        self.region, self.layout, self.mesh = region, layout, mesh
+    def __init__(
+        self,
+        region: Region,
+        layout: Layout,
+        mesh: Mesh,
+        sizes: Mapping[str, int | str],
+        handed: dict[str, TensorType],
+    ) -> None:
+        self.region, self.layout, self.mesh, self.sizes, self.handed = region, layout, mesh, sizes, handed
         self.uses = count_uses(region.ops)
         self.rule_region = region.name if region.name in ENDS else ""
         self.names = Names(region.values())
@@ -68,8 +82,9 @@ class Sharder:
         self.placed |= self._state_weights()
         self.latents = self._latents()
         self.indexed = {op.k.name for op in region.ops if isinstance(op, PickKeys)}
-        self.inside = {x.name for op in region.ops if isinstance(op, GroupedGemm | Map) for x in _expert_operands(op)}
+        self.inside = {x.name for op in region.ops if isinstance(op, EXPERT_OPS) for x in _expert_operands(op)}
         matrices = (w for op in region.ops if isinstance(op, GroupedGemm) for w in op.weights)
+        self.adapting = {v.name for op in region.ops if isinstance(op, AdapterGemm) for v in op.outs}
         self.busy = frozenset(a for w in matrices for a in self._inner_axes(w.type))
 
     def _latents(self) -> Latents | None:
@@ -94,8 +109,13 @@ class Sharder:
         weights = tuple(self._bind(v, self._weight(v)) for v in region.weights)
         for op in region.ops:
             self._emit(op)
-        results = tuple(self._resharded(v, self._result(v)) for v in region.results)
-        return evolve(region, args=args, weights=weights, ops=tuple(self.ops), results=results)
+        first = tuple(self._resharded(v, self._result(v)) for v in region.results[:1])
+        handed = tuple(self._resharded(v, self._handed(name, v)) for name, v in region.handed)
+        return evolve(region, args=args, weights=weights, ops=tuple(self.ops), results=(*first, *handed))
+
+    def _handed(self, name: str, value: Value) -> TensorType:
+        """How a value lies that later layers read: as the first layer that makes it leaves it, and complete."""
+        return self.handed.setdefault(name, self.now[value.name].type.summed())
 
     def _bind(self, old: Value, type_: TensorType) -> Value:
         new = self.now[old.name] = Value(old.name, type_)
@@ -163,6 +183,10 @@ class Sharder:
             held = getattr(op, name)
             changes[name] = tuple(next(results) for _ in held) if type(held) is tuple else next(results)
         self.ops.append(replace_fields(new, changes))
+        if isinstance(op, Norm) and op.groups is not None:  # what follows has the heads of its own rank
+            self.now[op.out.name] = self._resharded(
+                op.out, self.layout.lay_out(op.out.type, self._region_of(op.out.type))
+            )
 
     def _lay_out(self, op: Op) -> Op:
         match op:
@@ -198,18 +222,24 @@ class Sharder:
                 from plandsl.passes.shard_states import lay_out_state
 
                 return lay_out_state(op, self)
+            case Norm(groups=str()):
+                return self._grouped_norm(op)
+            case Map() if self._adds_adapter(op):
+                return evolve(op, xs=tuple(self.now[x.name] for x in op.xs))
             case Map() if self._adds_bias_to_partial(op):
                 return self._add_on_first(op)
             case Map() if self._lie_alike(op):
                 return self._in_place(op)
-            case AdapterGemm() if self._keeps_partial(op):
-                return evolve(op, x=self.now[op.x.name], weights=tuple(self.now[w.name] for w in op.weights))
+            case AdapterGemm() if (kept := self.keep_partial(op)) is not None:
+                return kept
             case Norm() if self._sums_travel(op):
                 from plandsl.passes.shard_norms import norm_in_parts
 
                 return norm_in_parts(op, self._by_rules(op.x), self)
             case Ids():
                 return op
+            case Earlier():
+                return evolve(op, out=Value(op.out.name, self.handed[op.made]))
             case Regular():
                 return substitute(op, {name: x for rule in op.rules for name, x in self._by_rule(rule)})
             case Relay():
@@ -217,11 +247,20 @@ class Sharder:
             case _:
                 assert_never(op)
 
-    def _keeps_partial(self, op: AdapterGemm) -> bool:
-        """Whether a partial sum goes through ``op``, to be added to that of its target before both are completed."""
+    def keep_partial(self, op: AdapterGemm) -> AdapterGemm | None:
+        """``op`` on a partial sum, to be added to its target's before both are completed; None if it cannot be."""
         have = self.now[op.x.name].type
-        cut = {a for w in op.weights for a in self.now[w.name].type.axes}
-        return bool(have.partial) and not have.softmax and cut.isdisjoint(have.axes)
+        if not have.partial or have.softmax:
+            return None
+        kept = evolve(op, x=self.now[op.x.name], weights=tuple(self.now[w.name] for w in op.weights))
+        return None if any(kept.misfits()) else kept
+
+    def _adds_adapter(self, op: Map) -> bool:
+        """Whether ``op`` adds partial sums of a target and its adapter in one layout, to be completed together."""
+        if op.fn != "add" or op.xs[-1].name not in self.adapting:
+            return False
+        first, *others = (self.now[x.name].type for x in op.xs)
+        return bool(first.partial) and not first.softmax and all(t == first for t in others)
 
     def _adds_bias_to_partial(self, op: Map) -> bool:
         """Whether ``op`` adds a weight to a partial sum that nothing else reads."""
@@ -244,6 +283,8 @@ class Sharder:
 
     def _sums_travel(self, op: Norm) -> bool:
         """Whether the rules split what ``op`` norms over, and no op that reads the result needs it whole."""
+        if op.groups is not None:  # a rank has whole groups
+            return False
         axes = next(d.axes for d in self._by_rules(op.x) if d.name == op.over)
         if self.mesh.ways(axes) == 1:
             return False
@@ -265,6 +306,19 @@ class Sharder:
         axes = {stem(d.name): d.axes for d in self.now[first.name].type.dims}
         laid = (self.lay(x, tuple([Dim(n, axes[stem(n)]) for n in x.type.names])) for x in op.xs)
         return evolve(op, xs=tuple(laid))
+
+    def _grouped_norm(self, op: Norm) -> Norm:
+        """Heads stay split as far as each rank has whole groups of them; over the other axes they are gathered.
+
+        So do vLLM's ranks (`Mixer2RMSNormGated` in model_executor/layers/mamba/mamba_mixer2.py).
+        """
+        (rule,), groups = op.rules, int(self.sizes[op.groups or ""])
+        by_name = {d.name: d for d in self.layout.dims(rule.dims, self._region_of(op.x.type))} | {op.over: Dim(op.over)}
+        axes = by_name[op.heads].axes
+        whole = takewhile(lambda n: groups % self.mesh.ways(axes[:n]) == 0, range(1, len(axes) + 1))
+        by_name[op.heads] = Dim(op.heads, axes[: max(whole, default=0)])
+        x, *gains = (self.lay(v, tuple(by_name[n] for n in v.type.names)) for v in op.operands)
+        return evolve(op, x=x, gain=gains[0] if gains else None)
 
     def _by_rule(self, rule: Rule) -> Iterator[tuple[str, Value]]:
         """Lay out the operands of ``rule``, by name.
@@ -370,7 +424,7 @@ def _free_axes(axes: tuple[str, ...], dims: tuple[Dim, ...]) -> tuple[str, ...]:
     return tuple(takewhile(lambda axis: axis not in taken, axes))
 
 
-def _expert_operands(op: GroupedGemm | Map) -> tuple[Value, ...]:
+def _expert_operands(op: GroupedGemm | AdapterGemm | Map) -> tuple[Value, ...]:
     """The operands of an op that works on values of experts; empty for other ops."""
     return op.operands if has_places(op.operands[0].type.names) else ()
 

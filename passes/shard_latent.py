@@ -7,11 +7,13 @@ heads out of such a weight if it holds them all; otherwise the weight stays as i
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from attrs import evolve
 
-from plandsl.ir.compute import CacheWrite, Gemm
+from plandsl.ir.adapters import AdapterGemm
+from plandsl.ir.compute import CacheWrite, Gemm, Map
 from plandsl.ir.latent import HeadGemm, LatentAttention
 from plandsl.ir.ops import Op
 from plandsl.ir.types import Dim, TensorType, Value
@@ -36,34 +38,44 @@ class Latents:
     def __init__(self, sharder: Sharder) -> None:
         self.sharder = sharder
         found = [op for op in sharder.region.ops if isinstance(op, LatentAttention)]
-        makers = {op.outs[0].name: op for op in sharder.region.ops if isinstance(op, Gemm)}
+        made = {v.name: op for op in sharder.region.ops for v in op.results}
+        makers = {x.name: op for at in found for x in (at.k, at.v) if isinstance(op := _product_of(x, made), Gemm)}
         self.caches = {op.k_rope.name: op for op in found}
         self.cached = {op.outs[-1].name: op.outs for op in sharder.region.ops if isinstance(op, CacheWrite)}
         self.unpacked = {
-            x.name: (op, tuple(makers[y.name] for y in (op.k, op.v)))
+            makers[x.name].outs[0].name: (op, tuple(makers[y.name] for y in (op.k, op.v)))
             for op in found
             for x in (op.k, op.v)
             if x.name in makers
         }
+        self.adapted = dict(_adapted(sharder.region.ops, made, self.unpacked))
 
     def lay_out(self, op: Op) -> Op | None:
         """``op`` with operands in the layouts that it needs; None if it is no part of latent attention."""
         match op:
             case HeadGemm():
-                return self._product(op, self._outer_rows(self._attended_rows(op.over)), op.over)
+                return self._product(op, *self._rows_of(op))
             case Gemm() if op.outs[0].name in self.unpacked:
-                attention, together = self.unpacked[op.outs[0].name]
-                rows = self._bring_cached(attention)
-                for gemm in together:  # slice all weights first, so that `fuse` may merge the products
+                rows, heads = self._rows_of(op)
+                for gemm in self.unpacked[op.outs[0].name][1]:  # slice all first: `fuse` may then merge the products
                     for w in gemm.weights:
                         self._weight(w, rows.head)
-                return self._product(op, rows, attention.heads)
+                return self._product(op, rows, heads)
+            case AdapterGemm() if op.outs[0].name in self.adapted:
+                return self.sharder.keep_partial(op) or self._product(op, *self._rows_of(self.adapted[op.outs[0].name]))
             case CacheWrite() if op.outs[-1].name in self.caches:
                 return self._write(op, self._attended_rows(self.caches[op.outs[-1].name].heads))
             case LatentAttention():
                 return self._attention(op)
             case _:
                 return None
+
+    def _rows_of(self, op: Gemm) -> tuple[Attended, str]:
+        """The rows of a product with the heads of attention, and their name."""
+        if isinstance(op, HeadGemm):
+            return self._outer_rows(self._attended_rows(op.over)), op.over
+        attention, _ = self.unpacked[op.outs[0].name]
+        return self._bring_cached(attention), attention.heads
 
     def _attended_rows(self, heads: str) -> Attended:
         """Requests are split as in a cache with the dimension ``heads``.
@@ -108,6 +120,8 @@ class Latents:
     def _weight(self, w: Value, heads: Dim) -> Value:
         """A rank's own heads of ``w``, or ``w`` in its present layout if a rank lacks some of its heads."""
         have = self.sharder.now[w.name].type
+        if heads.name not in have.names:  # the first matrix of an adapter
+            return self.sharder.now[w.name]
         held = have.on(heads.name)
         more = heads.axes[len(held) :]
         if heads.axes[: len(held)] != held or have.axes & set(more):
@@ -117,7 +131,7 @@ class Latents:
     def _product(self, op: Gemm, rows: Attended, heads: str) -> Gemm:
         """Lay out ``x`` like the weights in shared dimensions, and like the queries (or their keys) in the rest."""
         weights = tuple(self._weight(w, rows.head) for w in op.weights)
-        shared = (*op.contracted(), heads)
+        shared = {*op.contracted(), heads}.intersection(weights[0].type.names)
         used = tuple(a for w in weights for a in w.type.axes)
         free = {d.name: _drop_axes(d, used) for d in rows[:4]}
         names = op.x.type.names
@@ -137,3 +151,22 @@ class Latents:
 
 def _drop_axes(dim: Dim, axes: tuple[str, ...]) -> Dim:
     return Dim(dim.name, tuple(a for a in dim.axes if a not in axes))
+
+
+def _product_of(x: Value, made: Mapping[str, Op]) -> Op | None:
+    """What makes ``x``; where an adapter adds to it, the product that it adds to."""
+    op = made.get(x.name)
+    return made.get(op.xs[0].name) if isinstance(op, Map) else op
+
+
+def _adapted(
+    ops: Iterable[Op], made: Mapping[str, Op], unpacked: Mapping[str, object]
+) -> Iterator[tuple[str, HeadGemm | Gemm]]:
+    """The results of adapters' products, and the product with heads that each pair adds to."""
+    for op in ops:
+        if not isinstance(op, Map) or not isinstance(wide := made.get(op.xs[-1].name), AdapterGemm):
+            continue
+        base = made.get(op.xs[0].name)
+        if isinstance(base, HeadGemm) or (isinstance(base, Gemm) and base.outs[0].name in unpacked):
+            yield wide.outs[0].name, base
+            yield wide.x.name, base

@@ -14,6 +14,7 @@ from plandsl.ir.experts import Dispatch
 from plandsl.ir.norms import NormSums
 from plandsl.ir.ops import Op
 from plandsl.ir.rule import Regular
+from plandsl.ir.streams import Moments
 from plandsl.ir.types import Dim, Value
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def norm_in_parts(op: Norm, dims: tuple[Dim, ...], sharder: Sharder) -> Norm:
              %h : bf16[batch, position, hidden@y] = norm %x, %gain, %sums.1
     """
     x = sharder.lay(op.x, dims)
-    summed = NormSums(op.out, x, op.fn, op.over, span=op.span)
+    kind = Moments if op.fn == "layer_norm" else NormSums
+    summed = kind(op.out, x, op.over, span=op.span)
     sums = Value(sharder.names.fresh("sums"), *summed.infer())
     sharder.ops.append(evolve(summed, out=sums))
     gain = op.gain and sharder.lay(op.gain, tuple([Dim(n, x.type.on(n)) for n in op.gain.type.names]))

@@ -52,7 +52,7 @@ def recurrence(term: Apply, parts: tuple[Value, ...], name: str, model: ModelSpe
     )
 
 
-def apply_functions(ops: Iterable[Op]) -> tuple[Op, ...]:
+def apply_functions(ops: Iterable[Op], results: tuple[Value, ...] = ()) -> tuple[Op, ...]:
     """Let a convolution apply the function that follows it, before layouts come between the two.
 
     Before:  %q : bf16[...], %tail : bf16[...] = short_conv %a, %w_q {state = "tail"}
@@ -60,7 +60,7 @@ def apply_functions(ops: Iterable[Op]) -> tuple[Op, ...]:
     After:   %q1 : bf16[...], %tail : bf16[...] = short_conv %a, %w_q {state = "tail", fn = "silu"}
     """
     ops = tuple(ops)
-    count = count_uses(ops)
+    count = count_uses(ops, results)
     convs = {op.made[0].name: op for op in ops if isinstance(op, ShortConv) and count.get(op.made[0].name) == 1}
     after = {
         op.xs[0].name: op

@@ -8,7 +8,7 @@ from typing import Any
 
 from plandsl._version import __version__
 from plandsl.codes import CODES
-from plandsl.diagnostics import Diagnostic, Span
+from plandsl.diagnostics import Diagnostic, Span, visible
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
@@ -90,4 +90,4 @@ def _command(d: Diagnostic) -> str:
 
 def _escaped(text: str, more: str = "") -> str:
     """``text`` with the characters written as codes that end a command or, of ``more``, one of its fields."""
-    return "".join(f"%{ord(c):02X}" if c in "%\r\n" + more else c for c in text)
+    return "".join(f"%{ord(c):02X}" if c in "%\n" + more else c for c in visible(text))

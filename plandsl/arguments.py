@@ -140,8 +140,6 @@ def show_value(value: object) -> str:
         text = repr(value)
     except Exception:  # a repr of somebody else's object may fail in any way
         text = object.__repr__(value)
-    except RecursionError:
-        text = object.__repr__(value)
     return clip(" ".join(text.split()), 60)
 
 

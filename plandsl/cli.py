@@ -95,6 +95,15 @@ def _render(made: _Parser) -> None:
     made.add_argument("-o", "--output", metavar="OUT", required=True, help="a .svg, .png, .pdf or .dot file")
 
 
+def _report(made: _Parser) -> None:
+    made.add_argument("file", metavar="FILE", help="a .plan file, or - for standard input")
+    made.add_argument("--plan", metavar="NAME", action="append", help="only this plan; may be given several times")
+    made.add_argument("--search", metavar="NAME", help="only this search, and its best plan")
+    _add_overrides(made)
+    made.add_argument("--requests", metavar="N", type=int, help="serve N requests of a load over time (at most 10,000)")
+    made.add_argument("-o", "--output", metavar="OUT", required=True, help="a .html file, or - for standard output")
+
+
 def _verify(made: _Parser) -> None:
     _add_file(made)
     made.add_argument("--steps", type=int, default=3, help="decode steps (default: 3)")
@@ -200,12 +209,16 @@ def _measure(made: _Parser) -> None:
     made.add_argument("--dtype", metavar="NAME", default="bf16",
                       help="format of kernels without --for (default: bf16)")  # fmt: skip
     made.add_argument("--devices", metavar="N", type=int, help="take a CPU as N devices, for collectives")
+    made.add_argument("--with", dest="library", choices=("jax", "torch"),
+                      help="whose kernels are timed (default: jax if it is installed, else torch)")  # fmt: skip
 
 
 def _accuracy(made: _Parser) -> None:
     made.add_argument("data", metavar="DATA", help="a CSV file, or a folder of them (docs/calibration.md)")
     made.add_argument("--rows", metavar="OUT",
                       help="write what is predicted of each deployment, a .csv or .parquet file")  # fmt: skip
+    made.add_argument("--use", metavar="FILE",
+                      help="a .plan file, as `planc calibrate` writes it, that goes before the catalog")  # fmt: skip
 
 
 def _simulate(made: _Parser) -> None:
@@ -259,6 +272,11 @@ def _execute(made: _Parser) -> None:
     made.add_argument("--seed", type=int, default=0, help="seed of weights and tokens (default: 0)")
 
 
+def _lsp(made: _Parser) -> None:
+    made.add_argument("--stdio", action="store_true", help="speak over standard input and output (default)")
+    made.add_argument("--port", metavar="N", type=int, help="listen on port N of this machine instead")
+
+
 def _import(made: _Parser) -> None:
     made.add_argument("source", metavar="FILE|WORDS", nargs="+",
                       help="a script, a manifest, - for standard input, or `--` and a command")  # fmt: skip
@@ -272,6 +290,7 @@ VERBS: dict[str, tuple[str, Takes]] = {
     "compile": ("compile every plan of a file and print its estimates", _compile),
     "check": ("report every mistake, without compiling", _check),
     "render": ("draw a plan", _render),
+    "report": ("write plans and searches as one HTML page: charts, tables, comparison", _report),
     "verify": ("run the sharded program on small dimensions and compare it with the unsharded one", _verify),
     "laws": ("check what must hold of every plan, on yours and on plans that differ a little", _laws),
     "search": ("run the searches of a file: best plans, Pareto front, and why plans were excluded", _search),
@@ -290,6 +309,7 @@ VERBS: dict[str, tuple[str, Takes]] = {
     "accuracy": ("compare predictions with measurements", _accuracy),
     "simulate": ("serve the requests of a plan one by one: percentiles, goodput, occupancy", _simulate),
     "autoscale": ("find the fewest replicas for each hour of a load, and what they cost", _autoscale),
+    "lsp": ("serve an editor: mistakes as one types, completions, derived numbers, fixes", _lsp),
     "completion": ("print the script that completes planc's commands in a shell", _completion),
     "export": ("write a plan as a file that another tool reads", _export),
     "import": ("read an engine's command line, script or manifest as a plan", _import),
@@ -315,11 +335,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return WRONG
 
 
+ENGINES = ("vllm", "sglang", "trtllm-serve", "docker", "podman", "python", "python3")
+"""Words with which the launch command of an engine begins."""
+
+
+def _mark_command(given: Sequence[str]) -> Sequence[str]:
+    """`planc import vllm serve ...` with the `--` that tells the options of planc from those of the command."""
+    at = next((i for i, word in enumerate(given[:-1]) if word in ENGINES), 0)
+    if list(given[:1]) != ["import"] or not at or "--" in given[:at]:
+        return given
+    return [*given[:at], "--", *given[at:]]
+
+
 def _main(given: Sequence[str]) -> int:
     """As `main`. Raises `OSError` where standard error cannot be written."""
     if not given and sys.stdout is not None:
         _print_landing_page()
         return OK
+    given = _mark_command(given)
     arguments = parser(given[:1] if given[:1] and given[0] in VERBS else VERBS).parse_args(given)
     from plandsl.diagnostics import PlanError
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from plandsl.codes_compare import COMPARE_CODES
+from plandsl.codes_earlier import EARLIER_CODES
+from plandsl.codes_editing import EDITING_CODES
 from plandsl.codes_export import EXPORT_CODES
 from plandsl.codes_headers import HEADER_CODES
 from plandsl.codes_hf import HF_CODES
@@ -19,10 +21,12 @@ from plandsl.codes_money import MONEY_CODES
 from plandsl.codes_names import NAME_CODES
 from plandsl.codes_python import PYTHON_CODES
 from plandsl.codes_render import RENDER_CODES
+from plandsl.codes_report import REPORT_CODES
 from plandsl.codes_states import STATE_CODES
 from plandsl.codes_syntax import SYNTAX_CODES
 from plandsl.codes_towers import TOWER_CODES
 from plandsl.codes_traces import TRACE_CODES
+from plandsl.codes_version import VERSION_CODES
 
 
 class Code(NamedTuple):
@@ -545,8 +549,9 @@ CODES: dict[str, Code] = {
     name: Code(*parts)
     for table in (
         *(SYNTAX_CODES, NAME_CODES, HF_CODES, HEADER_CODES, MODEL_CODES, SHARDING_CODES),
-        *(COMMAND_CODES, RENDER_CODES, MONEY_CODES, PYTHON_CODES, EXPORT_CODES),
-        *(STATE_CODES, TOWER_CODES, TRACE_CODES, COMPARE_CODES, MEASURE_CODES, INDEX_CODES),
+        *(COMMAND_CODES, RENDER_CODES, MONEY_CODES, PYTHON_CODES, EDITING_CODES, EXPORT_CODES),
+        *(STATE_CODES, TOWER_CODES, TRACE_CODES, COMPARE_CODES, MEASURE_CODES, INDEX_CODES, REPORT_CODES),
+        *(VERSION_CODES, EARLIER_CODES),
     )
     for name, parts in table.items()
 }

@@ -5,6 +5,12 @@ from __future__ import annotations
 _FILES = "`planc compare` reads what vLLM's, SGLang's, AIPerf's, GuideLLM's and InferenceX's benchmarks write"
 
 COMPARE_CODES: dict[str, tuple[str, str, str, str]] = {
+    "E542": (
+        "plan and results are swapped",
+        "`planc compare` takes the plan first, and behind it the results of benchmarks.",
+        "",
+        "write the plan first.",
+    ),
     "E560": (
         "a result of a benchmark cannot be read",
         f"{_FILES}: JSON, or a JSON object on each line. The file cannot be opened, is too large, or is no such text.",

@@ -31,7 +31,7 @@ EXPORT_CODES: dict[str, tuple[str, str, str, str]] = {
     ),
     "E504": (
         "the engine has no such format",
-        "The KV cache of the plan has a format that the engine cannot store.",
+        "The KV cache of the plan, or the states of its layers, have a format that the engine cannot store.",
         "",
         "take one of the formats that the hint lists.",
     ),
@@ -74,11 +74,44 @@ EXPORT_CODES: dict[str, tuple[str, str, str, str]] = {
         "",
         "",
     ),
+    "N528": (
+        "flags that an import does not read",
+        "They are arguments of the engine, but an import has no word for what they change. The plan is that of the "
+        "engine's defaults for them.",
+        "",
+        "",
+    ),
+    "N529": (
+        "host memory worked out from a ratio",
+        "`--hicache-ratio` gives the size of host memory as a multiple of the KV cache of a GPU. A plan has bytes: the "
+        "ratio times the cache that the plan has room for.",
+        "",
+        "",
+    ),
+    "N540": (
+        "a load that a plan cannot say",
+        "A benchmark can send requests at a rate, and hold them back while so many are in flight. A workload "
+        "has one or the other.",
+        "",
+        "",
+    ),
+    "N541": (
+        "a format of weights that is not known",
+        "Some values of `--quantization` name how a checkpoint was made, and not its format.",
+        "",
+        "write the format of the checkpoint into the plan: `weights = int4_128`.",
+    ),
     "W500": (
         "what an export leaves out",
         "The engine decides this by itself, in another way than the plan says. The file has a comment about it.",
         "",
         "nothing, if the engine's own way is fine.",
+    ),
+    "E515": (
+        "a plan that cannot be a program in JAX",
+        "`planc export --to jax` and `planc run` write the whole plan, or nothing.",
+        "",
+        "change what the message names.",
     ),
     "E516": (
         "a format that jax.numpy lacks",

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 MEASURE_CODES: dict[str, tuple[str, str, str, str]] = {
+    "E541": (
+        "rows of another library",
+        "jax and PyTorch have kernels of their own. A fit to rows of both would fit neither.",
+        "",
+        "name another file with `-o`, or the library of the rows with `--with`.",
+    ),
     "E550": (
         "nothing to measure with",
-        "`planc measure` runs kernels with jax, an optional part of plandsl.",
+        "`planc measure` runs kernels with jax, an optional part of plandsl, or with PyTorch where it is installed.",
         "",
-        "install it with `pip install 'plandsl[run]'`.",
+        "install jax with `pip install 'plandsl[run]'`, or name the library that is there with `--with`.",
     ),
     "E551": (
         "no device to measure",
-        "jax is installed, but it finds no device. The message has its reason.",
+        "The library is installed, but it finds no device. The message has its reason.",
         "",
         "check the drivers, or `JAX_PLATFORMS`: `JAX_PLATFORMS=cpu planc measure ...` measures the CPU.",
     ),
@@ -42,7 +48,7 @@ MEASURE_CODES: dict[str, tuple[str, str, str, str]] = {
     ),
     "N531": (
         "kernels that are not measured",
-        "The device or jax cannot run these kernels, or one call takes too long. The hint has the reason.",
+        "The device or the library cannot run these kernels, or one call takes too long. The hint has the reason.",
         "",
         "nothing: their times come from fitted constants, as those of all sizes that were not measured.",
     ),

@@ -1,4 +1,4 @@
-"""Codes of layers with a state: E475 to E479 and N475."""
+"""Codes of layers with a state: E475 to E479, E575 and N475."""
 
 _BLOCK = (
     "model m = llama_3_1_8b with {\n  n = 64, width = 4\n  block x[tokens, hidden] {\n    q = x @ w_q[hidden, n]\n"
@@ -14,6 +14,13 @@ STATE_CODES: dict[str, tuple[str, ...]] = {
         "Their dimensions must fit the state, which has heads, the last dimension of a key, and that of a value.",
         _BLOCK.replace("BODY", "y = recurrence(q, k, v, step = x @ w_s[hidden, heads])"),
         'docs/language.md, "Layers with a state", has the forms.',
+    ),
+    "E575": (
+        "groups of a norm that make no sense",
+        "`groups` of a norm names a dimension of the model: how many groups of neighbouring heads are normalised "
+        "together. The heads are the dimension before the one that the norm is over, and the groups divide them.",
+        _BLOCK.replace("BODY", "y = rms_norm(v, gain = none, groups = width)").replace("width = 4", "width = 5"),
+        "name a dimension that divides the heads, such as `groups = state_groups`.",
     ),
     "N475": (
         "ranks that scan the same positions",

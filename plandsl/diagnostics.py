@@ -157,6 +157,11 @@ def clip(text: str, limit: int = 40) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
+def visible(text: str) -> str:
+    """``text`` whose characters that steer a terminal are written as codes, such as ``\\x1b``; lines stay lines."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
 Paint = Callable[[str, str], str]
 """Gives a text of a kind (a severity, ``place``, ``text`` or ``help``) as it is shown."""
 
@@ -229,10 +234,9 @@ def render_one(
 ) -> str:
     """One diagnostic with its source line, caret, other places and hint, in lines of at most ``width`` columns."""
     severity = diagnostic.severity
-    told = diagnostic.hint or f"`planc explain {diagnostic.code}` tells what it means"
-    head = _painted(
-        severity, f"{severity}[{diagnostic.code}]", f": {diagnostic.message}", "text", paint=paint, width=width
-    )
+    told = visible(diagnostic.hint) or f"`planc explain {diagnostic.code}` tells what it means"
+    said = f": {visible(diagnostic.message)}"
+    head = _painted(severity, f"{severity}[{diagnostic.code}]", said, "text", paint=paint, width=width)
     help_ = _painted("help", "help", f": {told}", "", paint=paint, width=width)
     if diagnostic.span is None:
         return f"{head}\n{help_}"
@@ -241,7 +245,7 @@ def render_one(
     room, blank = width and width - gutter - 3, f"{'':>{gutter}} "
 
     def excerpt(span: Span, mark: str, text: str, paint: Callable[[str], str]) -> list[str]:
-        lines = _excerpt(span, mark, text, sources, room=room, paint=paint)
+        lines = _excerpt(span, mark, visible(text), sources, room=room, paint=paint)
         return [f"{blank if i else f'{span.line:>{gutter}} '}| {line}" for i, line in enumerate(lines)]
 
     out = [head, _arrow(diagnostic.span, gutter, quiet("-->")), f"{blank}|"]
@@ -249,7 +253,10 @@ def render_one(
     for span, text in diagnostic.labels:
         if span.file != diagnostic.span.file:
             out.append(_arrow(span, gutter, quiet(":::")))
-        bare = (f"{blank}{'=' if not i else ' '} {quiet(line)}" for i, line in enumerate(wrap(text, room).split("\n")))
+        bare = (
+            f"{blank}{'=' if not i else ' '} {quiet(line)}"
+            for i, line in enumerate(wrap(visible(text), room).split("\n"))
+        )
         out += excerpt(span, "-", text, quiet) or list(bare)
     return "\n".join([*out, help_])
 
@@ -264,7 +271,7 @@ def _painted(kind: str, name: str, text: str, rest: str, paint: Paint, width: in
 
 def _arrow(span: Span, gutter: int, mark: str) -> str:
     """The place of a span; a path is not broken, so that a terminal can open it."""
-    return f"{'':>{gutter}}{mark} {span.file}:{span.line}:{span.column}"
+    return f"{'':>{gutter}}{mark} {visible(span.file)}:{span.line}:{span.column}"
 
 
 def render(

@@ -5,8 +5,9 @@ text --grammar--> PlanSpec --passes--> Program ... --> Schedule --backends--> Es
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import accumulate, pairwise
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -53,9 +54,7 @@ BenchFiles: TypeAlias = "str | PathLike[str] | Sequence[str | PathLike[str]]"
 class CompiledPlan:
     """One plan, compiled: its schedules, and on request its estimate, picture or verdict."""
 
-    def __init__(
-        self, spec: PlanSpec, notes: Sequence[Diagnostic], known: dict[Hashable, Program] | None = None
-    ) -> None:
+    def __init__(self, spec: PlanSpec, notes: Sequence[Diagnostic]) -> None:
         self.chosen: tuple[Diagnostic, ...] = ()
         cut = spec.sharding.cut
         if cut is not None and cut.balanced and spec.shift is None and spec.split is None:  # each pool is cut alone
@@ -63,11 +62,11 @@ class CompiledPlan:
             self.chosen = (note,)
         self.spec, self.notes = spec, tuple(notes)
         self.sources: Mapping[str, str] = {}  # the texts that the spans of diagnostics point into, by file
-        self._pools = () if spec.split is None else tuple(CompiledPlan(pool, (), known) for pool in spec.pools)
-        self._modes = () if spec.shift is None else tuple(CompiledPlan(mode, (), known) for mode in spec.modes)
+        self._pools = () if spec.split is None else tuple(CompiledPlan(pool, ()) for pool in spec.pools)
+        self._modes = () if spec.shift is None else tuple(CompiledPlan(mode, ()) for mode in spec.modes)
         first, last = self._pools[:1] or self._modes[:1], self._pools[1:] or self._modes[:1]
-        self.prefill: Schedule = first[0].prefill if first else compile_phase(spec, "prefill", known)
-        self.decode: Schedule = last[0].decode if last else compile_phase(spec, "decode", known)
+        self.prefill: Schedule = first[0].prefill if first else compile_phase(spec, "prefill")
+        self.decode: Schedule = last[0].decode if last else compile_phase(spec, "decode")
         if spec.model.stateful:
             from plandsl.passes.pages import raise_block
 
@@ -372,7 +371,7 @@ class CompiledPlan:
         """This plan as one Python program that needs jax and numpy: a function for each stage, with its collectives.
 
         With ``shrink``, on small dimensions; with ``exact``, all in float64. Its cache has room for the plan's output,
-        and for ``room`` steps. Raises `PlanError` for formats that jax lacks (E516).
+        and for ``room`` steps. Raises `PlanError` for what jax cannot say (E515) and for formats that it lacks (E516).
         """
         from plandsl.backends.jax import export
 
@@ -457,12 +456,22 @@ def balanced(spec: PlanSpec, cut: CutSpec) -> tuple[PlanSpec, Diagnostic]:
     from plandsl.backends.cost.deployments.stages import StageCosts
     from plandsl.passes.balance import balance
     from plandsl.passes.cut_stages import split_layers
+    from plandsl.spec.earlier import group_starts
 
     model, output = spec.model, spec.workload.output
     uncut, mean = evolve(spec.sharding, cut=None), evolve(spec.workload, traffic=None)
     costs = StageCosts(CompiledPlan(evolve(spec, sharding=uncut, workload=mean, requires=()), ()).cost)
-    layers = balance(model.layers, costs.stages, costs.seconds, costs.fits)
-    even = tuple(b - a for a, b in split_layers(model.layers, costs.stages))
+    starts = group_starts(model)
+    at = [*starts, model.layers]
+    groups = balance(
+        len(starts),
+        costs.stages,
+        lambda stage, start, stop: costs.seconds(stage, at[start], at[stop]),
+        lambda stage, start, stop: costs.fits(stage, at[start], at[stop]),
+    )
+    ends = [at[n] for n in accumulate(groups, initial=0)]
+    layers = tuple(b - a for a, b in pairwise(ends))
+    even = tuple(b - a for a, b in split_layers(model.layers, costs.stages, starts))
     ours, theirs = costs.slowest(layers), costs.slowest(even)
     why = f"cut {', '.join(map(str, layers))}: slowest stage {show_time(ours)} for a prefill and {output} decode steps"
     why += f", {show_percent(1 - ours / theirs)} less than even" if ours < theirs else ""

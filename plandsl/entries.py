@@ -60,10 +60,14 @@ def catalog_link(gpu: str) -> LinkSpec | None:
 
 def catalog_line(kind: str, name: str) -> str:
     """What an entry of the catalog is, in its own figures."""
+    return spec_line(_entry(kind, name))
+
+
+def spec_line(spec: object) -> str:
+    """What a model, a GPU, a node, a cluster, a calibration or an engine is, in its own figures; empty for others."""
     from plandsl.backends.cost.answers.counts import kv_bytes_per_token, parameters
     from plandsl.passes.build import build_model
 
-    spec = _entry(kind, name)
     match spec:
         case EngineSpec():
             step = f"{show_time(spec.step)} a step and {show_time(spec.request)} a request"

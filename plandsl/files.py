@@ -130,9 +130,9 @@ def write_whole(path: Place, code: str = "E405") -> Iterator[BinaryIO]:
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
         if found is None and not os.path.isdir(os.path.dirname(target)):
             raise FileNotFoundError(errno.ENOENT, f"there is no folder {clip(os.path.dirname(path) or target, SHOWN)}")
-    own = found and _own_output(found)
+    own = None if found is None else _own_output(found)
     if found is None or (stat.S_ISREG(found.st_mode) and not own):
-        opened = _write_beside(target, found and stat.S_IMODE(found.st_mode) & 0o777, report_errors)
+        opened = _write_beside(target, None if found is None else stat.S_IMODE(found.st_mode) & 0o777, report_errors)
     else:
         opened = _write_through(own or path, report_errors)
     with opened as file:

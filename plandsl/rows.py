@@ -61,7 +61,7 @@ class Cells:
         number = self._number(cell) if isinstance(cell, str) else cell
         if type(number) is int and least <= number <= most:
             return number
-        if isinstance(number, float) and number.is_integer():
+        if isinstance(number, float) and float(number).is_integer():
             number = int(number)
         if isinstance(number, int) and not isinstance(number, bool) and least <= number <= most:
             return number

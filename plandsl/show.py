@@ -225,13 +225,25 @@ def _model_lines(model: ModelSpec) -> list[str]:
         lines.append(f"lora {{ {', '.join((held, targets, *_behind(model.lora)))} }}")
     if model.tower is not None:
         lines += ["tower {", *(f"  {line}" for line in _model_lines(model.tower)), "}"]
-    lines.append(f"embedding {show_term(model.entry or model.embedding)}")
+    lines += _embedding(model)
     for block in model.blocks:
         lines += _block(block, model)
     if model.mtp is not None:
         lines += _mtp(model.mtp, model)
     lines.append(f"head {show_term(model.head)}")
     return lines
+
+
+def _embedding(model: ModelSpec) -> Iterator[str]:
+    entry = show_term(model.entry or model.embedding)
+    if not model.prelude:
+        yield f"embedding {entry}"
+        return
+    first, *others = model.prelude
+    yield f"embedding {first.target} = {show_term(first.term)} {{"
+    yield from (f"  {s.target} = {show_term(s.term)}" for s in others)
+    yield f"  {entry}"
+    yield "}"
 
 
 def _behind(lora: LoraSpec) -> Iterator[str]:
@@ -261,14 +273,14 @@ def _block(block: BlockSpec, model: ModelSpec) -> Iterator[str]:
             split = f" {block.name} [layers = [{', '.join(map(str, block.every.select(block.layers)))}]]"
         else:  # one uneven block can do without `layers`: it covers all that no other block names
             split = f" {block.name}" + ("" if uneven else f" [layers = {first}..{last}{block.every}]")
-    yield f"block{split} {block.arg}[{', '.join(('tokens', *model.embedding.dims[1:]))}] {{"
+    yield f"block{split} {block.arg}[{', '.join(('tokens', *model.stream))}] {{"
     for statement in block.statements:
         yield f"  {statement.target} = {show_term(statement.term)}"
     yield "}"
 
 
 def _mtp(mtp: BlockSpec, model: ModelSpec) -> Iterator[str]:
-    dims = ", ".join(("tokens", *model.embedding.dims[1:]))
+    dims = ", ".join(("tokens", *model.stream))
     yield f"mtp {mtp.arg}[{dims}] with {mtp.token}[{dims}] {{"
     for statement in mtp.statements:
         yield f"  {statement.target} = {show_term(statement.term)}"
@@ -286,6 +298,8 @@ def show_term(term: Term) -> str:
             return f" {_OPERATORS[term.fn]} ".join(_operand(a) for a in term.args)
         case Apply(fn="scale"):
             return f"{_operand(term.args[0])} * {_number(float(term.option('by', 1.0)))}"
+        case Apply(fn="earlier"):
+            return f"earlier.{term.option('name', '')}"
         case Apply(fn="plus"):
             return f"{_operand(term.args[0])} + {_number(float(term.option('by', 0.0)))}"
         case Apply(fn="recurrence"):

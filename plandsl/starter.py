@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from plandsl._version import LANGUAGE
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.grammar.fmt import format_text
 
 MODEL, NODE = "llama_3_1_8b", "h100_2"
 """What a first plan has unless told otherwise: a model that one of the GPUs holds."""
 
-TEXT = """# A first plan. Change what you like, then run it again: planc compile {file}
+TEXT = """plandsl = {version}  # the version of the language
+
+# A first plan. Change what you like, then run it again: planc compile {file}
 plan first {{
   model = {model}  # `planc catalog model` lists those that ship
   node = {node}  # `planc catalog node`
@@ -44,7 +47,7 @@ def starter(model: str = MODEL, node: str = NODE, file: str = "first.plan") -> s
     count, wrong = _count(model, node, file), None
     for tp in _halves(count):
         first, second = {"tp": tp, "dp": count // tp}, {"tp": count, "dp": 1}
-        text = TEXT.format(file=file, model=model, node=node, first=_degrees(first))
+        text = TEXT.format(version=LANGUAGE, file=file, model=model, node=node, first=_degrees(first))
         text += SECOND.format(second=_degrees(second, every=True)) if first != second else ""
         try:
             (plan, *_) = compile_text(text, file)

@@ -6,13 +6,17 @@ import gc
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 import tests.draws
+
+if TYPE_CHECKING:
+    from tests.browser import Browser
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -80,3 +84,14 @@ def texts_apart(monkeypatch: pytest.MonkeyPatch) -> None:
         save(figure, path)
 
     monkeypatch.setattr(plotting, "save", checked)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A Chromium without a window, for tests of pages; they carry the marker `extras`."""
+    from tests.browser import missing, open_browser
+
+    if why := missing():
+        pytest.skip(why)
+    with open_browser() as found:
+        yield found

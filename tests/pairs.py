@@ -60,13 +60,20 @@ FEATURES: dict[str, dict[str, Said]] = {
     "latent": {"latent": True},
     "adapters": {"adapters": True},
     "sparse": {"sparse": True},
+    "states": {"states": True},
+    "rope_front": {"rope": "first = 4"},
+    "softcap": {"softcap": True},
+    "alibi": {"alibi": True},
+    "tower": {"tower": True},
     # under which load
     "batch": {"load": "batch = 4"},
     "concurrency": {"load": "concurrency = 8"},
     "requests": {"load": "concurrency = 8, requests = 32"},
+    "encoder": {"load": "batch = 4", "guess": "", "prefix": "", "pools": "", "reads": True},
 }
 """Each feature by what it says of a plan. Two that say different things of one matter are alternatives, and no pair:
-a load is a batch or goes on, keys are gathered or go around a ring, experts have one imbalance, one model drafts."""
+a load is a batch or goes on, keys are gathered or go around a ring, experts have one imbalance, one model drafts. What
+comes out of an encoder is not guessed or decoded, and it finds no tokens in a cache."""
 
 
 def together(*names: str) -> dict[str, Said] | None:
@@ -93,7 +100,7 @@ def text(said: dict[str, Said]) -> str:
     field, count = load.partition(",")[0].split(" = ")
     more = f"{field} = {2 * int(count)}"
     search = f"search s {{ plan = p, vary {field} in [{count}, {2 * int(count)}]; maximize throughput }}"
-    declared = [_model(said), LITTLE, _machine(said), _shardings(said)]
+    declared = [SEES if "tower" in said else "", _model(said), LITTLE, _machine(said), _shardings(said)]
     plans = [_plan(said, load), f"plan more = p with {{ workload {{ {more} }} }}", search]
     return "\n".join([*filter(None, declared), *plans]) + "\n"
 
@@ -105,9 +112,29 @@ MOE = """y = experts(h, w_router[hidden, experts], top_k = 2{imbalance}) {{
     }}
     shared = silu(h @ s_gate[hidden, ffn]) * (h @ s_up[hidden, ffn])
     x = x + y + shared @ s_down[ffn, hidden]"""
-SELF = """a = attention(rope(h @ w_q[hidden, heads, head_dim]), rope(h @ w_k[hidden, kv_heads, head_dim]),
-      h @ w_v[hidden, kv_heads, head_dim]{reach})
+SELF = """a = attention({q}, {k}, h @ w_v[hidden, kv_heads, head_dim]{reach})
     x = x + a @ w_o[heads, head_dim, hidden]"""
+STATE = """v = silu(short_conv(h @ w_sv[hidden, state_heads, state_dim], w_conv[taps, state_heads, state_dim]))
+    step = softplus(h @ w_step[hidden, state_heads])
+    y = recurrence(h @ w_sq[hidden, state_groups, state_width], h @ w_sk[hidden, state_groups, state_width], v,
+      step = step, rate = a_log[state_heads])
+    y = rms_norm(y, over = state_dim, groups = state_groups, gain = none)
+    x = x + y @ w_so[state_heads, state_dim, hidden]
+    h = rms_norm(x)
+    """
+SEES = """model sees {
+  layers = 2, hidden = 16, heads = 4, head_dim = 4, ffn = 16, patch = 12, merged = 2 * hidden, out = 32
+  weights = bf16, causal = false
+  embedding patches @ w_patch[patch, hidden]
+  block x[tokens, hidden] {
+    h = rms_norm(x)
+    q = rope(h @ w_q[hidden, heads, head_dim])
+    a = attention(q, rope(h @ w_k[hidden, heads, head_dim]), h @ w_v[hidden, heads, head_dim])
+    x = x + a @ w_o[heads, head_dim, hidden]
+    x = x + gelu(rms_norm(x) @ w_up[hidden, ffn]) @ w_down[ffn, hidden]
+  }
+  head merge(rms_norm(x), tokens = 2, into = merged) @ w_out[merged, out]
+}"""
 LATENT = """q = query(h @ w_uq[hidden, heads, nope_dim], rope(h @ w_qr[hidden, heads, rope_dim]))
     c = rms_norm(h @ w_dkv[hidden, kv_rank])
     kr = rope(h @ w_kr[hidden, rope_dim])
@@ -116,6 +143,7 @@ LATENT = """q = query(h @ w_uq[hidden, heads, nope_dim], rope(h @ w_qr[hidden, h
 INDEX = """i = rope(h @ w_iq[hidden, index_heads, index_dim])
     picked = index(i, rope(h @ w_ik[hidden, index_dim]), h @ w_iw[hidden, index_heads], top_k = 4)
     """
+SCORES = {"softcap": "softcap = 20", "alibi": "alibi = true"}
 MTP = """  mtp x[tokens, hidden] with e[tokens, hidden] {
     x = concat(rms_norm(e), rms_norm(x), into = pair) @ w_join[pair, hidden]
     h = rms_norm(x)
@@ -128,13 +156,17 @@ MTP = """  mtp x[tokens, hidden] with e[tokens, hidden] {
 def _model(said: dict[str, Said], name: str = "small") -> str:
     """Layers of one kind; or in turns: those with an even number have the window, those with an odd one the chunk."""
     moe = MOE.format(imbalance=f", imbalance = {said['imbalance']}" if "imbalance" in said else "")
-    attention = (INDEX if "sparse" in said else "") + (LATENT if "latent" in said else SELF)
+    attention = "".join(part for name, part in (("states", STATE), ("sparse", INDEX)) if name in said)
+    attention += LATENT if "latent" in said else SELF
+    turn = f", {said['rope']}" if "rope" in said else ""
+    q, k = (f"rope(h @ {w}{turn})" for w in ("w_q[hidden, heads, head_dim]", "w_k[hidden, kv_heads, head_dim]"))
+    scores = "".join(f", {option}" for name, option in SCORES.items() if name in said)
     among = ", among = picked" if "sparse" in said else ""
     blocks = ""
     turns = (("even", "0..layers by 2", "window"), ("odd", "1..layers by 2", "chunk"))
     for block, layers, reach in turns if {"window", "chunk"} & said.keys() else (("all", "0..layers", ""),):
         body = f"""h = rms_norm(x)
-    {attention.format(reach=(f", {reach} = 8" if reach in said else "") + among)}
+    {attention.format(q=q, k=k, reach=(f", {reach} = 8" if reach in said else "") + scores + among)}
     h = rms_norm(x)
     {moe if "experts" in said else MLP}"""
         blocks += f"  block {block} [layers = {layers}] x[tokens, hidden] {{\n    {body}\n  }}\n"
@@ -143,6 +175,8 @@ def _model(said: dict[str, Said], name: str = "small") -> str:
   {"experts = 8, expert_ffn = 16" if "experts" in said else ""}
   {"kv_rank = 16, nope_dim = 8, rope_dim = 4, v_dim = 8" if "latent" in said else ""}
   {"index_heads = 4, index_dim = 8, index_cache = fp8" if "sparse" in said else ""}
+  {"state_heads = 8, state_groups = 4, state_dim = 4, state_width = 6, taps = 4" if "states" in said else ""}
+  {"tower = sees" if "tower" in said else ""}
   {"pair = 2 * hidden" if said.get("guess") == "mtp" else ""}
   {"lora { adapters = 3, rank = 4, targets = all, active = 2 }" if "adapters" in said else ""}
   weights = bf16
@@ -156,7 +190,7 @@ LITTLE = f"""model little {{
   embedding w_embed[vocab, hidden]
   block x[tokens, hidden] {{
     h = rms_norm(x)
-    {SELF.format(reach="")}
+    {SELF.format(q="rope(h @ w_q[hidden, heads, head_dim])", k="rope(h @ w_k[hidden, kv_heads, head_dim])", reach="")}
     h = rms_norm(x)
     {MLP}
   }}
@@ -192,6 +226,7 @@ def _shardings(said: dict[str, Said]) -> str:
         return found
     mesh = ", ".join(f"{axis} = {said[matter]}" for matter, axis in AXES.items() if matter in said)
     wide = ["heads, kv_heads, ffn, vocab -> seq", *(["expert_ffn -> seq"] if "experts" in said else [])]
+    wide += ["state_heads, state_groups -> seq"] if "states" in said else []
     inner = [part for part in (*degrees, *rules) if not part.startswith(("sp ", "mesh "))]
     return f"{found}\nsharding tensor {{ {'; '.join([f'mesh {mesh}', *inner, *wide])} }}"
 
@@ -200,14 +235,15 @@ def _plan(said: dict[str, Said], load: str) -> str:
     fields = ["model = small", "cluster = pod" if "cluster" in said else "node = home", "sharding = spread"]
     if "shift" in said:
         fields[-1] = "shift { base = spread, tensor = tensor, threshold = 16 }"
-    if "prefix" in said:
+    if said.get("prefix"):
         load += f", reuse = 50 %, prefix = {said['prefix']}"
-    fields.append(f"workload {{ input = 24, output = 8, {load} }}")
+    load += ", images = 1, image_tokens = 8" if "tower" in said else ""
+    fields.append(f"workload {{ input = 24, output = {0 if 'reads' in said else 8}, {load} }}")
     kept = ("chunked_prefill", "micro_batches", "overlap", "chunks", "engine")
     fields += [f"{name} = {said[name]}" for name in kept if name in said]
-    if "guess" in said:
+    if said.get("guess"):
         fields.append(f"speculate {{ draft = {said['guess']}, tokens = 2, acceptance = 70 % }}")
-    if "pools" in said:
+    if said.get("pools"):
         first = "" if "concurrency" in load else "batch = 2"
         fields.append(f"prefill {{ {first} }}, decode {{ }}, transfer {{ bandwidth = 50 GB/s, latency = 10 us }}")
     return "plan p {\n  " + "\n  ".join(fields) + "\n}"
@@ -227,7 +263,7 @@ def ranks(said: dict[str, Said]) -> int:
     return prod(int(said[degree]) for degree in ("dp", "own", "pp", "cp", "sp", "ep", "tp") if degree in said)
 
 
-def rows(refused: Collection[frozenset[str]], most: int = 9) -> list[tuple[str, ...]]:
+def rows(refused: Collection[frozenset[str]], most: int = 12) -> list[tuple[str, ...]]:
     """A few plans of many features that together have every pair but those ``refused``: greedily, pair after pair."""
     left = dict.fromkeys(pair for pair in pairs() if frozenset(pair) not in refused)
     found = []
@@ -266,9 +302,9 @@ def _estimate(plan: CompiledPlan) -> Estimate:
 
 def _compile(made: list[CompiledPlan], source: str) -> None:
     for plan in made:
-        estimate = _estimate(plan)
-        for what in ("ttft_s", "tpot_s", "throughput_tokens_per_s"):
-            assert 0 < estimate.as_json()[what] < inf, what
+        estimate = _estimate(plan).as_json()
+        for what in ("ttft_s", *(() if plan.spec.workload.encodes else ("tpot_s",)), "throughput_tokens_per_s"):
+            assert 0 < estimate[what] < inf, what
 
 
 def _report(made: list[CompiledPlan], source: str) -> None:
@@ -278,7 +314,7 @@ def _report(made: list[CompiledPlan], source: str) -> None:
 
 def _terms(made: list[CompiledPlan], source: str) -> None:
     found = terms(made[0].cost, made[0].cost.evaluate())
-    for breakdown in (found.ttft, found.tpot, found.per_token):
+    for breakdown in (found.ttft, *(() if made[0].spec.workload.encodes else (found.tpot,)), found.per_token):
         assert isclose(sum(term.value for term in breakdown.terms), breakdown.total, rel_tol=1e-9), breakdown.metric
 
 

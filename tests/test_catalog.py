@@ -127,8 +127,14 @@ PARAMETERS = {  # as published with each checkpoint
     "qwen3_0_6b": 596_049_920,
     "qwen3_1_7b": 1_720_574_976,
     # with the indexer, of 9,371,904 and 13,959,424 in each layer
+    "gemma_3n_e4b": 6_835_235_568,
+    "gemma_4_31b": 30_697_345_280,
+    "gemma_4_26b_a4b": 25_233_141_760 - 30 * 128,  # the scales of the gates are left out
+    "gemma_4_e2b": 4_628_569_344,
+    "gemma_4_e4b": 7_463_013_376,
     "glm_5": 743_180_209_920 + 78 * 9_371_904,
     "glm_5_1": 743_180_209_920 + 78 * 9_371_904,
+    "glm_5_2": 743_180_209_920 + 21 * 9_371_904,
     "deepseek_v3_2": 671_026_419_200 + 61 * 13_959_424,
     "nemotron_3_super_120b_a12b": 120_668_707_840,
     "nemotron_3_ultra_550b_a55b": 549_308_993_536,

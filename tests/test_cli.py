@@ -394,6 +394,41 @@ def test_colours_only_where_wanted():
         assert ("\x1b[3" in done.stdout) is coloured
 
 
+ESCAPE = "\033[31mred\a"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("compile", f"{ESCAPE}.plan"),
+        ("explain", ESCAPE),
+        ("catalog", ESCAPE),
+        ("catalog", "gpu", ESCAPE),
+        ("compile", "p.plan", "--plan", ESCAPE),
+        ("compile", "p.plan", "--set", f"{ESCAPE}=1"),
+        ("compile", "p.plan", "--set", f"workload.batch={ESCAPE}"),
+        ("check", "used.plan", "--format", "github"),
+        ("check", "used.plan"),
+        ("calibrate", "rows.csv", "-o", f"{ESCAPE}.plan"),
+        ("accuracy", "rows.csv"),
+        ("fmt", f"{ESCAPE}.plan"),
+        ("render", "p.plan", "-o", f"{ESCAPE}.svg"),
+        ("export", "p.plan", "--to", "vllm", "-o", f"{ESCAPE}.sh"),
+    ],
+    ids=lambda words: " ".join(words).replace(ESCAPE, "X"),
+)
+def test_no_name_steers_a_terminal(words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("p.plan").write_text(
+        "plan p { model = llama_3_1_8b, node = h100_8, sharding { tp = 2 }, workload { input = 8, output = 8 } }\n"
+    )
+    Path("used.plan").write_text(f'use "{ESCAPE}.plan"\n')
+    Path("rows.csv").write_text(f"op,{ESCAPE},n\n1,2,3\n")
+    _, out, err = run(capsys, *words)
+    assert out + err
+    assert all(c.isprintable() or c == "\n" for c in out + err)
+
+
 def run_apart(*arguments: str, **streams: object) -> subprocess.CompletedProcess[str]:
     """`planc` in a process of its own."""
     command = [sys.executable, "-m", "plandsl", *arguments]

@@ -16,14 +16,17 @@ from attrs import evolve
 
 import plandsl
 from plandsl.answers.comparison import Comparison, Measure
+from plandsl.backends.compare.bands import find_bands
 from plandsl.backends.compare.bench import Bench, Lengths
 from plandsl.backends.compare.compare import compare_each, compare_runs, read_all
 from plandsl.backends.compare.documents import parse_documents
 from plandsl.backends.compare.fit import check_fit
-from plandsl.backends.compare.formats import AT_ONCE
+from plandsl.backends.compare.formats import AT_ONCE, OPEN
 from plandsl.backends.compare.loads import count_of
+from plandsl.backends.compare.notes import notes_of
 from plandsl.backends.compare.predict import Predictor, measures_of, value_of
-from plandsl.backends.compare.suspects import KINDS, MOST_RUNS, cases_of, moved, pick
+from plandsl.backends.compare.suspects import KINDS, MOST_RUNS, Cases, cases_of, moved, pick
+from plandsl.backends.cost.serving.records import Records
 from plandsl.cli import main
 from plandsl.codes import CODES
 from plandsl.codes_compare import COMPARE_CODES
@@ -162,7 +165,7 @@ def test_the_run_with_the_largest_gap_is_among_those_that_judge() -> None:
 def test_a_change_after_which_nothing_is_served_explains_nothing() -> None:
     runs = measured_with(lambda engine: evolve(engine, step=3e-3), (4,))
     told, _ = compare_each(predictor(), runs, catalog_has)
-    cases = cases_of(runs, told)
+    cases, _ = cases_of(runs, told)
     assert cases.loss(np.full_like(cases.predicted, np.inf)) > cases.loss(cases.predicted)
     assert cases.loss(np.full_like(cases.predicted, np.nan)) > cases.loss(cases.predicted)
 
@@ -191,7 +194,7 @@ def test_notes_say_what_run_and_plan_disagree_on() -> None:
     assert notes("vllm_32.json", model_id="/srv/models/llama-3.1-8b-instruct") == ["N539"]
     assert notes("vllm_32.json", tensor_parallel_size="2")[0] == "N536"
     assert "N537" in notes("vllm_8.json")
-    assert "N539" in notes("vllm_rate.json", max_concurrency=64)
+    assert notes("vllm_rate.json", max_concurrency=64) == ["N537"]
 
 
 def test_settings_of_a_server_are_laid_beside_the_engine() -> None:
@@ -201,6 +204,41 @@ def test_settings_of_a_server_are_laid_beside_the_engine() -> None:
     runs, _ = compare_each(Predictor(chat(text)), bench("sglang.jsonl"), catalog_has)
     told = {note.message for run in runs for note in run.notes if note.code == "N538"}
     assert any("`max_requests` 2048" in message and "64" in message for message in told)
+
+
+def served(run: Bench) -> Records:
+    return predictor().run(run, predictor().alone).records
+
+
+def in_flight(records: Records) -> int:
+    """The most requests that are in flight at once."""
+    moments = sorted([(t, 1) for t in records.arrival_s] + [(t, -1) for t in records.finish_s])
+    return int(np.cumsum([change for _, change in moments]).max())
+
+
+def test_a_rate_with_a_cap_sends_no_request_before_its_time_and_no_more_than_the_cap() -> None:
+    (one,) = bench("vllm_rate.json")
+    free = served(one)
+    most = in_flight(free)
+    assert most > 4
+    for cap in (1, most // 2):
+        capped = served(evolve(one, cap=cap))
+        assert in_flight(capped) == cap
+        assert (capped.arrival_s >= free.arrival_s - 1e-9).all()
+        assert capped.arrival_s[-1] > free.arrival_s[-1]
+    np.testing.assert_allclose(served(evolve(one, cap=most)).finish_s, free.finish_s)
+
+
+def test_a_cap_on_requests_that_all_come_at_once_is_a_closed_loop() -> None:
+    (one,) = bench("vllm_8.json")
+    loop = evolve(one, clients=8, requests=24)
+    open_ = evolve(loop, kind=OPEN, clients=0, rate=0.0, cap=8)
+    np.testing.assert_array_equal(served(open_).first_s, served(loop).first_s)
+
+
+def test_a_cap_of_requests_comes_from_the_file_of_a_benchmark() -> None:
+    ((run,), _) = read_all(parse_documents(raw("vllm_rate.json", max_concurrency=3), "x.json"))
+    assert (run.cap, run.load) == (3, f"{run.rate:.3g} req/s, 3 at once")
 
 
 # ---- fit
@@ -217,11 +255,36 @@ def test_a_fitted_engine_finds_the_planted_constant_and_writes_a_plan(tmp_path: 
     assert fitted.constants[0].after == pytest.approx(0.2595e-3 + 2e-3, rel=0.05)
     assert all(error < 0.01 for _, error in fitted.after)
     assert dict(fitted.left_out or ())["tpot"] < 0.02 < dict(fitted.before)["tpot"]
+    assert "the bands reach as far as those of vllm" in fitted.skipped[-1]
     (tmp_path / "mine.plan").write_text(fitted.text)
     (tmp_path / "chat.plan").write_text('use "mine.plan"\n' + PLAN.replace("vllm", "mine"))
     again = plandsl.compile(tmp_path / "chat.plan")
     assert again.spec.engine is not None
     assert again.spec.engine.step == pytest.approx(fitted.constants[0].after)
+    for metric in ("ttft", "tpot", "throughput"):  # two runs do not narrow the band of the engine that was there
+        low, high = again.spec.engine_band(metric, jittered=False) or (0.0, 0.0)
+        before = chat().spec.engine_band(metric, jittered=False)
+        assert before is not None
+        assert low <= before[0] * 1.001
+        assert high >= before[1] * 0.999
+
+
+@pytest.mark.parametrize(("runs", "spread", "narrow"), [(12, 0.02, True), (4, 0.02, False), (12, 3.0, False)])
+def test_bands_hold_the_runs_that_were_left_out_and_narrow_with_their_number(
+    runs: int, spread: float, narrow: bool
+) -> None:
+    (one,) = bench("vllm_8.json")
+    measured = np.exp(np.linspace(-spread, spread, runs))[:, None] * np.array([[0.1, 0.01]])
+    cases = Cases([one] * runs, [{}] * runs, measured, np.broadcast_to([0.1, 0.01], measured.shape))
+    found = find_bands(cases, cases.predicted, chat().spec)
+    assert found is not None
+    for metric in ("ttft", "tpot", "throughput"):
+        low, high = found.find(metric, chat().spec.served(jittered=one.differ)) or (0.0, 0.0)
+        before = chat().spec.engine_band(metric, one.differ)
+        assert before is not None
+        assert (low > before[0] and high < before[1]) is narrow
+        inside = [low <= float(np.exp(e)) <= high for e in np.linspace(-spread, spread, runs)]
+        assert sum(inside) >= 0.8 * runs
 
 
 # ---- the command and Python
@@ -266,6 +329,39 @@ def test_wrong_arguments_end_with_a_diagnostic(words: tuple[str, ...], code: str
     assert status == 2
     assert f"[{code}]" in err
     assert (BENCH / "vllm_8.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "hint"),
+    [
+        (("vllm_1.json", "chat.plan"), "E542", "planc compare chat.plan vllm_1.json"),
+        (("chat.plan", "vlm_1.json"), "E560", "did you mean `vllm_1.json`?"),
+        (("chat.plan", "."), "E560", "name the files in it: ./*.json"),
+        (("chat.plan", "cut.json"), "E560", "a result file is the JSON"),
+    ],
+)
+def test_slips_with_files_are_told_with_what_helps(
+    words: tuple[str, ...], code: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("chat.plan").write_text(PLAN)
+    Path("vllm_1.json").write_bytes(raw("vllm_1.json"))
+    Path("cut.json").write_text('{\n  "completed": 3,\n  "dura')
+    status, _, err = planc("compare", *words)
+    assert status == 2
+    assert f"error[{code}]" in err
+    assert hint in err
+    if words[1] == "cut.json":
+        assert '3 |   "dura\n  |   ^' in err
+
+
+def test_a_plan_that_was_imported_is_of_the_model_that_ran(tmp_path: Path) -> None:
+    for flags in ((), ("--kv-cache-dtype", "fp8")):
+        line = ("vllm", "serve", "meta-llama/Llama-3.1-8B-Instruct", *flags)
+        assert planc("import", "-o", str(tmp_path / "x.plan"), "--node", "h100_1", "--", *line)[0] == 0
+        run = read_all(parse_documents(raw("vllm_1.json", model_id="meta-llama/Llama-3.1-8B-Instruct"), "x.json"))[0]
+        made = plandsl.compile(tmp_path / "x.plan")
+        assert "N535" not in [n.code for n in notes_of(made.spec, run[0], catalog_has, simulated=1, alone=True)]
 
 
 def test_a_plan_that_cannot_serve_the_run_is_told(tmp_path: Path) -> None:
@@ -314,6 +410,8 @@ def test_python_has_the_same_answer_with_tables() -> None:
 
 
 def test_every_code_of_comparisons_is_used() -> None:
-    text = "".join(path.read_text() for path in (Path(plandsl.__file__).parents[1] / "backends/compare").glob("*.py"))
+    root = Path(plandsl.__file__).parents[1]
+    paths = [root / "plandsl/commands/compare.py", *(root / "backends/compare").glob("*.py")]
+    text = "".join(path.read_text() for path in paths)
     assert [code for code in COMPARE_CODES if f'"{code}"' not in text] == []
     assert set(COMPARE_CODES) <= set(CODES)

@@ -19,6 +19,7 @@ from plandsl.backends.cost.deployments.pools import Pools
 from plandsl.backends.cost.deployments.step import Decode, Prompt, Step
 from plandsl.driver import CompiledPlan, compile_text, difference
 from plandsl.spec.plan import PlanSpec
+from tests.draws import some
 
 SHIFT = "shift { base { sp = 8 }, tensor { tp = 8 }, threshold = 256 }"
 DRAFT = "speculate { draft = llama_3_2_1b, tokens = 3, acceptance = 80 % }"
@@ -67,11 +68,13 @@ def numbers(metrics: Metrics) -> dict[str, float]:
     return {name: float(getattr(metrics, name)) for name in Metrics._fields[:9]}
 
 
-CASES = [(kind, fields, load) for kind in KINDS for fields in FIELDS for load in LOADS]
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_answers_loads(kind: str) -> None:
+    for fields, load in some([(fields, load) for fields in FIELDS for load in LOADS], 3, kind):
+        answers_add_up(kind, fields, load)
 
 
-@pytest.mark.parametrize(("kind", "fields", "load"), CASES)
-def test_every_kind_answers_every_load(kind: str, fields: str, load: str) -> None:
+def answers_add_up(kind: str, fields: str, load: str) -> None:
     """The parts of each phase add up, and so do its terms; arrays and straight code say what numbers say."""
     made = plan(kind, fields, load)
     found, metrics = made.estimate(), made.cost.evaluate()

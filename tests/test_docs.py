@@ -5,12 +5,14 @@ How a fenced block is held to that follows from its first line:
     plan                      a whole file without errors or warnings; `file=NAME` keeps it for commands below
     plan fragment             a part that parses
     plan fails E301           a whole file with errors of that code and no other
-    console                   `$ planc ...`, `$ python -m ...`, `$ echo $?`, each with its output
+    console                   `$ planc ...`, `$ python -m ...`, `$ echo $?`, with its output
+    console slow              the same, by `make test-all` alone
     ir small.plan plan=p after=shard [phase=decode]     lines of that program, in order
     csv file=conv.csv         a file for the blocks below
     json serve.plan           the fields of `planc compile serve.plan --json`, values aside
     python                    run in order; with `>>>` a doctest
     yaml                      a file of another tool: the commands of planc in it are taken by the command line
+    sh                        commands that need a GPU or a long time: the command line takes them
 
 In output a line `...` stands for any lines, and `...` within one for any text. `pytest --update-golden`
 writes the real output and the generated tables into the pages; read the diff.
@@ -61,9 +63,11 @@ from tests.checkpoints import first_kept, gguf_llama, llama, write_folder, write
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = (
-    "language.md", "cost.md", "api.md", "architecture.md", "calibration.md", "measuring.md", "accuracy.md", "search.md",
-    "traffic.md", "operator.md", "ci.md", "money.md", "laws.md", "gallery.md", "engines.md", "machines.md", "traces.md",
-    "compare.md", "partitioner.md",
+    "language.md", "cost.md", "api.md", "architecture.md", "calibration.md", "measuring.md", "accuracy.md",
+    "search.md", "traffic.md", "operator.md", "ci.md", "money.md", "laws.md", "gallery.md", "engines.md",
+    "machines.md", "traces.md", "compare.md", "partitioner.md", "editor.md", "report.md", "index.md", "tutorial.md",
+    "study.md", "tools.md", "howto/parallelism.md", "howto/memory.md", "howto/rate.md", "howto/fleet.md",
+    "howto/benchmark.md", "howto/engine.md", "howto/calibrate.md", "howto/own_model.md",
 )  # fmt: skip
 FENCE = re.compile(r"^```([^\n`]+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 GENERATED = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -105,7 +109,8 @@ def each(kind, sort=None):
     """Parametrize over the blocks of a kind."""
     found = [b for b in BLOCKS if b.info[0] == kind and (sort is None or sort_of(b) == sort)]
     assert found
-    return pytest.mark.parametrize("block", found, ids=[f"{b.page}:{b.line}" for b in found])
+    slow = [pytest.param(b, marks=pytest.mark.slow) if "slow" in b.info else b for b in found]
+    return pytest.mark.parametrize("block", slow, ids=[f"{b.page}:{b.line}" for b in found])
 
 
 @pytest.fixture
@@ -150,13 +155,19 @@ def judged(block, folder):
 
 
 def test_every_block_is_of_a_known_kind():
-    assert {b.info[0] for b in BLOCKS} <= {"plan", "console", "csv", "ir", "json", "python", "text", "yaml"}
+    ours, editors = (
+        {"plan", "console", "csv", "ir", "json", "python", "sh", "text", "yaml"},
+        {"elisp", "jsonc", "lua", "toml"},
+    )
+    assert {b.info[0] for b in BLOCKS} <= ours | editors
+    assert {b.page for b in BLOCKS if b.info[0] in editors} == {"editor.md"}
     words = {word.partition("=")[0] for b in BLOCKS if b.info[0] == "plan" for word in b.info[1:]}
     assert words <= {"file", "fragment", "fails", *CODES}
 
 
 def test_commands_in_files_of_other_tools_are_taken():
-    texts = [b.text for b in BLOCKS if b.info[0] == "yaml"] + [(ROOT / ".pre-commit-hooks.yaml").read_text("utf-8")]
+    texts = [b.text for b in BLOCKS if b.info[0] in ("yaml", "sh")]
+    texts.append((ROOT / ".pre-commit-hooks.yaml").read_text("utf-8"))
     found = [line for text in texts for line in re.findall(r"\bplanc (\w[^;|}\n]*)", text)]
     assert len(found) >= 5
     for line in found:
@@ -557,4 +568,4 @@ def test_files_that_a_page_names_are_there(page):
 
 
 def test_every_page_is_tested():
-    assert sorted(PAGES) == sorted(p.name for p in DOCS.glob("*.md"))
+    assert sorted(PAGES) == sorted(p.relative_to(DOCS).as_posix() for p in DOCS.rglob("*.md"))

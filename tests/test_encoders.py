@@ -225,3 +225,14 @@ def test_the_table_of_money_names_the_tokens_that_each_plan_is_paid_by(
     text = out.getvalue()
     assert {word: word in text for word in wanted} == wanted
     assert " 0.00 USD" not in text
+
+
+def test_an_encoder_whose_ranks_have_requests_of_their_own_verifies_in_micro_batches() -> None:
+    text = (
+        "plan p { model = llama_3_2_1b, node = h100_8, micro_batches = 2\n"
+        "sharding { mesh a = 2, b = 2; batch -> a; heads, kv_heads, ffn, vocab -> b }\n"
+        "workload { input = 64, output = 0, batch = 8 } }"
+    )
+    (plan,) = compile_text(text)
+    verdict = plan.verify()
+    assert verdict.ok, verdict.message

@@ -24,7 +24,7 @@ from plandsl.spec.scheduler import SCHEDULERS, SchedulerName
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
-RECORDED = Path(__file__).parent / "golden" / "engines"
+RECORDED = ROOT / "backends" / "engines" / "recorded"
 OLD = {
     "vllm": {
         "disable-log-requests",
@@ -311,9 +311,15 @@ def served(draw: st.DrawFn) -> tuple[str, SchedulerName, str]:
     fields += draw(st.sampled_from([[], ["chunked_prefill = 2048"], ["step_tokens = 4096"]]))
     fields += draw(st.sampled_from([[], ["memory_fraction = 83 %"]]))
     fields += draw(st.sampled_from([[], ["speculate { tokens = 2, acceptance = 70 % }"]]))
+    if "prefix_cache = true" in fields[0] and draw(st.booleans()):
+        write = draw(st.sampled_from(["", ", kv_write = back"] if engine == "sglang" else [""]))
+        fields[0] = fields[0].replace(" }", f", kv_tiers = [[{draw(st.integers(1, 900))} GB, 40 GB/s]]{write} }}")
+    # adapters inside experts are refused where ranks have experts of their own, and by TensorRT-LLM
+    targets = "[w_q, w_o]" if routed and (engine == "trtllm" or "ep" in sharding) else "all"
     change = draw(st.sampled_from(["", "kv_cache = fp8", "weights = fp8" if engine != "trtllm" else "kv_cache = fp8",
-                                   "lora { adapters = 4, rank = 16, targets = all }"]))  # fmt: skip
-    load = f"input = {draw(st.integers(1, 4000))}, output = {draw(st.integers(1, 500))}"
+                                   f"lora {{ adapters = 4, rank = 16, targets = {targets} }}"]))  # fmt: skip
+    least = 1 if engine == "trtllm" or "speculate" in str(fields) else 0  # 0: an encoder
+    load = f"input = {draw(st.integers(1, 4000))}, output = {draw(st.integers(least, 500))}"
     load += draw(st.sampled_from([", batch = 4", ", concurrency = 12"]))
     text = (f"plan p {{\n  model = {model}{f' with {{ {change} }}' if change else ''}\n  node = b200_8\n"
             f"  sharding {{ {sharding} }}\n  workload {{ {load} }}\n  " + "\n  ".join(fields) + "\n}\n")  # fmt: skip
@@ -333,7 +339,7 @@ def test_a_round_trip_keeps_every_field_that_the_engine_knows(
         if name == "step_tokens" and ours.chunk is not None and engine != "sglang":
             continue  # one number there says both
         assert getattr(ours, name) == getattr(theirs, name), name
-    loads = [(d.load.input, d.load.output, d.load.concurrency) for d in (first, again)]
+    loads = [(d.load.input, d.load.output, d.load.encodes, d.load.concurrency) for d in (first, again)]
     assert loads[0] == loads[1]
 
 
@@ -346,14 +352,24 @@ def test_adapters_of_trtllm_are_modules_and_come_back(tmp_path: Path) -> None:
     written = script(first, "trtllm")
     assert '- "attn_q"\n  - "mlp_4h_to_h"\n  max_lora_rank: 16\n  max_loras: 4\n  max_cpu_loras: 8\n' in written
     again = back(written, "h100_2", "llama_3_1_8b", tmp_path)
-    assert "lora { adapters = 4, rank = 16, targets = [w_q, w_down] }" in again
-    assert "# 8 adapters in host memory" in again
+    assert "adapters = 4, rank = 16, targets = [w_q, w_down], host_bandwidth = 50 GB/s, host_adapters = 8" in again
+    assert "# bandwidths to host memory and disks, 50 GB/s and 6 GB/s, are assumed" in again
     with pytest.raises(PlanError, match="`moe_gate` is no weight of `llama_3_1_8b` with adapters"):
         back(written.replace("attn_q", "moe_gate"), "h100_2", "llama_3_1_8b", tmp_path)
     text = "plan p { model = deepseek_v3 with { lora { adapters = 2, rank = 8, targets = [w_o, w_dkv] } }\n"
     text += "node = h200_8, sharding { ep = 8 }, workload { input = 9, output = 8 } }"
     with pytest.raises(PlanError, match="not of `w_dkv`"):
         script(deployed(text, "trtllm"), "trtllm")
+
+
+def test_adapters_inside_experts_are_refused_where_the_engine_has_none() -> None:
+    text = "plan p {{ model = mixtral_8x7b with {{ lora {{ adapters = 2, rank = 8, targets = [w_q, w_up] }} }}\n"
+    text += "node = h200_8, sharding {{ {} = 8 }}, workload {{ input = 9, output = 8 }} }}"
+    with pytest.raises(PlanError, match="no adapters inside experts"):
+        script(deployed(text.format("ep"), "vllm"), "vllm")
+    assert "--enable-lora" in script(deployed(text.format("tp"), "vllm"), "vllm")
+    with pytest.raises(PlanError, match="not of `w_up` inside experts"):
+        script(deployed(text.format("tp"), "trtllm"), "trtllm")
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from plandsl.backends.engines.manifests import write_k8s
+from plandsl.backends.engines.commands import CONNECTOR
+from plandsl.backends.engines.manifests import write_dynamo, write_k8s
 from plandsl.backends.engines.plans import deploy
 from plandsl.cli import main
-from plandsl.driver import compile_text
+from plandsl.driver import compile_file, compile_text
+from plandsl.spec.scheduler import SCHEDULERS, SchedulerName
+from tests.manifest_schemas import SCHEMAS
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 CONFIGURED = """kind: Deployment
 spec: { template: { spec: { containers: [{ command: [trtllm-serve, m], args: [--config, /etc/x.yaml] }] } } }
@@ -102,3 +107,25 @@ def test_a_length_of_a_benchmark_that_is_no_number_says_nothing(
     (tmp_path / "x.sh").write_text("vllm serve llama_3_1_8b\n" + known + words.format(number) + "\n")
     assert main(["import", str(tmp_path / "x.sh")]) == 0
     assert number not in capsys.readouterr().out.replace("-1", "", number != "-1")
+
+
+@pytest.mark.extras
+@pytest.mark.parametrize("engine", SCHEDULERS)
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("split_llama_3_3_70b.plan", "split"), ("clusters/racks.plan", "wide"), ("experts.plan", "dealt"),
+     ("shift_llama_3_3_70b.plan", "dp8"), ("adapters.plan", "")],
+)  # fmt: skip
+def test_manifests_are_what_kubernetes_takes(engine: SchedulerName, file: str, name: str) -> None:
+    yaml = pytest.importorskip("yaml", reason="yaml is missing: `make test-all` installs plandsl[yaml]")
+    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is missing: `make test-all` installs it")
+    plan = compile_file(EXAMPLES / file, name or None)[0]
+    made = deploy(plan.spec, engine, plan.closed_form(), plan.sources)
+    if engine == "trtllm" and any(server.nodes > 1 for server in made.servers):
+        return  # an error, as another test says
+    texts = [write_k8s(made, engine, CONNECTOR[engine])]
+    texts += [] if engine == "trtllm" else [write_dynamo(made, engine, CONNECTOR[engine])]
+    for document in (one for text in texts for one in yaml.safe_load_all(text)):
+        check = jsonschema.Draft202012Validator(SCHEMAS[document["kind"]])
+        assert [error.message for error in check.iter_errors(document)] == []
+        assert list(check.iter_errors(document | {"metadata": {"name": "Not_A_Name"}}))

@@ -22,29 +22,28 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 MAPPED = {
     PlanSpec: "name model node sharding workload step_tokens memory_fraction engine cluster shift speculate split "
-    "chunked_prefill",
+    "chunked_prefill tower",
     ShardingSpec: "axes rules replica_axes cut",
-    WorkloadSpec: "input output batch in_flight concurrency requests reuse traffic",
+    WorkloadSpec: "input output batch in_flight concurrency requests reuse traffic encodes",
     ShiftSpec: "tensor threshold",
     SpeculateSpec: "draft own",
     SplitSpec: "prefill decode",
-    ModelSpec: "name weights activations kv_cache max_context mtp",
-    LoraSpec: "host_adapters",
+    ModelSpec: "name weights activations kv_cache state_cache max_context mtp",
+    LoraSpec: "host_adapters targets",
     EngineSpec: "step_tokens max_requests memory_fraction fraction_of kv_block scheduler",
-    SchedulerSpec: "name prefix_cache limits",
+    SchedulerSpec: "name prefix_cache limits tiers write",
     TrafficSpec: "arrivals lengths trace",
 }
 """Fields that become arguments of an engine, of its benchmark, or a comment about the checkpoint."""
 
 TOLD = {
-    PlanSpec: "overlap chunks micro_batches algorithm kv_residency hop_tensors fuse_norms router tower",
+    PlanSpec: "overlap chunks micro_batches algorithm kv_residency hop_tensors fuse_norms router",
     ShardingSpec: "context_form placed",
-    WorkloadSpec: "prefix demand encodes images image_tokens",
+    WorkloadSpec: "prefix demand images image_tokens",
     SpeculateSpec: "sharding",
     SplitSpec: "bandwidth latency kv_transfer between",
-    ModelSpec: "compute state_cache index_cache lora",
-    LoraSpec: "targets",
-    SchedulerSpec: "graphs tiers write",
+    ModelSpec: "compute index_cache lora",
+    SchedulerSpec: "graphs",
     TrafficSpec: "sessions classes duration adapters",
 }
 """Fields that are told (W500), or refused (E503)."""
@@ -57,7 +56,7 @@ NO_EFFECT = {
     SpeculateSpec: "acceptance span",
     SplitSpec: "span",
     ModelSpec: "layers sizes embedding blocks head causal entry tower source stored span",  # the checkpoint has them
-    LoraSpec: "active host_bandwidth load_time disk_bandwidth",
+    LoraSpec: "active mix host_bandwidth load_time disk_bandwidth",
     EngineSpec: "name prefill decode links step step_rank step_node request admit first first_request limits bands "
     "kept_output reserve context communicators libraries all_reduce workspace states logit graphs graph_layer "
     "graphs_in_budget kernels fusions fused_sizes ttft_low ttft_high tpot_low tpot_high throughput_low "
@@ -91,6 +90,7 @@ def export(text: str, engine: SchedulerName = "vllm") -> Deployment:
 DECLARED = """
 engine off = vllm with { kv_tiers = [[200 GB, 50 GB/s]], kv_write = back, graph_sizes = [1, 2, 4] }
 model adapted = llama_3_1_8b with { compute = bf16, lora { adapters = 4, rank = 20, targets = [w_q] } }
+model elsewhere = deepseek_v3 with { lora { adapters = 4, rank = 16, targets = [w_o, w_dkv] } }
 """
 
 
@@ -101,15 +101,19 @@ model adapted = llama_3_1_8b with { compute = bf16, lora { adapters = 4, rank = 
          "kv_residency = one_batch, router = least_loaded, algorithm = ring, "
          "workload { input = 64, output = 8, concurrency = 4, reuse = 50 %, prefix = own, demand = 9 req/s }",
          ["fuse_norms = false", "kv_residency = one_batch", "router = least_loaded", "algorithm = ring",
-          "compute = bf16", "have adapters (w_q)", "reserves memory for rank 32", "of 200 GB, `kv_write = back",
+          "compute = bf16", "room for adapters of w_k and w_v too", "reserves memory for rank 32",
+          "the plan counts with 50 GB/s", "no argument says `kv_write = back`",
           "`graph_sizes`", "prefix = own", "demand of 9 req/s"]),
         ("model = llama_3_1_8b, sharding { cp = 2, context_form = gather, tp = 2, place tensor in node }, "
          "workload { input = 64, output = 8, batch = 4 }",
          ["context_form = gather", "place tensor in node"]),
+        ("model = elsewhere, node = h200_8, sharding { ep = 8 }, workload { input = 64, output = 8 }",
+         ["have adapters (w_o, w_dkv)"]),
     ],
 )  # fmt: skip
 def test_what_is_left_out_is_told(fields: str, words: list[str]) -> None:
-    found = told(export(f"{DECLARED}plan p {{ node = h100_8, {fields} }}"))
+    node = "" if "node =" in fields else "node = h100_8, "
+    found = told(export(f"{DECLARED}plan p {{ {node}{fields} }}"))
     for word in words:
         assert word in found
 
@@ -119,17 +123,25 @@ def test_unlike_gpus_transfers_and_images_are_told(engine: SchedulerName) -> Non
     for file, name, words in (
         ("unlike_gpus.plan", "by_hand", "has h100_sxm and h200_sxm"),
         ("split_llama_3_3_70b.plan", "split", "the plan counts with"),
-        ("vision.plan", "whole_images", "how the tower `tower` lies on the ranks"),
+        ("vision.plan", "whole_images", "how the tower `tower` lies on the ranks" if engine == "trtllm" else ""),
         ("vision.plan", "split", "2 in a prompt, of 576 tokens each"),
     ):
         plan = compile_file(EXAMPLES / file, name)[0]
         assert words in told(deploy(plan.spec, engine, plan.closed_form(), plan.sources))
 
 
+@pytest.mark.parametrize("engine", SCHEDULERS)
+def test_a_tower_that_lies_as_no_engine_lays_it_is_told(engine: SchedulerName) -> None:
+    text = (EXAMPLES / "vision.plan").read_text() + "plan odd = split with { tower { sharding { tp = 2 } } }\n"
+    plan = next(one for one in compile_text(text) if one.spec.name == "odd")
+    words = told(deploy(plan.spec, engine, plan.closed_form(), plan.sources))
+    assert ("lies on the ranks" if engine == "trtllm" else "`tower` lies otherwise") in words
+
+
 @pytest.mark.parametrize(
     ("fields", "engine", "why"),
     [
-        ("model = llama_3_1_8b, workload { input = 64, output = 0, batch = 4 }", "vllm", "another program"),
+        ("model = llama_3_1_8b, workload { input = 64, output = 0, batch = 4 }", "trtllm", "has no encoders"),
         ("model = llama_3_3_70b, sharding { tp = 8 }, workload { input = 64, output = 8, batch = 4 }, "
          "speculate { draft = llama_3_2_1b, tokens = 2, acceptance = 70 %, sharding { tp = 4 } }",
          "sglang", "lays a draft model over"),

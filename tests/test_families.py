@@ -26,6 +26,7 @@ from tests.test_hf import CONFIGS, made, published, spec_of
 # Where the values of the configs come from:
 # - published files, as ai-dynamo/aiconfigurator has them (model_configs): deepseek_v3_2, glm_4_7,
 #   glm_5, nemotron_3_nano_30b_a3b, nemotron_h_56b, qwen3_5_*, qwen3_next_80b, qwen3_vl_* and minimax_m2 (of M2.5);
+# - glm_5_2: glm_5 with the fields of IndexShare and the context that copies of its config in public tests have;
 # - the defaults of the class of transformers, whose file names the checkpoint: bert_base, command_r, ernie_4_5_*,
 #   falcon_7b, gemma_7b, gpt_neox_20b, jamba_v0_1, phi_1, phi_3_mini and qwen1_5_moe_a2_7b. Not so: the window of
 #   phi_3_mini (2048 in Lightning-AI/litgpt, litgpt/config.py) and the context of qwen1_5_moe_a2_7b;
@@ -34,6 +35,10 @@ from tests.test_hf import CONFIGS, made, published, spec_of
 # - litgpt/config.py, which copies published files: olmo_2_13b and phi_4;
 # - internlm3_8b: the defaults of Internlm3Config in Huawei's atb_llm;
 # - minimax_m1: the card of MiniMax-Text-01, of the same shapes, and PaddlePaddle/FastDeploy pull request 6797;
+# - gemma_3n_e4b: the defaults of Gemma3nTextConfig. llama.cpp prints 6.87 B parameters for its checkpoint, which has
+#   keys and values for the 15 layers that take those of earlier layers, too;
+# - gemma_4_*: copies of the published files in tests of public repositories (rasbt/LLMs-from-scratch, ollama/ollama and
+#   others); google's model card has 30.7 B, 25.2 B and 3.8 B of them active; the counts follow from modeling_gemma4.py;
 # - copies of their configs in logs and tests of public repositories: baichuan_2_7b, bge_m3 (of a reranker of
 #   XLM-RoBERTa with these sizes), bloom_176b, command_r7b, dbrx_132b, deepseek_v2, granite_3_1_2b and hunyuan_7b;
 # - starcoder2_15b: Starcoder2Config15B of NVIDIA NeMo. No copy of the config was found: the head is assumed.
@@ -50,10 +55,16 @@ COUNTS: dict[str, tuple[int, int]] = {
     "ernie_4_5_0_3b": (360_748_032, 360_748_032),
     "ernie_4_5_21b_a3b": (21_825_437_888, 3_352_150_208),
     "falcon_7b": (6_921_720_704, 6_921_720_704),
+    "gemma_3n_e4b": (6_866_696_688 - 15 * 2_097_408, 6_866_696_688 - 15 * 2_097_408),  # less keys of no use
+    "gemma_4_26b_a4b": (25_233_141_760 - 30 * 128, 3_822_530_560 - 30 * 128),  # less the scales of the gates
+    "gemma_4_31b": (30_697_345_280, 30_697_345_280),
+    "gemma_4_e2b": (4_628_569_344, 4_628_569_344),
+    "gemma_4_e4b": (7_463_013_376, 7_463_013_376),
     "gemma_7b": (8_537_680_896, 8_537_680_896),
     "glm_4_7": (352_797_814_784 + 89 * 160, 33_632_266_144),
     "glm_4_9b_0414": (9_400_279_040, 9_400_279_040),
     "glm_5": (743_180_209_920 + 731_008_512, 41_053_720_320 + 731_008_512),  # the second is the indexer
+    "glm_5_2": (743_180_209_920 + 196_809_984, 41_053_720_320 + 196_809_984),  # the second are 21 indexers
     "gpt_neox_20b": (20_554_567_680, 20_554_567_680),
     "granite_3_1_2b": (2_533_531_648, 2_533_531_648),
     "hunyuan_7b": (7_504_568_320, 7_504_568_320),
@@ -104,7 +115,8 @@ def short(config: dict[str, Any]) -> dict[str, Any]:
         return found
     count = config[counts[0]]
     cut = {key: value[:SHORT] for key, value in found.items() if isinstance(value, list | str) and len(value) == count}
-    return found | cut | {counts[0]: min(count, SHORT)}
+    shared = {key: min(value, SHORT - 5) for key, value in found.items() if key == "num_kv_shared_layers"}
+    return found | cut | shared | {counts[0]: min(count, SHORT)}
 
 
 FAMILIES = sorted(path.stem for path in FOLDER.glob(f"*{SUFFIX}") if family(path.stem).architectures)
@@ -136,13 +148,26 @@ def test_a_model_has_as_many_parameters_as_published(name: str) -> None:
     assert (parameters(program), active_parameters(program)) == COUNTS[name]
 
 
-def test_layers_that_take_the_keys_of_an_earlier_layer_are_told() -> None:
-    config = published("glm_5")
-    for more in ({"index_topk_freq": 4}, {"indexer_types": ["full", *["shared"] * 77]}):
-        _, found = made(config | more)
-        assert [d.code for d in found if "an earlier layer picked" in d.message] == ["N201"]
-    _, found = made(config | {"indexer_types": ["full"] * 78})
-    assert not found
+def test_layers_take_the_keys_that_an_earlier_layer_picked() -> None:
+    """By a list of all layers, by letters, or by a period: the same text."""
+    config = published("glm_5_2")
+    full = [layer < 3 or layer % 4 == 2 for layer in range(78)]
+    words = [{"indexer_types": ["full" if one else "shared" for one in full]}]
+    words.append({"index_topk_pattern": "".join("F" if one else "S" for one in full)})
+    period = {key: value for key, value in config.items() if "topk_freq" not in key and "skip_topk" not in key}
+    assert {made(period | more)[0] for more in words} == {made(config)[0]}
+    assert made(config)[0].count("among = earlier.picked") == 1
+    _, found = made(config | {"indexer_types": ["shared", *["full"] * 77]})
+    assert [d.code for d in found] == ["E214"]
+
+
+@pytest.mark.parametrize("name", ["gemma_3n_e4b", "gemma_4_31b", "gemma_4_e2b", "glm_5_2"])
+def test_the_sharded_program_of_layers_that_share_is_the_unsharded_one(name: str) -> None:
+    text, _ = made(short(published(name)))
+    model = re.findall(r"model (\w+) \{", text)[0]
+    load = "workload { input = 100, output = 10, batch = 4 }"
+    (plan,) = compile_text(f"{text}plan p {{ model = {model}, node = h100_8, sharding {{ tp = 2 }}, {load} }}\n")
+    assert plan.verify().ok
 
 
 def test_keys_of_an_indexer_have_the_elements_that_are_turned() -> None:

@@ -19,7 +19,7 @@ SCHEDULERS = {
 } | {"spec.scheduler"}
 """Of the floor `serving`, what knows tokens and blocks alone, and the words for it: nothing else is imported there."""
 
-KNOW_ALL = ("api", "driver", "entries", "commands", "searches", "starter", "testing")
+KNOW_ALL = ("api", "driver", "editing", "entries", "commands", "lsp", "searches", "starter", "testing")
 """What may import every stage: the compiler on one page, and those who stand above it."""
 
 STARTS = ("__init__", "__main__", "cli", *KNOW_ALL)
@@ -34,7 +34,8 @@ WINGS = {
     "backends.cost.machine.tables", "backends.cost.work.crossing",
     "backends.cost.work.experts", "backends.cost.work.joined", "backends.cost.work.latent", "backends.cost.work.lookup",
     "backends.cost.work.adapters", "grammar.hf_towers",
-    "grammar.lora", "grammar.merging", "grammar.towers", "passes.adapters",
+    "grammar.lora", "grammar.merging", "grammar.streams", "grammar.towers", "passes.streams", "passes.adapters",
+    "spec.adapter_mix",
     "backends.cost.work.index", "grammar.index", "passes.index", "passes.shard_index",
     "backends.cost.work.states", "grammar.states", "passes.shard_states", "passes.states",
     "backends.cost.time.mixed", "backends.cost.time.trace", "backends.cost.time.unlike",
@@ -60,7 +61,7 @@ BACK = {
     ("backends.graphviz.devices_sections", "backends.graphviz.devices"), ("grammar.split", "grammar.plans"),
     ("grammar.experts", "grammar.terms"), ("grammar.latent", "grammar.terms"), ("grammar.states", "grammar.terms"),
     ("grammar.towers", "grammar.models"), ("grammar.towers", "grammar.speculate"),
-    ("grammar.merging", "grammar.functions"),
+    ("grammar.merging", "grammar.functions"), ("grammar.streams", "grammar.functions"),
     ("grammar.index", "grammar.terms"), ("passes.shard_index", "passes.shard"),
     ("passes.shard_states", "passes.shard"), ("ir.kinds", "spec.plan"),
     ("backends.cost.answers.pools", "backends.cost.answers.estimate"), ("passes.drafts", "passes.legality"),

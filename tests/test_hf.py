@@ -50,8 +50,10 @@ PARAMETERS = {  # of the checkpoints, as published; those of gpt-oss have 64 sin
     "qwen3_235b_a22b": 235_093_634_560,
     "deepseek_v3": 671_026_419_200,
     "kimi_k2": 1_026_408_232_448,
-    "llama_4_scout": 107_769_861_120,
-    "llama_4_maverick": 400_711_848_960,
+    # with the towers, less the class token that a note tells
+    "llama_4_scout": 107_769_861_120 + 871_932_416 - 1_408,
+    "llama_4_maverick": 400_711_848_960 + 871_932_416 - 1_408,
+    "kimi_k2_5": 1_026_408_232_448 + 416_866_032 + 54_277_888,  # MoonViT, and what projects its patches
     "gpt_oss_20b": 20_914_757_184,
     "gpt_oss_120b": 116_829_156_672,
     "gemma_2_2b": 2_614_341_888,

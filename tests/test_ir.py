@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from attrs import evolve
 from hypothesis import given
@@ -40,6 +42,7 @@ from plandsl.ir.compute import (
     Rope,
     Scale,
 )
+from plandsl.ir.earlier import Earlier, Item
 from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
 from plandsl.ir.extents import Extents
 from plandsl.ir.index import PickKeys
@@ -49,10 +52,12 @@ from plandsl.ir.ops import OPS, Op
 from plandsl.ir.program import Part, Program, Region, verify
 from plandsl.ir.rule import Regular
 from plandsl.ir.states import Recurrence, ShortConv
+from plandsl.ir.streams import Excess, Match, Mix, Moments, Spread, Stack
 from plandsl.ir.text import read, read_op, read_type, show, show_op
 from plandsl.ir.types import Dim, Mesh, TensorType, Value, block_range, shard_range, tensor
 from plandsl.passes.rewrite import substitute
 from plandsl.testing import programs
+from tests.draws import draws
 
 MESH = Mesh((("a", 2), ("b", 3)))
 SIZES = (("batch", "batch"), ("position", "input"), ("hidden", 6), ("ffn", 12), ("heads", 6), ("kv_heads", 2))
@@ -85,17 +90,25 @@ SPLIT_KEYS = value("split", "fp8[batch, context@b, kv_heads@a, head_dim]")
 IQ, IK = value("iq", "bf16[batch, position@a, n, d]"), value("ik", "fp8[batch, context, d]")
 PICKED = value("pk", "int32[batch, position@a, picks.8]")
 PART = value("part", "bf16[batch, position, hidden@a]")
+STREAMS = value("xs", "bf16[batch, position, n, hidden]")
 SOME = value("some", "bf16[batch, position, heads@a, head_dim]{~b}")
 
 SOUND: tuple[Op, ...] = (
     Embed(SUM, IDS, TABLE),
     Ids(value("n", "int32[batch, position]"), "position"),
+    Earlier(value("e", str(X.type)), "e"),
+    Item(value("i", "bf16[batch, position, head_dim]"), value("iq", "bf16[batch, position, heads, head_dim]"), "heads"),
+    Stack(value("st", "bf16[batch, position, n, hidden]"), (X, Y), "n"),
+    Spread(value("sp", "bf16[batch, position, n, hidden]"), X, "n", 1),
+    Mix(value("mx", str(STREAMS.type)), STREAMS, value("mw", "bf16[batch, position, n, m]"), "n"),
+    Match(value("mt", str(X.type)), value("mv", "bf16[batch, position, wide]"), X),
+    Moments(value("mo", "fp32[batch, position, moments]{+a}"), U, "ffn"),
+    Excess(value("ex", str(U.type)), U, value("ms", "fp32[batch, position, moments]"), "ffn", 0.05),
     Norm(Y, X, GAIN),
     Norm(Y, X, None, "layer_norm"),
     NormSums(value("ns", "fp32[batch, position]{+a}"), PART),
-    NormSums(value("ns", "fp32[batch, position, moments.2]{+a}"), PART, "layer_norm"),
     Norm(PART, PART, None, sums=value("ns", "fp32[batch, position]")),
-    Norm(PART, PART, value("pg", "bf16[hidden@a]"), "layer_norm", sums=value("ns", "fp32[batch, position, moments.2]")),
+    Norm(PART, PART, value("pg", "bf16[hidden@a]"), "layer_norm", sums=value("ns", "fp32[batch, position, moments]")),
     AddNorm(value("t", str(X.type)), value("h", str(X.type)), X, Y, GAIN),
     Gemm((value("o", "bf16[batch, position, hidden]{+a}"),), U, (W,), "fp8"),
     Rope((value("r", str(Q.type)),), (Q,)),
@@ -404,11 +417,40 @@ def test_law_program_prints_and_reads_back(program: Program) -> None:
         "program m prefill\nnonsense",
         "program m prefill\nregion x {\n}",
         "program m prefill\nregion x(%a : bf16[b]) -> %a {\n  %c : bf16[b] = fly %a\n}",
+        "",
+        "program m lunch",
+        "program m prefill\nmesh t = 0",
+        "program m prefill\nmesh t = two",
+        "program m prefill\nmesh\nregion x(%a : bf16[b]) -> {\n  %c : bf16[b] = all_reduce %a {axis = 3}\n}",
+        "program m prefill\nmesh\nregion x(%a : bf16[b]) -> {\n  %c : bf16[b] = all_reduce %a\n}",
+        'program m prefill\nmesh\nregion x(%a : bf16[b]) -> {\n  %c : bf16[b] = all_reduce {axis = "t"}\n}',
+        'program m prefill\nmesh\nregion x(%a : bf16[b]) -> {\n  %c : bf16[b] = all_reduce %a, %a {axis = "t"}\n}',
+        'program m prefill\nmesh\nregion x(%a : bf16[b]) -> {\n  %c : bf16[b] = all_reduce %b {axis = "t"}\n}',
+        'program m prefill\nmesh\nregion x(%a : bf16[b]) -> {\n  %c : bf16[b] = all_reduce - {axis = "t"}\n}',
+        'program m prefill\nmesh\nregion x(%a : bf16[b]) -> {\n  %c : bf16[b] = all_reduce %a {axis = "t", by = 2}\n}',
+        "program m prefill\nmesh\nregion x(%a : bf16[b]) -> %z {\n}",
+        "program m prefill\nmesh\nregion x[0..4 by 0](%a : bf16[b]) -> %a {\n}",
+        "program m prefill\nmesh\nregion x(%a : bf16[b 1/0|t@]) -> %a {",
     ],
 )
 def test_other_text_is_no_program(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         read(text)
+
+
+@draws(1 / 2)
+@given(programs(), st.data())
+def test_law_a_program_that_was_changed_is_read_as_it_stands_or_refused(program: Program, data: st.DataObject) -> None:
+    words = re.split(r"(\W)", show(program))
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(words) - 1))
+        words[at] = data.draw(st.sampled_from(["", "0", "-1", "x", "%", ",", "@", words[at] * 2, *words[:at][-8:]]))
+    text = "".join(words)
+    try:
+        found = read(text)
+    except ValueError:
+        return
+    assert show(found).split() == text.split()
 
 
 def test_parts_say_how_often_they_run() -> None:

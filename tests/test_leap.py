@@ -104,56 +104,57 @@ AT_ONCE = np.zeros(13)
 @example(  # preempted while nobody could join: then somebody can
     chosen=[Vllm(3, 2, whole_prompt=False, ahead=False)],
     load=Requests(AT_ONCE[:9], np.array([8, 3, 8, 3, 11, 24, 4, 10, 10]), np.array([10, 11, 16, 20, 1, 3, 17, 19, 5])),
-    tokens=20, block=1, caching=False, closed=None, bend=4.0, steep=0.0,
+    tokens=20, block=1, caching=False, closed=None, bend=4.0, steep=0.0, timed=False,
 )  # fmt: skip
 @example(  # of one step, requests with one token end before those that decode
     chosen=[Vllm(4, 3, whole_prompt=False, ahead=False)],
     load=Requests(AT_ONCE, np.array([5, 8, 9, 14, 13, 17, 22, 22, 19, 24, 8, 22, 23]),
              np.array([3, 1, 1, 1, 2, 3, 2, 1, 2, 2, 3, 3, 3])),
-    tokens=60, block=1, caching=False, closed=5, bend=4.0, steep=0.0,
+    tokens=60, block=1, caching=False, closed=5, bend=4.0, steep=0.0, timed=False,
 )  # fmt: skip
 @example(  # a prompt that comes back lacks one token after a part: it decodes
     chosen=[Vllm(3, 2, whole_prompt=False, ahead=False)],
     load=Requests(AT_ONCE[:2], np.array([2, 1]), np.array([18, 13])),
-    tokens=20, block=1, caching=False, closed=None, bend=4.0, steep=0.0,
+    tokens=20, block=1, caching=False, closed=None, bend=4.0, steep=0.0, timed=False,
 )  # fmt: skip
 @example(  # a first token is delayed by those that run after the next step, which preempts
     chosen=[Vllm(7, 2)],
     load=Requests(np.zeros(19), np.array([23, 17, 10, 22, 4, 14, 18, 21, 13, 10, 8, 11, 12, 18, 22, 2, 23, 13, 9]),
              np.array([3, 2, 2, 1, 1, 1, 1, 1, 1, 3, 2, 3, 2, 2, 3, 3, 2, 2, 2])),
-    tokens=20, block=1, caching=False, closed=None, bend=4.0, steep=0.0,
+    tokens=20, block=1, caching=False, closed=None, bend=4.0, steep=0.0, timed=False,
 )  # fmt: skip
 @example(  # nobody is in a step, until a request comes: then the one that was sent back begins anew
     chosen=[Vllm(3, 2, whole_prompt=False)],
     load=Requests(np.array([4.205584, 5.701587, 7.673596]), np.array([13, 14, 13]), np.array([1, 3, 3])),
-    tokens=18, block=2, caching=False, closed=None, bend=15.5, steep=0.02,
+    tokens=18, block=2, caching=False, closed=None, bend=15.5, steep=0.02, timed=False,
 )  # fmt: skip
 @example(  # one that decodes again is preempted at once, and nobody is in a step until another gives its blocks back
     chosen=[Vllm(9, 3, whole_prompt=False)],
     load=Requests(np.array([1.961194, 2.461607, 4.612029]), np.array([5, 1, 5]), np.array([12, 10, 19])),
-    tokens=23, block=2, caching=False, closed=None, bend=15.5, steep=0.02,
+    tokens=23, block=2, caching=False, closed=None, bend=15.5, steep=0.02, timed=False,
 )  # fmt: skip
 @example(  # a request that does not fit gives its place in the loop on when it comes, amid the ends of others
     chosen=[Vllm(21, 3, whole_prompt=False, ahead=False)],
     load=Requests(np.zeros(22),
              np.array([5, 18, 17, 24, 1, 15, 19, 12, 5, 6, 9, 17, 22, 17, 11, 23, 9, 23, 13, 12, 22, 21]),
              np.array([16, 8, 14, 4, 19, 2, 6, 14, 1, 10, 3, 20, 7, 18, 7, 17, 2, 2, 6, 12, 4, 13])),
-    tokens=21, block=1, caching=False, closed=5, bend=4.0, steep=0.0,
+    tokens=21, block=1, caching=False, closed=5, bend=4.0, steep=0.0, timed=False,
 )  # fmt: skip
 @given(
     st.lists(schedulers(), min_size=1, max_size=2), loads(), st.integers(20, 60), st.sampled_from((1, 3, 4, 16)),
     st.booleans(), st.sampled_from((None, None, 1, 5)), st.sampled_from((4.0, 15.5, 40.0)),
-    st.sampled_from((0.0, 0.02)),
+    st.sampled_from((0.0, 0.02)), st.booleans(),
 )  # fmt: skip
 def test_servers_that_leap_equal_servers_that_step(
     chosen: list[Vllm], load: Requests, tokens: int, block: int, caching: bool, closed: int | None, bend: float,
-    steep: float,
+    steep: float, timed: bool,
 ) -> None:  # fmt: skip
     workers = [Worker(one, Bent(bend, steep), -(-tokens // block), block, caching) for one in chosen]
     thinks = np.where(load.input % 2, 3.7, 0.0)
-    fast = leap(workers, load, closed and Closed(closed), "round_robin", thinks)
+    loop = Closed(closed, timed) if closed else None
+    fast = leap(workers, load, loop, "round_robin", thinks)
     assume(fast is not None)
-    assert_same(fast, simulate_steps(workers, load, closed and Closed(closed), think_s=thinks))
+    assert_same(fast, simulate_steps(workers, load, loop, think_s=thinks))
 
 
 def test_servers_with_stages_or_guesses_say_that_they_step() -> None:

@@ -92,7 +92,7 @@ def test_a_table_that_is_split_leaves_partial_sums() -> None:
 @pytest.mark.parametrize(
     ("was", "now", "code", "message"),
     [
-        ("lookup(w_tokens[vocab, width])", "lookup(h)", "E213", "`lookup` takes a weight of two dimensions"),
+        ("lookup(w_tokens[vocab, width])", "lookup(h)", "E213", "`lookup` takes a weight of two dimensions or more"),
         ("by = type", "by = row", "E213", "`by` must be one of token, position, type"),
         (
             "+ b_embed[hidden]",

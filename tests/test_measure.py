@@ -199,6 +199,39 @@ def cases_of_links():
     return [cases.collective("p2p", 2, size) for size in cases.PAYLOADS]
 
 
+def test_a_file_of_rates_alone_says_what_a_fit_needs(tmp_path, capsys):
+    path = tmp_path / "mine.csv"
+    run(path, Made(), [cases.peak(cases.COPY, 2**20)])
+    assert main(["calibrate", str(path), "-o", str(tmp_path / "out.plan")]) == 2
+    assert "it has rows of peaks.csv alone, and a fit needs those of gemm.csv" in capsys.readouterr().err
+
+
+def test_accuracy_reads_what_was_measured_by_the_calibration_that_was_fitted(tmp_path, asked, capsys):
+    pytest.importorskip("scipy")
+    path, made = tmp_path / "mine.csv", tmp_path / "mine.plan"
+    run(path, Made(), [*device_cases(["bf16"], 64e9), *asked.cases, *cases_of_links()])
+    assert main(["calibrate", str(path), "-o", str(made)]) == 0
+    capsys.readouterr()
+    assert main(["accuracy", str(path), "--use", str(made), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    totals = {row["file"]: row for row in found["totals"]}
+    assert {"gemm", "attention_decode", "elementwise", "collectives"} <= set(totals)
+    gemm = totals["gemm"]
+    assert not gemm["refused"]
+    assert gemm["median_ape"] < 0.3
+    assert main(["accuracy", str(tmp_path), "--json"]) == 0  # a folder, without the calibration
+    refused = {row["file"]: row["refused"] for row in json.loads(capsys.readouterr().out)["totals"]}
+    assert refused["gemm"] == {"the catalog has no such GPU": gemm["n"]}
+
+
+@pytest.mark.parametrize(("use", "code"), [("nowhere.plan", "E"), ("wrong.plan", "error[E")])
+def test_a_wrong_file_of_calibrations_is_a_diagnostic(use, code, tmp_path, capsys):
+    (tmp_path / "wrong.plan").write_text("calibration c { gemm { } \n gpu")
+    (tmp_path / "gemm.csv").write_text("gpu,dtype,m,n,k,time_s\nh100_sxm,bf16,1,1,1,1e-5\n")
+    assert main(["accuracy", str(tmp_path), "--use", str(tmp_path / use)]) == 2
+    assert code in capsys.readouterr().err
+
+
 def test_a_gpu_is_declared_only_of_whole_facts(tmp_path):
     path = tmp_path / "mine.csv"
     run(path, Made(), [cases.gemm("bf16", 8, 64, 64)])
@@ -279,7 +312,7 @@ def test_rows_of_another_device_are_refused(tmp_path):
 def made(monkeypatch):
     """The command with a device of formulas in place of jax's."""
     device = Made()
-    monkeypatch.setattr("plandsl.backends.measure.find_device", lambda devices: device)
+    monkeypatch.setattr("plandsl.backends.measure.find_device", lambda devices, library: device)
     return device
 
 
@@ -330,13 +363,30 @@ def test_wrong_arguments_are_diagnostics(arguments, made, capsys, tmp_path, monk
     assert not os.listdir(tmp_path)
 
 
-def test_a_machine_without_jax_is_told_which_extra_it_needs(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert main(["measure", "-o", str(tmp_path / "mine.csv")]) == 2
+@pytest.mark.parametrize(
+    ("there", "words", "hint"),
+    [
+        ([], [], "pip install 'plandsl[run]'"),
+        (["torch"], ["--with", "jax"], "or `--with torch`"),
+        (["jax"], ["--with", "torch"], "pytorch.org"),
+        (["torch"], ["--devices", "2"], "leave `--devices` out"),
+    ],
+)
+def test_a_library_that_is_missing_is_told_and_what_there_is_instead(there, words, hint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name in there else None)
+    assert main(["measure", "-o", str(tmp_path / "mine.csv"), *words]) == 2
     error = capsys.readouterr().err
-    assert "E550" in error
-    assert "pip install 'plandsl[run]'" in error
+    assert "E550" in error or "--devices" in words
+    assert hint in error
     assert not os.listdir(tmp_path)
+
+
+def test_rows_of_another_library_are_refused(tmp_path):
+    first = Rows(tmp_path / "mine.csv", "my_gpu", "a device", "jax 0.8.1")
+    first.add(cases.gemm("bf16", 1, 64, 64), {"time_s": 1e-6, "framework": "jax 0.8.1"})
+    Rows(tmp_path / "mine.csv", "my_gpu", "a device", "jax 0.9")
+    with pytest.raises(PlanError, match="rows that jax measured, and torch measures now"):
+        Rows(tmp_path / "mine.csv", "my_gpu", "a device", "torch 2.13")
 
 
 def test_a_library_without_a_device_is_told_with_its_reason(tmp_path, monkeypatch, capsys):

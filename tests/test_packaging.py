@@ -1,5 +1,6 @@
 import email
 import email.message
+import glob
 import os
 import re
 import shutil
@@ -14,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from plandsl._version import __version__
+
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SETUPTOOLS = PROJECT["tool"]["setuptools"]
@@ -22,23 +25,36 @@ LINKED = {
     "plandsl.grammar": "grammar",
     "plandsl.passes": "passes",
 }
-SHIPPED = {".py", ".lark", ".plan", ".family", ".csv", "py.typed", "_planc", "planc.bash", "planc.fish"}
-"""Endings and names of files."""
+STAY = ("grammar/editors/vscode/",)
+"""Folders whose files are for people who work on a checkout, and stay out of the wheel."""
 
 # Together on one worker, so that the wheel is built once.
 pytestmark = pytest.mark.xdist_group("packaging")
 
 
 def installed_files(root: Path) -> dict[str, Path]:
-    """Each file that belongs in the wheel, by the path it has there."""
+    """Each file that belongs in the wheel, by the path it has there: all of them but those of `STAY`."""
     found = {}
     for package, folder in {"plandsl": "plandsl", **LINKED}.items():
         for at, folders, names in os.walk(root / folder, followlinks=False):
             folders[:] = [name for name in folders if name != "__pycache__"]
             for path in (Path(at, name) for name in names):
-                if path.suffix in SHIPPED or path.name in SHIPPED:
+                if not path.relative_to(root).as_posix().startswith(STAY):
                     inside = path.relative_to(root / folder).as_posix()
                     found[f"{package.replace('.', '/')}/{inside}"] = path
+    return found
+
+
+def stated_files(root: Path) -> set[str]:
+    """Each file that pyproject.toml puts into the wheel, by the path it has there."""
+    found = set()
+    for package in SETUPTOOLS["packages"]:
+        outer = max((name for name in LINKED if f"{package}.".startswith(f"{name}.")), key=len, default="")
+        folder = root / (package.replace(outer, LINKED[outer]) if outer else package).replace(".", "/")
+        patterns = [*SETUPTOOLS["package-data"]["*"], *SETUPTOOLS["package-data"].get(package, ())]
+        for name in (name for one in ("*.py", *patterns) for name in glob.glob(one, root_dir=folder, recursive=True)):
+            if (folder / name).is_file():
+                found.add(f"{package.replace('.', '/')}/{name}")
     return found
 
 
@@ -110,6 +126,11 @@ def test_listed_packages_are_the_folders_that_hold_an_init() -> None:
     assert listed == sorted(folder.replace("/", ".") for folder in here)
 
 
+def test_every_file_of_the_tree_is_stated() -> None:
+    assert SETUPTOOLS["include-package-data"] is False
+    assert stated_files(ROOT) == set(installed_files(ROOT))
+
+
 def test_links_show_the_root_folders_where_they_install() -> None:
     links = {f"plandsl.{path.name}": path for path in (ROOT / "plandsl").iterdir() if path.is_symlink()}
     assert {name: os.readlink(path) for name, path in links.items()} == {
@@ -163,13 +184,28 @@ def test_wheel_finds_its_catalog(unpacked: Path, tmp_path: Path) -> None:
 
 def test_wheel_installs_planc(unpacked: Path) -> None:
     (path,) = unpacked.glob("*.dist-info/entry_points.txt")
-    assert path.read_text().split() == ["[console_scripts]", "planc", "=", "plandsl.cli:main"]
+    expected = ["[console_scripts]", "planc", "=", "plandsl.cli:main"]
+    expected += ["[pygments.lexers]", "plan", "=", "plandsl.grammar.editors.pygments_plan:PlanLexer"]
+    assert path.read_text().split() == expected
 
 
 def test_runtime_dependencies_are_a_closed_set(metadata: email.message.Message) -> None:
     requirements = [r for r in metadata.get_all("Requires-Dist", []) if "extra ==" not in r]
     names = {re.split(r"[^\w.-]", requirement)[0] for requirement in requirements}
     assert names == {"attrs", "graphviz", "lark", "numpy", "rich"}
+
+
+def test_the_changelog_is_in_order_and_opens_with_this_version() -> None:
+    heads = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    entries = [re.fullmatch(r"(\d+)\.(\d+)\.(\d+) \((unreleased|\d{4}-\d\d-\d\d)\)", head) for head in heads]
+    found = [entry for entry in entries if entry]
+    assert len(found) == len(heads) > 0, heads
+    versions = [tuple(map(int, entry.groups()[:3])) for entry in found]
+    assert versions == sorted(set(versions), reverse=True)
+    assert ".".join(map(str, versions[0])) == __version__
+    days = [entry[4] for entry in found if entry[4] != "unreleased"]
+    assert days == sorted(days, reverse=True)
+    assert len(days) >= len(found) - 1, "only the newest version may be unreleased"
 
 
 def test_metadata_names_the_licence(metadata: email.message.Message) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import product
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -31,12 +32,14 @@ from plandsl.ir.adapters import AdapterGemm
 from plandsl.ir.chunks import Join, Split
 from plandsl.ir.collectives import AllGather, AllReduce, AllToAll, ReduceScatter, Slice
 from plandsl.ir.compute import Concat, Ids, Merge, Quantize
+from plandsl.ir.earlier import Earlier, Item
 from plandsl.ir.index import PickKeys
 from plandsl.ir.meaning.attention import Mask, attention, rope
 from plandsl.ir.ops import OPS, Op
 from plandsl.ir.program import Part, Program, Region
 from plandsl.ir.program import verify as findings
 from plandsl.ir.states import Recurrence, ShortConv
+from plandsl.ir.streams import Streams
 from plandsl.ir.text import read, read_op, read_type, show_op
 from plandsl.ir.types import Dim, Mesh, TensorType, Value
 from plandsl.spec.hardware import CalibrationSpec, GpuSpec, LinkSpec, NodeSpec
@@ -598,8 +601,11 @@ def test_every_op_is_run_by_some_case() -> None:
     programs = [p for sharded, whole in CASES.values() for p in (*sharded, *whole)]
     found = {type(op) for p in programs for r in p.regions for op in r.ops}
     # test_speculate.py runs the `concat` of an `mtp`, test_chunks.py what `chunks` cut, test_states.py states,
-    # test_lora.py adapters, test_lookups.py positions and types, test_towers.py what merges tokens
-    assert found | {Concat, Join, Split, PickKeys, ShortConv, Recurrence, AdapterGemm, Ids, Merge} == set(OPS)
+    # test_lora.py adapters, test_lookups.py positions and types, test_towers.py what merges tokens, test_earlier.py
+    # what layers take from earlier ones, test_streams.py several residual streams
+    others = {Concat, Join, Split, PickKeys, ShortConv, Recurrence, AdapterGemm, Ids, Merge, Earlier, Item}
+    others |= set(get_args(Streams))
+    assert found | others == set(OPS)
 
 
 def test_the_cases_are_sound_programs() -> None:

@@ -161,6 +161,14 @@ def test_ropes_of_unlike_parts_do_not_share_a_kernel() -> None:
 # ---- mistakes
 
 
+def test_an_odd_element_has_no_pair_to_turn_with() -> None:
+    odd = LATENT.replace("rope_dim = 8", "rope_dim = 7")
+    with pytest.raises(PlanError) as found:
+        plan_of(model=odd)
+    assert {d.code for d in found.value.diagnostics} == {"E214"}
+    assert {d.message for d in found.value.diagnostics} == {"`rope` turns pairs of elements, and `rope_dim` has 7"}
+
+
 @pytest.mark.parametrize(
     ("was", "now", "code", "message"),
     [

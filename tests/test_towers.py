@@ -15,7 +15,12 @@ from plandsl.driver import CompiledPlan, compile_text
 from plandsl.grammar.hf import translate
 from plandsl.ir.meaning.elementwise import merge_tokens
 from plandsl.show import show_plan
+from plandsl.spec.plan import PlanSpec
+from plandsl.testing import assert_laws, compiled, plans
 from plandsl.testing.compare import bare
+from plandsl.testing.inapplicable import DoesNotApply
+from plandsl.testing.laws_models import towers_are_never_free
+from plandsl.testing.towers import with_images
 from tests.draws import draws
 from tests.test_hf import CONFIGS
 
@@ -174,7 +179,10 @@ def test_a_program_in_jax_has_the_functions_of_the_tower_beside_those_of_the_mod
         assert "patch=588" in text
 
 
-PATCHES = {"qwen2_5_vl_7b": 4, "mistral_small_3_1": 4, "gemma_3_12b": 16, "qwen3_vl_4b": 4}
+PATCHES = {"qwen2_5_vl_7b": 4, "mistral_small_3_1": 4, "gemma_3_12b": 16, "qwen3_vl_4b": 4} | {
+    "llama_4_scout": 4,
+    "kimi_k2_5": 4,
+}
 """Patches of a token, by the configs whose towers `hf` reads. `tests/test_hf.py` has their parameters."""
 
 
@@ -183,13 +191,13 @@ def test_the_tower_of_a_config_computes_the_same_when_sharded(name: str) -> None
     text, _, found = translate((CONFIGS / f"{name}.json").read_bytes(), f"{name}.json")
     assert {d.code for d in found} <= {"N201"}
     assert ("mergers of the tower are left out, with 81833472 parameters" in text) == (name == "qwen3_vl_4b")
-    load = "input = 2000, output = 20, images = 1, image_tokens = 256"
+    load = "input = 2000, output = 20, images = 1, image_tokens = 128"
     (plan,) = compile_text(
         f"{text}plan p {{ model = {name}, node = h100_2, sharding {{ tp = 2 }}, workload {{ {load} }} }}"
     )
     tower = plan.tower
     assert tower is not None
-    assert tower.spec.workload.input == 256 * PATCHES[name]
+    assert tower.spec.workload.input == 128 * PATCHES[name]
     assert tower.verify(steps=0).ok
 
 
@@ -229,3 +237,23 @@ def test_a_wrong_tower_is_told(text: str, code: str, part: str) -> None:
     except PlanError as error:
         found = tuple(error.diagnostics)
     assert (code, True) in [(d.code, part in d.message) for d in found], [(d.code, d.message) for d in found]
+
+
+def test_a_tower_is_never_free() -> None:
+    plan = plan_of("sharding { tp = 2 }")
+    assert towers_are_never_free(plan) is None
+    with pytest.raises(DoesNotApply):
+        towers_are_never_free(plan_of("sharding { tp = 2 }", TEXTS, model="blind"))
+
+
+@given(plans().filter(lambda spec: not spec.workload.encodes and spec.model.tower is None).flatmap(with_images))
+@draws(1 / 10)
+def test_drawn_towers_keep_the_laws(spec: PlanSpec) -> None:
+    assert_laws(compiled(spec))
+
+
+def test_ranks_may_have_no_image_to_merge() -> None:
+    assert merge_tokens(np.zeros((0, 5, 3)), 1, 2, joins=True).shape == (0, 3, 6)
+    fields = "sharding { mesh a = 2, b = 2; batch -> a; heads, kv_heads, ffn -> b }, micro_batches = 2"
+    verdict = plan_of(fields).verify(steps=1)
+    assert verdict.ok, verdict.message

@@ -14,9 +14,14 @@ from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from plandsl.backends.cost.answers.flows import flows
+from plandsl.backends.cost.answers.simulation import draw_load, time_servers
+from plandsl.backends.cost.serving.serve import worker as serving_worker
+from plandsl.backends.cost.serving.shares import merge_shares, serve_share
+from plandsl.backends.cost.serving.simulate import simulate
 from plandsl.backends.traces.graph import trace_ranks
 from plandsl.backends.traces.perfetto import FIRST_DEVICE, FIRST_SERVER, trace_steps
 from plandsl.backends.traces.requests import trace_simulation
@@ -239,7 +244,7 @@ def test_a_simulation_shows_every_request_and_every_step(sharding: str, more: st
     run = plan.simulate()
     trace, records = read_trace(trace_simulation(plan.spec, run)), run.records
     check_trace(trace)
-    slices = [s for found in trace.slices.values() for s in found]
+    slices = [s for found in trace.slices.values() for s in found if s.kind == "step"]
     assert len(slices) == len(records.steps.start_s)
     assert sum(s.end - s.start for s in slices) / 1e9 == pytest.approx(
         float((records.steps.end_s - records.steps.start_s).sum()), rel=1e-6
@@ -257,6 +262,51 @@ def test_a_simulation_shows_every_request_and_every_step(sharding: str, more: st
     ]
     assert max(levels) == records.steps.blocks.max()
     assert max(levels) <= run.blocks
+
+
+def test_stages_of_servers_that_are_served_apart_are_put_together() -> None:
+    (plan,) = compile_text(SERVED.format(sharding="pp = 2, dp = 2", more=""))
+    made = time_servers(*plan.cost.pools)
+    load = draw_load(plan.spec, 30)
+    worker = serving_worker(made.deployment.one, load.requests, "vllm", clock=made.clock)
+    whole = simulate([worker] * 2, load.requests)
+    parts = merge_shares(load.requests, [serve_share(worker, load.requests, number, 2) for number in (0, 1)])
+    assert whole.stages is not None
+    assert parts.stages is not None
+    for records in (whole, parts):
+        assert set(records.stages.replica.tolist()) == {0, 1}
+    for server in (0, 1):
+        one, other = ([x[s.replica == server] for x in s] for s in (whole.stages, parts.stages))
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("more", ["", "prefill {}, decode {}, transfer { bandwidth = 50 GB/s, latency = 10 us }"])
+def test_stages_of_a_simulation_have_tracks_that_add_up_and_arrows_from_stage_to_stage(more: str) -> None:
+    (plan,) = compile_text(SERVED.format(sharding="pp = 3, dp = 2", more=more))
+    run = plan.simulate(requests=25)
+    trace, steps, stages = read_trace(trace_simulation(plan.spec, run)), run.records.steps, run.records.stages
+    assert stages is not None
+    check_trace(trace)
+    busy = {
+        (pid, name): sum(s.end - s.start for s in trace.slices.get((pid, tid), [])) / 1e9
+        for (pid, tid), name in trace.tracks.items()
+        if name.startswith("stage ")
+    }
+    servers = len(set(steps.replica.tolist()))
+    assert len(busy) == 3 * servers
+    assert sum(busy.values()) == pytest.approx(float((stages.end_s - stages.start_s).sum()), rel=1e-6)
+    for server in set(steps.replica.tolist()):
+        own = np.flatnonzero(steps.replica == server)
+        mine = stages.replica == server
+        first, last = (np.flatnonzero(mine & (stages.stage == stage)) for stage in (0, 2))
+        assert len(first) == len(last) == len(own)
+        np.testing.assert_allclose(stages.start_s[first], steps.start_s[own], atol=1e-9)
+        assert (stages.end_s[last] <= steps.end_s[own] + 1e-9).all()
+        assert (stages.start_s[last] > stages.end_s[first]).all()
+    hops = [found for found in trace.flows.values() if found[0]["name"] == "hop"]
+    assert len(hops) == len(steps.start_s)
+    assert all(len(found) == 3 and len({event["tid"] for event in found}) == 3 for found in hops)
 
 
 # ---- the command

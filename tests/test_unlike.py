@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,7 @@ from plandsl.backends.graphviz import VIEWS
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.ir.kinds import stage_kinds
-from plandsl.ir.program import Program
-from plandsl.passes import compile_phase
+from plandsl.passes import program_after, structure
 from plandsl.show import show_plan
 from plandsl.spec.hardware import GpuSpec
 from plandsl.spec.plan import PlanSpec
@@ -257,11 +255,9 @@ def test_laws_of_times_hold_on_unlike_gpus(spec: PlanSpec) -> None:
 def test_ranks_on_other_formats_share_no_program() -> None:
     """On `mixed`, four ranks multiply in fp8 and eight do not: neither takes the program that is known of the other."""
     few, all_ = (plan(f"tp = {n}", model="m with { weights = fp8 }") for n in (4, 8))
-    for order in ((few, all_), (all_, few)):
-        known: dict[Hashable, Program] = {}
-        for made in order:
-            assert compile_phase(made.spec, "prefill", known).program == made.prefill.program
-        assert len(known) == 2
+    assert structure(few.spec) != structure(all_.spec)
+    for made in (few, all_):
+        assert program_after(made.spec, "prefill", "place-memory") == made.prefill.program
 
 
 # ---- clusters

@@ -12,11 +12,12 @@ from plandsl.backends.accuracy import serving
 from plandsl.backends.accuracy.answer import Answer, Mask, Texts
 from plandsl.backends.accuracy.kernels import Shelf, predict
 from plandsl.backends.accuracy.score import Judged, judge
+from plandsl.backends.calibrate.declare import tables_of
 from plandsl.backends.calibrate.kind import AnyKind
 from plandsl.backends.calibrate.kinds import KINDS
 from plandsl.backends.calibrate.table import Table, read_table
 from plandsl.diagnostics import Diagnostic, PlanError
-from plandsl.measurements import MEASURED, Unfit, read_number
+from plandsl.measurements import FILE, MEASURED, Unfit, read_number
 from plandsl.progress import Tick, silent
 
 Deployments = Callable[[Table, str], dict[str, Answer]]
@@ -47,32 +48,44 @@ class Evaluation:
 def evaluate(place: Path, shelf: Shelf, deployments: Deployments, tick: Tick = silent) -> Evaluation:
     """Compare predictions with every row of a file, or of the known files of a folder.
 
-    ``tick`` hears how many files are done, of how many.
+    A file may hold rows of several tables, as `planc measure` writes them. ``tick`` hears how many tables are done, of
+    how many.
 
     Raises `PlanError` (E450) where there is no known file, and on files that are no tables.
     """
     known = list(dict.fromkeys([*(kind.file for kind in KINDS), *SERVING]))
     found = sorted(place.glob("*.csv")) if place.is_dir() else [place]
-    files = {path.name: path for path in found if path.name in known and path.is_file()}
+    files = [(name, path) for path in found if path.is_file() for name in sorted(_tables(path, known), key=known.index)]
     if not files:
-        hint = f"files are known by name: {', '.join(known)}"
+        hint = f"files are known by name: {', '.join(known)}; or by a column `{FILE}` that has such names"
         raise PlanError([Diagnostic("E450", f"no measurements in {place}", hint=hint)])
     out: list[Judged] = []
-    for done, name in enumerate([name for name in known if name in files], 1):
-        out += judged(files[name], shelf, deployments)
+    for done, (name, path) in enumerate(sorted(files, key=lambda one: known.index(one[0])), 1):
+        out += judged(name, path, shelf, deployments)
         tick(done, len(files))
-    return Evaluation(tuple(out), tuple(path.name for path in found if path.name not in known))
+    read_ = {path for _, path in files}
+    return Evaluation(tuple(out), tuple(path.name for path in found if path not in read_))
 
 
-def judged(path: Path, shelf: Shelf, deployments: Deployments) -> Iterator[Judged]:
-    """Every metric of one file."""
-    table = read(path)
+def _tables(path: Path, known: Sequence[str]) -> set[str]:
+    """The known tables that a file holds: the one of its name, or those of its column `FILE`."""
+    if path.name in known:
+        return {path.name}
+    try:
+        return (tables_of(path) or set()) & set(known)
+    except PlanError:  # another file of the folder, which is no table
+        return set()
+
+
+def judged(name: str, path: Path, shelf: Shelf, deployments: Deployments) -> Iterator[Judged]:
+    """Every metric of the table ``name`` of a file."""
+    table, stem = read(path, name), name.removesuffix(".csv")
     if not len(table):
         return
-    if path.name in SERVING:
-        yield from _deployments(path.stem, table, deployments)
+    if name in SERVING:
+        yield from _deployments(stem, table, deployments)
         return
-    for whole, counted in compare(path.stem, table, usable(path, table), shelf):
+    for whole, counted in compare(stem, table, usable(name, path, table), shelf):
         yield whole.where(counted)
 
 
@@ -87,14 +100,17 @@ def compare(file: str, table: Table, kinds: Sequence[AnyKind], shelf: Shelf) -> 
         yield judge(file, name, gpus, groups, measured=found.measured, answer=found.answer), of
 
 
-def read(path: Path) -> Table:
-    """A file, where a cell that is no number, or cannot be meant, counts as blank: it costs its row and no other."""
-    return read_table(path, ("gpu",), number=_number)
+def read(path: Path, name: str = "") -> Table:
+    """A file, or its rows of the table ``name`` if it holds several tables.
+
+    A cell that is no number, or cannot be meant, counts as blank: it costs its row and no other.
+    """
+    return read_table(path, ("gpu",), number=_number, part=name)
 
 
-def usable(path: Path, table: Table) -> list[AnyKind]:
-    """The kinds of a file whose columns it has. Raises `PlanError` where it has those of none."""
-    kinds = [kind for kind in KINDS if kind.file == path.name]
+def usable(name: str, path: Path, table: Table) -> list[AnyKind]:
+    """The kinds of the table ``name`` of a file whose columns it has. Raises `PlanError` where it has those of none."""
+    kinds = [kind for kind in KINDS if kind.file == name]
     found = [kind for kind in kinds if set(kind.columns) <= set(table.columns)]
     if not found:
         read_table(path, kinds[0].columns)

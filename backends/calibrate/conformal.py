@@ -69,7 +69,8 @@ def together(parts: Sequence[Residuals]) -> Residuals:
     """The residuals of several groups or classes as one."""
     if not parts:
         return NONE
-    return Residuals(*(np.concatenate([part[i] for part in parts]) for i in range(3)))
+    under, over, groups = zip(*parts, strict=True)
+    return Residuals(np.concatenate(under), np.concatenate(over), np.concatenate(groups))
 
 
 def margin(classes: Sequence[Residuals], level: float = LEVEL) -> Margin:
@@ -79,7 +80,7 @@ def margin(classes: Sequence[Residuals], level: float = LEVEL) -> Margin:
     """
     tail = (1 - level) / 2
     shares = weights(classes)
-    under, over = (np.concatenate([c[i] for c in classes]) for i in range(2))
+    under, over = np.concatenate([c.under for c in classes]), np.concatenate([c.over for c in classes])
     if not len(under):
         return 0.0, 0.0
     return -_upper(-under, shares, 1 - tail), _upper(over, shares, 1 - tail)

@@ -27,7 +27,7 @@ COLUMNS = (
 Row = dict[str, str]
 
 NO_LINK = LinkSpec("switch", 1e9, 1e-6)
-"""The link of a node of one GPU, which carries nothing."""
+"""The link of a node of one GPU. Its numbers are assumed and without effect: nothing goes over it."""
 
 
 class Declared(NamedTuple):

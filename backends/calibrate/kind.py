@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeAlias, cast
+from typing import Any, Generic, TypeAlias
 
 import numpy as np
 from attrs import evolve, field, frozen
@@ -74,7 +74,7 @@ class Kind(Generic[C]):
         if not told:
             return self
         held = {**self.loose, **dict.fromkeys(told, HELD)}
-        return evolve(self, start=cast(C, self.start._replace(**told)), loose=held)
+        return evolve(self, start=self.start._replace(**told), loose=held)
 
 
 AnyKind: TypeAlias = Kind[Any]

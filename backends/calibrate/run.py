@@ -18,7 +18,7 @@ from plandsl.backends.calibrate.pooled import fit_pooled
 from plandsl.backends.calibrate.relatives import RELATIVES, completing, relatives_of
 from plandsl.backends.calibrate.table import Table, read_table
 from plandsl.backends.calibrate.write import plan_texts, pooled_text
-from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.diagnostics import Diagnostic, PlanError, clip
 from plandsl.spec.constants import FormConstants
 from plandsl.spec.hardware import GpuSpec, LinkSpec
 
@@ -43,9 +43,10 @@ class Job:
 
 def files(data: Sequence[Path]) -> Iterator[tuple[AnyKind, Table]]:
     """Every file of a known kind among ``data``, which are files or folders of them."""
-    found = False
+    found, others = False, set[str]()
     for place in data:
         several = tables_of(place) if place.is_file() else None
+        others |= several or set()
         for kind in KINDS:
             path = place / kind.file if place.is_dir() else place
             if path.is_file() and (path.name == kind.file if several is None else kind.file in several):
@@ -55,7 +56,10 @@ def files(data: Sequence[Path]) -> Iterator[tuple[AnyKind, Table]]:
     if not found:
         names = ", ".join(dict.fromkeys(k.file for k in KINDS))
         where = ", ".join(map(str, data))
-        raise PlanError([Diagnostic("E450", f"no measurements in {where}", hint=f"files are known by name: {names}")])
+        hint = f"files are known by name: {names}"
+        if others:
+            hint = f"it has rows of {', '.join(map(clip, sorted(others)))} alone, and a fit needs those of {names}"
+        raise PlanError([Diagnostic("E450", f"no measurements of kernels in {where}", hint=hint)])
 
 
 def gpus_of(data: Sequence[Path]) -> set[str]:

@@ -99,7 +99,9 @@ class Bench:
         """The load in words, without lengths."""
         if self.kind == CLOSED:
             return f"{self.clients:,} at once"
-        return f"{self.rate:.3g} req/s" if self.kind == OPEN else "all at once"
+        if self.kind == OPEN:
+            return f"{self.rate:.3g} req/s" + (f", {self.cap:,} at once" if self.cap else "")
+        return "all at once"
 
 
 def read_bench(document: Document) -> tuple[Bench | None, list[Diagnostic]]:

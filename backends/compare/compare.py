@@ -30,11 +30,13 @@ def read_runs(paths: Sequence[str]) -> list[Bench]:
     """
     found: list[Bench] = []
     wrong: list[Diagnostic] = []
+    sources: dict[str, str] = {}
     for path in paths:
         try:
             documents = read_documents(path)
         except PlanError as error:
             wrong += error.diagnostics
+            sources |= error.sources
             continue
         runs, more = read_all(documents)
         found, wrong = found + runs, wrong + more
@@ -42,7 +44,7 @@ def read_runs(paths: Sequence[str]) -> list[Bench]:
         why = f"the files have {len(found):,} runs: more than {MAX_BENCH_RUNS:,}"
         wrong.append(Diagnostic("E560", why, hint="compare fewer runs at once"))
     if wrong:
-        raise PlanError(wrong)
+        raise PlanError(wrong, sources)
     return found
 
 
@@ -73,10 +75,10 @@ def compare_runs(
     if fit is not None:
         check_fit(predictor, runs)
     if engine is not None and (fit is not None or not why):
-        cases = cases_of(benches, runs)
+        cases, others = cases_of(benches, runs)
         probed = probe(predictor, cases, engine, tick=count_parts(tick, 1, 2))
         verdict = None if why else judge(predictor, benches, runs, probed)
-        fitted = None if fit is None else fit_engine(predictor, probed, engine, fit)
+        fitted = None if fit is None else fit_engine(predictor, probed, others, engine, fit)
     return Comparison(made.spec.name, tuple(runs), verdict, why_not=why, fitted=fitted, about=About(made.spec))
 
 

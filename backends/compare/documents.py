@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from plandsl.backends.compare.formats import FORMATS, Format
-from plandsl.diagnostics import Diagnostic, PlanError, Span, clip
+from plandsl.diagnostics import Diagnostic, PlanError, Span, clip, either, nearest
 from plandsl.files import read_file
 from plandsl.limits import MAX_BENCH_BYTES, MAX_BENCH_RUNS
 
@@ -40,7 +40,8 @@ def read_documents(path: str) -> list[Document]:
         data = read_file(Path(path), MAX_BENCH_BYTES)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise PlanError([Diagnostic("E560", f"cannot read {clip(path)}: {reason}")]) from error
+        hint = f"name the files in it: {clip(path)}/*.json" if Path(path).is_dir() else _near(path)
+        raise PlanError([Diagnostic("E560", f"cannot read {clip(path)}: {reason}", hint=hint)]) from error
     if len(data) > MAX_BENCH_BYTES:
         why = f"{path} is larger than {MAX_BENCH_BYTES:,} bytes"
         hint = "write the result without each request: `vllm bench serve` without `--save-detailed`, one run a file"
@@ -63,6 +64,17 @@ def parse_documents(data: bytes, file: str) -> list[Document]:
     return found
 
 
+def _near(path: str) -> str:
+    """The files beside a path that is none whose names are near to it."""
+    folder = Path(path).parent
+    names = [one.name for one in folder.iterdir()] if folder.is_dir() else []
+    near = nearest(Path(path).name, names)
+    return f"did you mean {either([str(folder / one) for one in near])}?" if near else _HINT
+
+
+_SHOWN = 2**20
+"""Bytes of a file up to which a diagnostic shows the line that it is about."""
+
 _HINT = "a result file is the JSON that the benchmark writes, for example with `vllm bench serve --save-result`"
 
 
@@ -78,7 +90,8 @@ def _load(text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise _NotJson(error.msg[:1].lower() + error.msg[1:], error.lineno, error.colno) from None
+        why = error.msg[:1].lower() + error.msg[1:].removesuffix(" starting at")
+        raise _NotJson(why, error.lineno, error.colno) from None
     except RecursionError:
         raise _NotJson("it nests too deeply") from None
     except ValueError:  # a whole number of thousands of digits
@@ -96,17 +109,18 @@ def _values(text: str, file: str) -> Iterator[tuple[str, Any]]:
         whole = error
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if len(lines) < 2 or not lines[0][1].rstrip().endswith("}"):
-        raise _no_json(file, whole)
+        raise _no_json(file, whole, text)
     for number, line in lines:
         try:
             yield f"line {number}", _load(line)
         except _NotJson as error:
-            raise _no_json(file, _NotJson(error.why, number, error.column)) from None
+            raise _no_json(file, _NotJson(error.why, number, error.column), text) from None
 
 
-def _no_json(file: str, found: _NotJson) -> PlanError:
+def _no_json(file: str, found: _NotJson, text: str) -> PlanError:
     span = Span(file, found.line, found.column, found.line, found.column + 1)
-    return PlanError([Diagnostic("E560", f"{file} is no valid JSON: {found.why}", span, hint=_HINT)])
+    shown_ = {file: text} if len(text) < _SHOWN else {}
+    return PlanError([Diagnostic("E560", f"{file} is no valid JSON: {found.why}", span, hint=_HINT)], shown_)
 
 
 def _documents(file: str, at: str, value: Any) -> Iterator[Document]:

@@ -16,11 +16,13 @@ from attrs import evolve
 from plandsl.answers.comparison import ComparedRun, FittedConstant, FittedEngine
 from plandsl.backends.calibrate.robust import soften
 from plandsl.backends.calibrate.solve import least_squares
+from plandsl.backends.compare.bands import find_bands, tell_bands, without_stated
 from plandsl.backends.compare.predict import Predictor
 from plandsl.backends.compare.suspects import JUDGED, KINDS, NOISE, Answers, Cases, Kind, Probed, predict, probe
 from plandsl.backends.cost.serving.requests import Floats
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.show import show_engine
+from plandsl.spec.engine_bands import EngineBands
 from plandsl.spec.hardware import EngineSpec
 from plandsl.units import show_percent
 
@@ -72,8 +74,10 @@ def check_fit(predictor: Predictor, runs: Sequence[ComparedRun]) -> None:
         raise PlanError([Diagnostic("E566", "no run has TTFT or TPOT, to which an engine is fitted", hint=hint)])
 
 
-def fit_engine(predictor: Predictor, probed: Probed, engine: EngineSpec, name: str) -> FittedEngine:
+def fit_engine(predictor: Predictor, probed: Probed, others: Cases, engine: EngineSpec, name: str) -> FittedEngine:
     """The engine that comes closest to the runs, under ``name``, from the predictor's own ``engine``.
+
+    ``others`` are runs that judge nothing: they tell how far the engine is off where it has seen no run.
 
     Raises `PlanError` (E451) without scipy.
     """
@@ -87,7 +91,12 @@ def fit_engine(predictor: Predictor, probed: Probed, engine: EngineSpec, name: s
         if after > SETTLED * before or after < DONE:
             break
     best = min(points, key=lambda point: point.cases.loss(point.cases.predicted))
-    return tell(name, start, best, chosen)
+    bands = None
+    if len(start.cases.benches) > 1:
+        more = others._replace(predicted=predict(predictor, others, lambda _: best.engine))
+        unseen = predict_left_out(best, chosen, engine)
+        bands = find_bands(best.cases.and_more(more), np.concatenate([unseen, more.predicted]), predictor.plan)
+    return tell(name, start, best, chosen, bands)
 
 
 def point_at(predictor: Predictor, cases: Cases, engine: EngineSpec, names: Sequence[str]) -> Point:
@@ -128,15 +137,21 @@ def unseen_error(point: Point, names: Sequence[str]) -> float:
 
 def left_out(point: Point, names: Sequence[str], first: EngineSpec) -> Iterator[tuple[str, float]]:
     """The metric and the logarithm of the error of each run, by a fit from ``point`` on that has seen the others."""
-    many = len(point.cases.benches)
-    for out in range(many):
-        others = [i for i in range(many) if i != out]
-        by = solve(some(point, others), names, first)
-        one = some(point, [out])
-        errors = one.cases.errors(along(one, names, by))[0]
-        for metric, error, there in zip(JUDGED, errors, np.isfinite(one.cases.measured[0]), strict=True):
-            if there:
+    errors = point.cases.errors(predict_left_out(point, names, first))
+    for row, there in zip(errors, np.isfinite(point.cases.measured), strict=True):
+        for metric, error, is_there in zip(JUDGED, row, there, strict=True):
+            if is_there:
                 yield metric, float(error)
+
+
+def predict_left_out(point: Point, names: Sequence[str], first: EngineSpec) -> Floats:
+    """float64[runs, metrics]: what is predicted of each run by a fit from ``point`` on that has seen the others."""
+    many = len(point.cases.benches)
+    found = np.full(point.cases.measured.shape, np.nan)
+    for out in range(many):
+        by = solve(some(point, [i for i in range(many) if i != out]), names, first)
+        found[out] = along(some(point, [out]), names, by)[0]
+    return found
 
 
 def some(point: Point, rows: Sequence[int]) -> Point:
@@ -201,7 +216,7 @@ def move(engine: EngineSpec, names: Sequence[str], by: Floats) -> EngineSpec:
 # ---- as an answer
 
 
-def tell(name: str, start: Point, end: Point, chosen: Sequence[str]) -> FittedEngine:
+def tell(name: str, start: Point, end: Point, chosen: Sequence[str], bands: EngineBands | None) -> FittedEngine:
     """What was fitted, what it explains, and what the runs could not tell."""
     several = len(start.cases.benches) > 1
     unseen = list(left_out(end, chosen, start.engine)) if several else []
@@ -214,17 +229,17 @@ def tell(name: str, start: Point, end: Point, chosen: Sequence[str]) -> FittedEn
     many = len(start.cases.benches)
     source = f"{', '.join(c.name for c in constants) or 'nothing'} fitted to {many} run{'s' * (many > 1)}"
     assumed = tuple((field, why) for field, why in end.engine.assumed if field not in {c.name for c in constants})
-    # the bands are those of the engine that was not fitted to these runs
     made = evolve(
-        end.engine, name=name, assumed=assumed, source=f"{source}; the rest of {start.engine.name}", bands=None,
+        end.engine, name=name, assumed=assumed, source=f"{source}; the rest of {start.engine.name}", bands=bands,
         limits=None,
     )  # fmt: skip
+    made = without_stated(made)
     errors = [by_metric(p.cases, p.cases.predicted) for p in (start, end)]
     mean = {metric: [abs(e) for m, e in unseen if m == metric] for metric, _ in errors[0]}
     left = tuple((metric, float(np.expm1(np.mean(found)))) for metric, found in mean.items() if found)
     return FittedEngine(
         name, f"{comments(made, errors, left)}{show_engine(made)}\n", constants, before=errors[0], after=errors[1],
-        left_out=left if several else None, skipped=tuple(_skipped(start, chosen)),
+        left_out=left if several else None, skipped=tuple(_skipped(start, chosen, bands)),
     )  # fmt: skip
 
 
@@ -267,7 +282,7 @@ def intervals(point: Point, names: Sequence[str]) -> dict[str, float]:
     return dict(zip(names, map(float, np.exp(T80 * spread * width)), strict=True))
 
 
-def _skipped(point: Point, chosen: Sequence[str]) -> Iterator[str]:
+def _skipped(point: Point, chosen: Sequence[str], bands: EngineBands | None) -> Iterator[str]:
     silent = [kind.fields[0] for kind in KINDS if kind.name not in point.answers]
     left = [kind.fields[0] for kind in KINDS if kind.name in point.answers and kind.name not in chosen]
     if left:
@@ -279,4 +294,7 @@ def _skipped(point: Point, chosen: Sequence[str]) -> Iterator[str]:
         yield f"not fitted: {', '.join(silent)}: the runs do not depend on them"
     if len(point.cases.benches) == 1:
         yield "one run: nothing says how far off the engine is at other loads"
-    yield "the fitted engine has no bands: these runs do not say how far other servers are from it"
+    if bands is None:
+        yield "the fitted engine has no bands: these runs do not say how far other runs are from it"
+    else:
+        yield tell_bands(point.engine.name)

@@ -25,7 +25,7 @@ def plan_under(plan: PlanSpec, bench: Bench, count: int) -> PlanSpec:
     traffic = TrafficSpec(None if bench.kind == CLOSED else arrivals, lengths)
     load = evolve(
         plan.workload, input=max(input_, 1), output=max(output, 1), batch=1,
-        concurrency=bench.clients if bench.kind == CLOSED else None, requests=count, traffic=traffic,
+        concurrency=(bench.clients if bench.kind == CLOSED else bench.cap) or None, requests=count, traffic=traffic,
         demand=None, chosen=False, rate=None,
     )  # fmt: skip
     return evolve(plan, workload=load, requires=())

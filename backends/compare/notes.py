@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from plandsl.backends.accuracy.names import Known, catalog_name, find_model
 from plandsl.backends.compare.bench import Bench
 from plandsl.backends.compare.documents import shown
-from plandsl.backends.compare.formats import CLOSED, OPEN
+from plandsl.backends.compare.formats import CLOSED
 from plandsl.diagnostics import Diagnostic
 from plandsl.spec.plan import PlanSpec
 from plandsl.units import counted
@@ -43,6 +43,8 @@ def _model(plan: PlanSpec, bench: Bench, known: Known) -> Iterator[Diagnostic]:
     found = find_model(bench.model, known)
     if found == own or own in catalog_name(bench.model.lower()) or (found and found == find_model(own, known)):
         return
+    if found and own.startswith(f"{found}_"):  # such as `llama_3_1_8b_served`, with other formats
+        return
     what = f"`{found}` of the catalog" if found else "which the catalog does not have"
     why = f"the server ran the model {named}, {what}, and the plan has `{own}`"
     yield Diagnostic("N535", why, hint="if both have the same layers and sizes, nothing is wrong")
@@ -67,8 +69,6 @@ def _assumed(bench: Bench, simulated: int) -> Iterator[str]:
         yield f"the file does not say how long requests are: {own}, as in the plan"
     elif not bench.spread_known:
         yield "the file does not say how lengths differ: all requests are taken to be equally long"
-    if bench.kind == OPEN and bench.cap:
-        yield f"the limit of {bench.cap:,} requests at once is not simulated"
     if bench.failed:
         yield f"{counted(bench.failed, 'request')} failed, which the simulation does not have"
     if simulated < bench.requests:

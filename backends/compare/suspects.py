@@ -68,9 +68,8 @@ KINDS = (
     Kind("communication", "communication between GPUs", ("links",), rate=True, metric="tpot"),
     Kind("host_step", "host work of each step", ("step",), rate=False, metric="tpot"),
     Kind("host_request", "host work for each request in a step", ("request",), rate=False, metric="tpot"),
-    Kind("client", "client, tokenizer or network", ("first",), rate=False, metric="ttft"),
-    Kind("client_request", "client, tokenizer or network, for each request in flight", ("first_request",),
-         rate=False, metric="ttft"),
+    Kind("client", "client side (tokenizer, network)", ("first",), rate=False, metric="ttft"),
+    Kind("client_request", "client side for each request in flight", ("first_request",), rate=False, metric="ttft"),
 )  # fmt: skip
 
 MEMORY = "memory"
@@ -101,16 +100,30 @@ class Cases(NamedTuple):
             [self.benches[i] for i in at], [self.statistics[i] for i in at], self.measured[at], self.predicted[at]
         )
 
+    def and_more(self, others: Cases) -> Cases:
+        """These runs, and others behind them."""
+        return Cases(
+            [*self.benches, *others.benches],
+            [*self.statistics, *others.statistics],
+            np.concatenate([self.measured, others.measured]),
+            np.concatenate([self.predicted, others.predicted]),
+        )
+
     def mean_error(self, predicted: Floats) -> float:
         """The mean distance from the measured, as a factor minus 1."""
         there = np.isfinite(self.measured)
         return float(np.expm1(np.abs(self.errors(predicted))[there].mean())) if there.any() else float("nan")
 
 
-def cases_of(benches: Sequence[Bench], runs: Sequence[ComparedRun]) -> Cases:
-    """The runs that judge, with what is predicted of them."""
+def cases_of(benches: Sequence[Bench], runs: Sequence[ComparedRun]) -> tuple[Cases, Cases]:
+    """The runs that judge, and the others, with what is predicted of them."""
     gap = largest_gap(runs)
     chosen = pick([bench.clients or bench.rate for bench in benches], keep=0 if gap is None else gap[0])
+    others = [at for at in range(len(benches)) if at not in chosen]
+    return _cases(benches, runs, chosen), _cases(benches, runs, others)
+
+
+def _cases(benches: Sequence[Bench], runs: Sequence[ComparedRun], chosen: Sequence[int]) -> Cases:
     statistics = [{m.metric: m.statistic for m in map(run.find, JUDGED) if m} for run in (runs[i] for i in chosen)]
     measured, predicted = np.full((2, len(chosen), len(JUDGED)), np.nan)
     for row, at in enumerate(chosen):

@@ -32,7 +32,7 @@ TELLS = {
                      "`planc compare-comm` prints), or run the benchmark on one GPU if the model fits",
     "host_step": "{alone}: the host's part of a step is the same at every load, and largest against the kernels there",
     "host_request": "{more}: host work for each request grows with the requests in a step",
-    "client": "{server}: the difference to the client's TTFT is client, tokenizer and network",
+    "client": "{server}: the difference to the client's TTFT is the client side",
     "client_request": "{server}; and the client on a machine of its own, with several processes",
     MEMORY: "the server's log and counters: the size of its KV cache (vLLM: \"GPU KV cache size\") beside the "
             "{tokens} tokens predicted, and preemptions (vLLM: `vllm:num_preemptions_total`)",

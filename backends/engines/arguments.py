@@ -7,10 +7,23 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from plandsl.backends.engines.flags import FLAGS, MODEL_FLAG, OTHER, SHOWN, Flag, Settings, Value, find_flag, normal
+from plandsl.backends.engines.flags import (
+    CHANGES,
+    FLAGS,
+    MODEL_FLAG,
+    OTHER,
+    SHOWN,
+    Flag,
+    Settings,
+    Value,
+    find_flag,
+    is_recorded,
+    normal,
+    recorded,
+)
 from plandsl.backends.engines.server import Role
 from plandsl.backends.engines.words import Command, Word, is_whole
-from plandsl.diagnostics import Diagnostic, Span, clip, either, nearest
+from plandsl.diagnostics import MOST_NEAR, Diagnostic, Span, clip, either, nearest
 from plandsl.spec.scheduler import SchedulerName
 
 _STARTS: tuple[tuple[tuple[str, ...], SchedulerName], ...] = (
@@ -26,6 +39,9 @@ _STARTS: tuple[tuple[tuple[str, ...], SchedulerName], ...] = (
 )
 """Words that start an engine, the longer first."""
 
+IMAGES: tuple[tuple[str, SchedulerName], ...] = (("vllm-openai", "vllm"),)
+"""Names of images that start an engine by themselves, so that only arguments follow."""
+
 BENCHES = (("vllm", "bench", "serve"), ("-m", "sglang.bench_serving"))
 """Words that start a benchmark."""
 
@@ -36,8 +52,8 @@ _TIMES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30
 class Launch(NamedTuple):
     """A command that starts a server.
 
-    ``spans`` has the place of each argument by its long name; ``config`` is the file that `--config` names, and
-    ``ignored`` are flags that say nothing of a plan.
+    ``spans`` has the place of each argument by its long name; ``config`` is the file that `--config` names.
+    ``ignored`` are flags that say nothing of a plan; ``unread`` are flags of the engine that an import does not know.
     """
 
     engine: SchedulerName
@@ -48,6 +64,7 @@ class Launch(NamedTuple):
     config: Word | None = None
     ignored: tuple[str, ...] = ()
     hint: Role = ""
+    unread: tuple[Word, ...] = ()
 
     @property
     def copies(self) -> int:
@@ -63,7 +80,16 @@ def find_launch(command: Command, found: list[Diagnostic]) -> Launch | None:
         for at in range(len(texts) - len(start) + 1):
             if tuple(texts[at : at + len(start)]) == start and texts[at + len(start) :][:1] != ["disaggregated"]:
                 return _read(engine, command, at + len(start), found)
+    for at, text in enumerate(texts):
+        if texts[:1] in (["docker"], ["podman"]) and (engine_ := engine_of_image(text)) is not None:
+            return _read(engine_, command, at + 1, found)
     return None
+
+
+def engine_of_image(text: str) -> SchedulerName | None:
+    """The engine that an image starts by itself: ``vllm/vllm-openai:v0.12``. None for other words."""
+    found = re.fullmatch(r"(?:.*/)?([\w.-]+?)(?:[:@].*)?", text)
+    return None if found is None else dict(IMAGES).get(found[1])
 
 
 def find_bench(command: Command) -> dict[str, str] | None:
@@ -85,6 +111,7 @@ def _read(engine: SchedulerName, command: Command, at: int, found: list[Diagnost
     settings: Settings = {}
     spans: dict[str, Span] = {}
     ignored: list[str] = []
+    unread: list[Word] = []
     config: Word | None = None
     rest = list(words[at:])
     while rest:
@@ -98,13 +125,21 @@ def _read(engine: SchedulerName, command: Command, at: int, found: list[Diagnost
         name, dot, key = name.partition(".") if name.startswith("--") else (name, "", "")
         flag = find_flag(engine, name)
         plain = normal(engine, name.lstrip("-"))
+        if flag is None and plain in CHANGES[engine]:
+            unread.append(word)
         if flag is None and plain in OTHER[engine]:
             count = 0 if equals else OTHER[engine][plain]
             taken = [Word(inline, word.span)] if equals else rest[:count]
             rest = rest[count:]
             if plain in ("config", "extra_llm_api_options") and taken:
                 config = taken[0]
-            ignored.append(name)
+            if plain not in CHANGES[engine]:
+                ignored.append(name)
+            continue
+        if flag is None and is_recorded(engine, name):
+            unread.append(word)
+            if not equals:
+                rest = rest[_values(rest) :]
             continue
         if flag is None:
             found.append(unknown_flag(engine, word, name))
@@ -117,6 +152,13 @@ def _read(engine: SchedulerName, command: Command, at: int, found: list[Diagnost
                                     f"column {first.column}: keep one of the two"))  # fmt: skip
         spans[flag.name] = word.span
         value = Word(inline, word.span) if equals else None
+        if flag.kind == "words":
+            count = 0 if equals else _values(rest)
+            taken, rest = [value] if value is not None else rest[:count], rest[count:]
+            if not taken:
+                found.append(_wrong(flag, word, "nothing follows it"))
+            settings[flag.name] = [one.text for one in taken]
+            continue
         if value is None and (flag.kind not in ("switch", "pair")):
             if not rest:
                 found.append(_wrong(flag, word, "nothing follows it"))
@@ -133,7 +175,13 @@ def _read(engine: SchedulerName, command: Command, at: int, found: list[Diagnost
         environment=command.environment,
         config=config,
         ignored=tuple(dict.fromkeys(ignored)),
+        unread=tuple(unread),
     )
+
+
+def _values(words: Sequence[Word]) -> int:
+    """How many words come before the next flag."""
+    return next((at for at, word in enumerate(words) if word.text.startswith("-")), len(words))
 
 
 def _take_model(
@@ -152,16 +200,25 @@ def unknown_flag(engine: SchedulerName, word: Word, name: str) -> Diagnostic:
     """The error (E506) about a flag that an engine does not have, with the nearest that it has."""
     known = [f"--{flag.name}" for flag in FLAGS[engine]] + [f"--{other}" for other in OTHER[engine]]
     known += [f"--no-{flag.name}" for flag in FLAGS[engine] if flag.kind == "pair"]
+    known += [f"--{one}" for one in recorded(engine)]
+    known += [one for others in recorded(engine).values() for one in others if one.startswith("--")]
     plain = f"--{normal(engine, name.lstrip('-'))}"
-    near = nearest(plain, known)
+    begins = [one for one in dict.fromkeys(known) if one.startswith(plain)]
+    near = begins[:MOST_NEAR] if len(plain) > LEAST_LETTERS and begins else nearest(plain, list(dict.fromkeys(known)))
     hint = _elsewhere(engine, name) or (f"did you mean {either(near)}?" if near else "")
     span = word.span._replace(end_column=word.span.column + len(name))
-    why = f"`{clip(name)}` is no flag of {SHOWN[engine]} that says something of a plan"
+    why = f"`{clip(name)}` is no flag of {SHOWN[engine]}"
     return Diagnostic("E506", why, span, hint=hint or "leave it out: an import needs only what a plan says")
 
 
+LEAST_LETTERS = len("--abc")
+"""A word of more letters that begins flags is short for one of them."""
+
+
 def _elsewhere(engine: SchedulerName, name: str) -> str:
-    """A hint that a flag belongs to another engine."""
+    """A hint that a flag belongs to another engine, or to planc."""
+    if name == "--node":
+        return "this is an option of planc: it stands before `--`"
     for other, shown in SHOWN.items():
         if other != engine and find_flag(other, name) is not None:
             return f"this is a flag of {shown}"  # such as `--tp-size`, which is near another one here
@@ -170,9 +227,18 @@ def _elsewhere(engine: SchedulerName, name: str) -> str:
 
 def _wrong(flag: Flag, word: Word, why: str) -> Diagnostic:
     wanted = {"whole": f"a whole number of at least {flag.least}", "number": "a number", "json": "JSON",
-              "word": either(flag.words) if flag.words else "a word", "switch": "nothing",
+              "word": either(flag.words) if flag.words else "a word", "words": "words", "switch": "nothing",
               "pair": "nothing"}[flag.kind]  # fmt: skip
     return Diagnostic("E507", f"`--{flag.name}`: {why}", word.span, hint=f"expected {wanted}")
+
+
+def _json_slip(text: str) -> str:
+    """Where a text stops being JSON, in words; empty where it is JSON."""
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        return f", since {error.msg[:1].lower()}{error.msg[1:]} at letter {error.pos + 1}"
+    return ""
 
 
 def _value(flag: Flag, word: Word, value: Word | None, found: list[Diagnostic]) -> Value | None:
@@ -201,9 +267,15 @@ def check_value(flag: Flag, given: object, word: Word, found: list[Diagnostic]) 
             return given
         case "json", (dict() | list()):
             return given
+        case "words", list():
+            return [str(one) for one in given]
+        case "words", str():
+            return [given]
         case _:
             near = nearest(str(given), flag.words) if flag.words else []
             why = f"`{clip(str(given))}` is not what it takes"
+            if flag.kind == "json" and isinstance(given, str):
+                why = f"`{clip(given)}` is no JSON{_json_slip(given)}"
             wrong = _wrong(flag, word, why)
             found.append(wrong._replace(hint=f"did you mean {either(near)}?") if near else wrong)
             return None
@@ -237,10 +309,16 @@ def _inner(given: Value | None, key: str, value: Word | None) -> Value:
 def take_config(launch: Launch, items: Sequence[tuple[Word, object]], found: list[Diagnostic]) -> Launch:
     """``launch`` with the keys of a file of its arguments; the command line goes before the file."""
     settings, spans, ignored = dict(launch.settings), dict(launch.spans), list(launch.ignored)
+    unread = list(launch.unread)
     for word, given in items:
         flag, plain = find_flag(launch.engine, f"--{word.text}"), normal(launch.engine, word.text)
         if flag is None and plain in OTHER[launch.engine]:
-            ignored.append(word.text)
+            if plain in CHANGES[launch.engine]:
+                unread.append(word)
+            else:
+                ignored.append(word.text)
+        elif flag is None and is_recorded(launch.engine, f"--{word.text}"):
+            unread.append(word)
         elif flag is None:
             found.append(unknown_flag(launch.engine, word, word.text))
         elif flag.name not in settings and given is not None:
@@ -248,4 +326,4 @@ def take_config(launch: Launch, items: Sequence[tuple[Word, object]], found: lis
             spans[flag.name] = word.span
             if value is not None:
                 settings[flag.name] = value
-    return launch._replace(settings=settings, spans=spans, ignored=tuple(dict.fromkeys(ignored)))
+    return launch._replace(settings=settings, spans=spans, ignored=tuple(dict.fromkeys(ignored)), unread=tuple(unread))

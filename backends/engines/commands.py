@@ -55,6 +55,8 @@ def flag_words(settings: Settings) -> list[tuple[str, ...]]:
     for name, value in settings.items():
         if value is True:
             out.append((f"--{name}",))
+        elif isinstance(value, list):
+            out.append((f"--{name}", *(shlex.quote(str(one)) for one in value)))
         elif value is False:
             out.append((f"--no-{name}",))
         else:
@@ -98,12 +100,19 @@ def bench_words(engine: SchedulerName, deployment: Deployment, port: int) -> lis
         [("python3", "-m", "sglang.bench_serving")] if sglang else [("vllm", "bench", "serve")]
     )
     backend = "sglang" if sglang else "vllm" if engine == "vllm" else "openai"
-    words += [("--backend", backend), ("--model", '"$MODEL"')]
+    if load.encodes:
+        words += [("--backend", "sglang-embedding")] if sglang else [
+            ("--backend", "openai-embeddings"), ("--endpoint", "/v1/embeddings")]  # fmt: skip
+    else:
+        words.append(("--backend", backend))
+    words.append(("--model", '"$MODEL"'))
     words.append(("--served-model-name", deployment.servers[0].model))
     words.append(("--port", str(port)))
     words += _lengths(load, sglang)
     words += _arrivals(deployment)
-    if not sglang:
+    if load.encodes and not sglang:
+        words += [("--percentile-metrics", "e2el"), ("--save-result",)]
+    elif not sglang:
         words += [("--ignore-eos",), ("--percentile-metrics", "ttft,tpot,itl,e2el"), ("--save-result",)]
     return words
 

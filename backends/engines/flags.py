@@ -1,13 +1,16 @@
 """Arguments of engines, as data: those that say something of a plan, and those that say nothing.
 
-The names and their meanings were read from the releases that `READ_FROM` names. A flag that is listed nowhere here is
-unknown to an import, and an export never writes one.
+The names and their meanings were read from the releases that `READ_FROM` names. The names of all arguments stand in the
+files of `recorded/`: an import tells of those that it does not read, and an export writes none of them.
 """
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
+from plandsl.backends.engines.formats import DTYPES
 from plandsl.spec.scheduler import SchedulerName
 
 Value: TypeAlias = "bool | int | float | str | dict[str, object] | list[object]"
@@ -16,8 +19,11 @@ Value: TypeAlias = "bool | int | float | str | dict[str, object] | list[object]"
 Settings: TypeAlias = "dict[str, Value]"
 """Arguments of one server by their long names, without the dashes in front."""
 
-Kind: TypeAlias = Literal["switch", "pair", "whole", "number", "word", "json"]
-"""What follows a flag: nothing (a ``pair`` also has a ``--no-`` form), a whole number, a number, a word, or JSON."""
+Kind: TypeAlias = Literal["switch", "pair", "whole", "number", "word", "words", "json"]
+"""What follows a flag.
+
+Nothing (a ``pair`` also has a ``--no-`` form), a whole number, a number, a word, several words, or JSON.
+"""
 
 READ_FROM: dict[SchedulerName, str] = {
     "vllm": "the wheel of vLLM 0.33.0 (vllm/engine/arg_utils.py, vllm/entrypoints/common/cli_args.py), and "
@@ -86,6 +92,14 @@ VLLM = (
     Flag("max-loras"),
     Flag("max-lora-rank"),
     Flag("max-cpu-loras"),
+    Flag("lora-target-modules", "words"),
+    Flag("runner", "word", words=("auto", "generate", "pooling", "draft")),
+    Flag("convert", "word", words=("auto", "none", "embed", "classify", "reward")),
+    Flag("kv-offloading-size", "number"),
+    Flag("kv-offloading-backend", "word", words=("native", "lmcache")),
+    Flag("mamba-cache-dtype", "word", words=("auto", *DTYPES.values())),
+    Flag("mamba-ssm-cache-dtype", "word", words=("auto", *DTYPES.values())),
+    Flag("mm-encoder-tp-mode", "word", words=("weights", "data")),
     Flag("scheduler-reserve-full-isl", "pair"),
     Flag("nnodes", also=("-n",)),
 )
@@ -130,6 +144,14 @@ SGLANG = (
     Flag("max-loras-per-batch"),
     Flag("max-lora-rank"),
     Flag("max-loaded-loras"),
+    Flag("lora-target-modules", "words"),
+    Flag("is-embedding", "switch"),
+    Flag("enable-hierarchical-cache", "switch", ("--enable-hicache",)),
+    Flag("hicache-size", least=0),
+    Flag("hicache-ratio", "number"),
+    Flag("hicache-write-policy", "word", words=("write_back", "write_through", "write_through_selective")),
+    Flag("mamba-ssm-dtype", "word", words=tuple(DTYPES.values())),
+    Flag("mm-enable-dp-encoder", "pair"),
     Flag("nnodes"),
 )  # fmt: skip
 
@@ -148,6 +170,7 @@ TRTLLM = (
     Flag("enable_chunked_prefill", "switch"),
     Flag("disable_overlap_scheduler", "switch"),
     Flag("kv_cache_config", "json"),
+    Flag("free_gpu_memory_fraction", "number", ("--kv_cache_free_gpu_memory_fraction",)),
     Flag("scheduler_config", "json"),
     Flag("speculative_config", "json"),
     Flag("cache_transceiver_config", "json"),
@@ -185,11 +208,23 @@ OTHER: dict[SchedulerName, dict[str, int]] = {
     "trtllm": {
         "host": 1, "port": 1, "backend": 1, "trust_remote_code": 0, "tokenizer": 1, "log_level": 1, "config": 1,
         "extra_llm_api_options": 1, "gpus_per_node": 1, "num_postprocess_workers": 1, "reasoning_parser": 1,
-        "cuda_graph_config": 1, "moe_config": 1, "print_iter_log": 1, "kv_cache_free_gpu_memory_fraction": 1,
+        "cuda_graph_config": 1, "moe_config": 1, "print_iter_log": 1,
         "trust-remote-code": 0, "cluster_size": 1,
     },
 }  # fmt: skip
-"""Arguments that say nothing of a plan, and how many words follow each."""
+"""Arguments that an import does not read, and how many words follow each."""
+
+CHANGES: dict[SchedulerName, frozenset[str]] = {
+    "vllm": frozenset({
+        "enforce-eager", "compilation-config", "enable-eplb", "eplb-config", "enable-dbo", "cudagraph-capture-sizes",
+        "hf-overrides", "max-cudagraph-capture-size", "num-gpu-blocks-override", "kv-cache-memory-bytes", "swap-space",
+    }),
+    "sglang": frozenset({
+        "disable-cuda-graph", "cuda-graph-max-bs", "enable-two-batch-overlap", "enable-eplb", "max-total-tokens",
+    }),
+    "trtllm": frozenset({"cuda_graph_config", "moe_config"}),
+}  # fmt: skip
+"""Those of `OTHER` that change how an engine runs the model, or how much it holds. The others say nothing of a plan."""
 
 MODEL_FLAG: dict[SchedulerName, str] = {"vllm": "model", "sglang": "model-path", "trtllm": "model"}
 """The argument that names the checkpoint."""
@@ -206,6 +241,22 @@ def find_flag(engine: SchedulerName, word: str) -> Flag | None:
         if any(normal(engine, one.lstrip("-")) == plain for one in flag.also if one.startswith("--")):
             return flag
     return None
+
+
+@cache
+def recorded(engine: SchedulerName) -> dict[str, tuple[str, ...]]:
+    """All names of an engine's arguments with their other spellings, from the files in `recorded/`."""
+    lines = (Path(__file__).parent / "recorded" / f"{engine}.txt").read_text(encoding="utf-8").splitlines()
+    names = (line.split() for line in lines if not line.startswith("#"))
+    return {name.removeprefix("--"): tuple(others) for name, *others in names}
+
+
+def is_recorded(engine: SchedulerName, word: str) -> bool:
+    """Whether ``word`` (with its dashes) is an argument of the engine, or the `--no-` form of one."""
+    plain, known = normal(engine, word.lstrip("-")), recorded(engine)
+    if word in {one for others in known.values() for one in others}:
+        return True
+    return word.startswith("--") and (plain in known or plain.removeprefix("no-") in known)
 
 
 def normal(engine: SchedulerName, name: str) -> str:

@@ -47,6 +47,15 @@ def cache_word(engine: SchedulerName, format_: str, plan: PlanSpec) -> str:
     raise PlanError([Diagnostic("E504", f"{engine} has no KV cache in `{format_}`", plan.span, hint=hint)])
 
 
+def state_word(engine: SchedulerName, format_: str, plan: PlanSpec) -> str:
+    """The engine's name of the format of states. Raises `PlanError` (E504) if it cannot keep them so."""
+    if format_ in DTYPES:
+        return DTYPES[format_]
+    names = ", ".join(f"`{name}`" for name in DTYPES)
+    hint = f"it has {names}: `--set model.state_cache=fp32`"
+    raise PlanError([Diagnostic("E504", f"{engine} keeps no states in `{format_}`", plan.span, hint=hint)])
+
+
 def read_cache(engine: SchedulerName, word: str) -> str | None:
     """The format that an engine's name of a cache means; None for ``auto``."""
     if word == "auto":

@@ -84,16 +84,14 @@ def write_dynamo(deployment: Deployment, engine: SchedulerName, connector: str) 
         hint = "`--to trtllm`, or `--set engine=vllm`"
         raise PlanError([Diagnostic("E503", why, deployment.plan.span, hint=hint)])
     _check_alike(deployment)
-    kind = {"vllm": "Vllm", "sglang": "Sglang"}[engine]
-    frontend = {"componentType": "frontend", "replicas": 1,
-                "extraPodSpec": {"mainContainer": {"image": DYNAMO[engine]}}}  # fmt: skip
-    services: dict[str, object] = {"Frontend": frontend}
+    frontend = _component("Frontend", "frontend", 1, {"image": DYNAMO[engine]})
+    components = [frontend]
     for server in deployment.servers:
         settings = _settings(deployment, engine, server, connector)
-        services[f"{kind}{server.role.capitalize()}Worker"] = _worker(engine, server, settings)
-    name = _plan_name(deployment)
-    body = {"apiVersion": "nvidia.com/v1alpha1", "kind": "DynamoGraphDeployment", "metadata": {"name": name},
-            "spec": {"services": services}}  # fmt: skip
+        components.append(_worker(engine, server, settings, deployment))
+    body = {"apiVersion": "nvidia.com/v1beta1", "kind": "DynamoGraphDeployment",
+            "metadata": {"name": _plan_name(deployment)},
+            "spec": {"backendFramework": engine, "components": components}}  # fmt: skip
     return "\n".join([*_head(deployment, engine), show_yaml(body)])
 
 
@@ -146,15 +144,19 @@ def _container(engine: SchedulerName, server: Server, settings: Settings, deploy
         out |= {"command": ["sh", "-c"], "args": ["\n".join(script) + "\n"]}
     else:
         out |= {"command": list(LAUNCH[engine]), "args": _arguments(engine, server, settings, name)}
-    gpu = server.pool(deployment.plan).node.gpu
-    resource = GPU.get(vendor_of((gpu.name, *gpu.bases)), "nvidia.com/gpu")
-    out["resources"] = {"limits": {resource: str(own)}}
+    out["resources"] = {"limits": {_resource_of(server, deployment): str(own)}}
     out["ports"] = [{"containerPort": PORTS[engine]}]
     out["readinessProbe"] = {"httpGet": {"path": "/health", "port": PORTS[engine]}, "periodSeconds": 10}
     mounts = [{"name": "shm", "mountPath": "/dev/shm"}]  # ranks of a node exchange through it
     if engine == "trtllm":
         mounts.append({"name": "config", "mountPath": "/config"})
     return out | {"volumeMounts": mounts}
+
+
+def _resource_of(server: Server, deployment: Deployment) -> str:
+    """What Kubernetes calls the GPUs of a server."""
+    gpu = server.pool(deployment.plan).node.gpu
+    return GPU.get(vendor_of((gpu.name, *gpu.bases)), "nvidia.com/gpu")
 
 
 def _arguments(engine: SchedulerName, server: Server, settings: Settings, name: str) -> list[str]:
@@ -169,6 +171,8 @@ def _flags(settings: Settings) -> Iterator[str]:
     for name, value in settings.items():
         if isinstance(value, bool):
             yield f"--{name}" if value else f"--no-{name}"
+        elif isinstance(value, list):
+            yield from (f"--{name}", *map(str, value))
         else:
             yield f"--{name}={show_value(value)}"
 
@@ -218,19 +222,26 @@ def _config(name: str, settings: Settings) -> dict[str, object]:
     return about | Files({f"{name}.yaml": show_yaml(settings)})._asdict()
 
 
-def _worker(engine: SchedulerName, server: Server, settings: Settings) -> dict[str, object]:
+def _component(name: str, kind: str, replicas: int, container: dict[str, object]) -> dict[str, object]:
+    """A part of a graph of Dynamo, whose own container is called `main`."""
+    pod = {"spec": {"containers": [{"name": "main", **container}]}}
+    return {"name": name, "type": kind, "replicas": replicas, "podTemplate": pod}
+
+
+def _worker(engine: SchedulerName, server: Server, settings: Settings, deployment: Deployment) -> dict[str, object]:
     """A worker of Dynamo: its module takes the engine's arguments, and Dynamo sets those about nodes."""
-    out: dict[str, object] = {"componentType": "worker"}
-    if server.role:
-        out["subComponentType"] = server.role
-    out |= {"replicas": server.degrees.replicas,
-            "resources": {"limits": {"gpu": str(server.degrees.ranks // server.nodes)}}}  # fmt: skip
-    if server.nodes > 1:
-        out["multinode"] = {"nodeCount": server.nodes}
+    kind = {"vllm": "Vllm", "sglang": "Sglang"}[engine]
     given = {"MODEL": server.model, **environment(engine, server)}
     arguments = [f"--{MODEL_FLAG[engine]}=$(MODEL)", *_flags(settings)]
     if server.role and engine == "vllm":
         arguments.append(f"--disaggregation-mode={server.role}")
-    container = {"image": DYNAMO[engine], "command": ["python3", "-m", f"dynamo.{engine}"], "args": arguments,
-                 "env": [{"name": name, "value": value} for name, value in given.items()]}  # fmt: skip
-    return out | {"extraPodSpec": {"mainContainer": container}}
+    container: dict[str, object] = {
+        "image": DYNAMO[engine],
+        "command": ["python3", "-m", f"dynamo.{engine}"],
+        "args": arguments,
+        "env": [{"name": name, "value": value} for name, value in given.items()],
+        "resources": {"limits": {_resource_of(server, deployment): str(server.degrees.ranks // server.nodes)}},
+    }
+    name = f"{kind}{server.role.capitalize()}Worker"
+    out = _component(name, server.role or "worker", server.degrees.replicas, container)
+    return out | ({"multinode": {"nodeCount": server.nodes}} if server.nodes > 1 else {})

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from plandsl.backends.engines.arguments import Launch, find_launch, take_config
+from plandsl.backends.engines.arguments import Launch, engine_of_image, find_launch, take_config
 from plandsl.backends.engines.manifests import Files
 from plandsl.backends.engines.server import Role
 from plandsl.backends.engines.words import Command, Word, split_commands
@@ -249,6 +249,9 @@ def _launch(container: Any, file: str, found: list[Diagnostic]) -> Launch | None
                 placed = tuple(map(place, command.words))
                 if launch := find_launch(Command({**environment, **command.environment}, placed), found):
                     return launch
+    image = _get(container, "image")
+    if not _items(_get(container, "command")) and engine_of_image(_text(image)) is not None:
+        words = (Word("docker", _word(image, file, 0).span), _word(image, file, 0), *words)
     return find_launch(Command(environment, words), found) if words else None
 
 

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 from plandsl.backends.engines.server import Degrees, Draft, Server
 from plandsl.spec.model import ModelSpec
 from plandsl.spec.scheduler import SchedulerName
+
+HOST_RATE = "50 GB/s"
+"""Bandwidth between a GPU and host memory that an import writes, with a comment: no command line says it."""
+
+DISK_RATE = "6 GB/s"
+"""Bandwidth of a disk that an import writes, with a comment."""
 
 ASSUMED_ACCEPTANCE = "70 %"
 """Acceptance of guesses that an import writes, with a comment: no command line says it."""
@@ -21,13 +28,15 @@ def write_plan(
     ``declared`` is what the plan says for its model; ``nodes`` the node of each server; ``load`` the fields of the
     workload, empty where no benchmark says them; ``catalog`` gives the catalog's name of a published model.
     """
-    lines = list(_declarations(servers, engine, model, declared))
+    served = _served(servers[0], model, declared)
+    lines = list(_declarations(servers, engine, model, served))
     lines.append(f"plan {name} {{")
-    lines.append("  model = served")
-    if load:
-        lines.append(f"  workload {{ {', '.join(f'{key} = {value}' for key, value in load.items())} }}")
-    else:
-        lines.append("  workload { input = 1024, output = 128, batch = 8 }  # no benchmark says the load: yours here")
+    lines.append(f"  model = {served.name}")
+    fields = dict(load) or {"input": "1024", "output": "128", "batch": "8"}
+    if servers[0].encodes:
+        fields["output"] = "0"
+    said = "" if load else "  # no benchmark says the load: yours here"
+    lines.append(f"  workload {{ {', '.join(f'{key} = {value}' for key, value in fields.items())} }}{said}")
     if len(servers) == 1:
         lines += [f"  {line}" for line in _fields(servers[0], model, nodes[0], _tag(servers[0], servers), catalog)]
     else:
@@ -42,24 +51,51 @@ def _tag(server: Server, servers: tuple[Server, ...]) -> str:
     return f"_{server.role}" if len(servers) > 1 else ""
 
 
-def _declarations(servers: tuple[Server, ...], engine: SchedulerName, model: ModelSpec, declared: str) -> Iterator[str]:
-    """The model as it is served, and each server's engine and shardings."""
-    first = servers[0]
+class _Served(NamedTuple):
+    """The model as it is served: its name, and the lines that declare it, none for one that is as it was declared."""
+
+    name: str
+    lines: tuple[str, ...] = ()
+
+
+def _served(first: Server, model: ModelSpec, declared: str) -> _Served:
     given = {"weights": (first.weights, model.weights), "kv_cache": (first.kv_cache, model.kv_cache),
              "activations": (first.activations, model.activations),
+             "state_cache": (first.state_cache, model.state_cache or model.activations),
              "max_context": (first.max_context, model.max_context)}  # fmt: skip
+    comments: list[str] = []
     changes = [f"{name} = {ours}" for name, (ours, theirs) in given.items() if ours and ours != theirs]
     if first.lora is not None:
         targets = f"[{', '.join(first.lora.targets)}]" if first.lora.targets else "all"
-        changes.append(f"lora {{ adapters = {first.lora.adapters}, rank = {first.lora.rank}, targets = {targets} }}")
+        inner = [f"adapters = {first.lora.adapters}", f"rank = {first.lora.rank}", f"targets = {targets}"]
         if first.lora.host is not None:
-            yield f"# {first.lora.host} adapters in host memory: `host_adapters` of `lora`, which needs bandwidths\n"
-    yield f"model served = {declared}" + (f" with {{ {', '.join(changes)} }}" if changes else "") + "\n"
+            comments.append(
+                f"# bandwidths to host memory and disks, {HOST_RATE} and {DISK_RATE}, are assumed; put yours there"
+            )
+            inner += [f"host_bandwidth = {HOST_RATE}", f"host_adapters = {first.lora.host}",
+                      f"disk_bandwidth = {DISK_RATE}"]  # fmt: skip
+        changes.append(f"lora {{ {', '.join(inner)} }}")
+    if not changes:
+        return _Served(declared)
+    name = f"{declared}_served"
+    return _Served(name, (*comments, f"model {name} = {declared} with {{ {', '.join(changes)} }}\n"))
+
+
+def _declarations(
+    servers: tuple[Server, ...], engine: SchedulerName, model: ModelSpec, served: _Served
+) -> Iterator[str]:
+    """The model as it is served, and each server's engine and shardings."""
+    yield from served.lines
     for server in servers:
         tag = _tag(server, servers)
         fields = {"max_requests": server.max_requests, "kv_block": server.kv_block,
                   "prefix_cache": server.prefix_cache, **dict(server.options)}  # fmt: skip
         set_ = [f"{name} = {_show(value)}" for name, value in fields.items() if value is not None]
+        host = server.host_cache
+        if host is not None and host.size:
+            yield f"# host memory behind the KV cache: its bandwidth, {HOST_RATE}, is assumed; put yours there"
+            set_.append(f"kv_tiers = [[{round(host.size / 1e9, 6):.15g} GB, {HOST_RATE}]]")
+            set_ += [f"kv_write = {host.write}"] if host.write else []
         yield f"engine own{tag} = {engine}" + (f" with {{ {', '.join(set_)} }}" if set_ else "") + "\n"
         if server.shift is not None:
             d = server.degrees
@@ -92,8 +128,16 @@ def _fields(server: Server, model: ModelSpec, node: str, tag: str, catalog: Call
         yield f"chunked_prefill = {server.chunk}"
     if server.memory_fraction is not None:
         yield f"memory_fraction = {round(server.memory_fraction * 100, 9):g} %"
+    if server.whole_images:
+        yield from _tower(server.degrees)
     if server.draft is not None:
         yield _draft(server.draft, server.degrees, catalog) + "  # the acceptance is assumed: put yours here"
+
+
+def _tower(d: Degrees) -> Iterator[str]:
+    """The sharding of a tower of which each rank encodes whole images."""
+    ranks = d.ranks // d.pipeline
+    yield f"tower {{ sharding {{ mesh images = {ranks}; batch -> images }} }}"
 
 
 def _draft(draft: Draft, degrees: Degrees, catalog: Callable[[str], str]) -> str:

@@ -7,10 +7,11 @@ from typing import Literal
 
 from plandsl.answers.estimate import Estimate
 from plandsl.backends.engines.degrees import check_vocab, read_degrees
-from plandsl.backends.engines.server import Degrees, Deployment, Draft, Lora, Role, Server
+from plandsl.backends.engines.server import Degrees, Deployment, Draft, HostCache, Lora, Role, Server
+from plandsl.backends.engines.towers import read_tower
 from plandsl.backends.engines.unsaid import check_program, find_unsaid, find_unsaid_between
 from plandsl.diagnostics import Diagnostic, PlanError
-from plandsl.spec.model import ADAPTERS, LORA_RANK
+from plandsl.spec.model import ADAPTERS, LORA_RANK, inside_experts
 from plandsl.spec.plan import PlanSpec
 from plandsl.spec.scheduler import SchedulerName, scheduler_name
 
@@ -83,6 +84,10 @@ def _server(plan: PlanSpec, role: Role, engine: SchedulerName, estimate: Estimat
         kv_block=own.kv_block if ours and own is not None and own.kv_block > 1 else None,
         draft=_draft(plan),
         lora=_lora(plan),
+        encodes=load.encodes,
+        state_cache=(plan.model.state_cache or plan.model.activations) if plan.model.stateful else "",
+        host_cache=_host_cache(plan),
+        whole_images=read_tower(plan),
         options=own.scheduler.limits if ours and own is not None else (),
         gpus=plan.node.count,
     )
@@ -143,6 +148,18 @@ def _draft(plan: PlanSpec) -> Draft | None:
     return Draft(kind, speculate.tokens, speculate.draft.name, read_degrees(draft).tensor)
 
 
+def _host_cache(plan: PlanSpec) -> HostCache | None:
+    """The first tier behind the GPUs' memory; engines name no size of further ones."""
+    scheduler = plan.engine.scheduler if plan.engine is not None else None
+    if scheduler is None or not scheduler.tiers:
+        return None
+    return HostCache(scheduler.tiers[0].memory, write=scheduler.write)
+
+
 def _lora(plan: PlanSpec) -> Lora | None:
     lora, sizes = plan.model.lora, dict(plan.model.sizes)
-    return None if lora is None else Lora(sizes[ADAPTERS], sizes[LORA_RANK], lora.host_adapters, lora.targets)
+    if lora is None:
+        return None
+    experts = {w.name for w in inside_experts(s.term for block in plan.model.blocks for s in block.statements)}
+    inside = tuple(name for name in lora.targets if name in experts)
+    return Lora(sizes[ADAPTERS], sizes[LORA_RANK], lora.host_adapters, lora.targets, inside)

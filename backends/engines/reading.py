@@ -81,12 +81,26 @@ class Reading:
             return None
         return float(value)
 
+    def positive(self, name: str) -> float | None:
+        """A number above 0, None where it is not given; 0 stands for none."""
+        value = self.settings.get(name)
+        if value is None or isinstance(value, bool | str | dict | list) or value == 0:
+            return None
+        if value < 0:
+            self.fail(name, f"`{value}` is below 0", "a number above 0")
+            return None
+        return float(value)
+
+    def words(self, name: str) -> tuple[str, ...]:
+        """Several words, none where they are not given."""
+        return tuple(str(one) for one in self.items(name))
+
     def json(self, name: str) -> dict[str, object]:
         """An object, empty where it is not given."""
         value = self.settings.get(name)
         return value if isinstance(value, dict) else {}
 
-    def list(self, name: str) -> list[object]:
+    def items(self, name: str) -> list[object]:
         """A list, empty where it is not given."""
         value = self.settings.get(name)
         return value if isinstance(value, list) else []
@@ -134,6 +148,21 @@ class Reading:
         if "kv-cache-dtype" not in self.settings and self.engine != "trtllm":
             return self.model.kv_cache
         return self.dtype() or self.model.activations
+
+    def state(self, name: str) -> str:
+        """The format of states that an argument names; empty for ``auto``, and for a model without states."""
+        named = {theirs: ours for ours, theirs in DTYPES.items()}
+        return named.get(self.word(name), "") if self.model.stateful else ""
+
+    def own_state(self) -> str:
+        """The format of the states of a model where no argument names one; empty for a model without states."""
+        return (self.model.state_cache or self.model.activations) if self.model.stateful else ""
+
+    def whole_images(self, name: str, found: bool | None) -> bool | None:
+        """Whether each rank encodes whole images, as the argument ``name`` says; only a model with a tower has any."""
+        if found and self.model.tower is None:
+            self.fail(name, f"`{self.model.name}` has no tower that reads images", "drop the flag")
+        return found if self.model.tower is not None else None
 
     def partition(self, variable: str) -> tuple[int, ...]:
         """The layers of each stage that an environment variable lists."""

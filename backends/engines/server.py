@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from plandsl.diagnostics import Diagnostic
 from plandsl.spec.plan import PlanSpec, WorkloadSpec
+from plandsl.spec.scheduler import WriteName
 
 Role: TypeAlias = Literal["", "prefill", "decode"]
 
@@ -47,13 +48,26 @@ class Draft(NamedTuple):
 class Lora(NamedTuple):
     """Low-rank adapters: how many a GPU holds at once, and the largest rank; how many are in host memory (None: all).
 
-    ``targets`` are the weights that have adapters; empty: the adapters' own files say it.
+    ``targets`` are the weights that have adapters; empty: the adapters' own files say it. ``inside`` are those of them
+    that each expert has.
     """
 
     adapters: int
     rank: int
     host: int | None = None
     targets: tuple[str, ...] = ()
+    inside: tuple[str, ...] = ()
+
+
+class HostCache(NamedTuple):
+    """Host memory behind the KV cache: ``size`` bytes for each GPU, or ``ratio`` times the GPU's own cache.
+
+    ``write`` says when blocks are copied there; empty: as the engine does.
+    """
+
+    size: float = 0.0
+    ratio: float = 0.0
+    write: WriteName | Literal[""] = ""
 
 
 class Server(NamedTuple):
@@ -64,6 +78,9 @@ class Server(NamedTuple):
     so many tokens are sharded over heads alone. ``chunk``: most tokens of a step in which a part of a prompt runs
     beside decodes. ``memory_fraction`` is the engine's own. ``options`` are limits of its scheduler by their name in
     the language. ``gpus`` is the number of GPUs in a node.
+
+    ``encodes``: prompts are read, and no tokens come out. ``state_cache`` is the format of the states of layers that
+    have one (empty: none has). ``whole_images``: each rank encodes images of its own; False: all ranks share each.
     """
 
     model: str
@@ -84,6 +101,10 @@ class Server(NamedTuple):
     kv_block: int | None = None
     draft: Draft | None = None
     lora: Lora | None = None
+    encodes: bool = False
+    state_cache: str = ""
+    host_cache: HostCache | None = None
+    whole_images: bool | None = None
     options: tuple[tuple[str, bool | int | float | str], ...] = ()
     gpus: int = 8
 

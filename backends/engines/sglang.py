@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from plandsl.backends.engines.flags import Settings
-from plandsl.backends.engines.formats import DTYPES, WEIGHTS, cache_word, read_cache, read_weights
+from plandsl.backends.engines.formats import DTYPES, WEIGHTS, cache_word, read_cache, read_weights, state_word
+from plandsl.backends.engines.modules import own_modules, weights_of
 from plandsl.backends.engines.reading import Reading
 from plandsl.backends.engines.refusing import refuse
-from plandsl.backends.engines.server import Degrees, Draft, Server
+from plandsl.backends.engines.server import Degrees, Draft, HostCache, Lora, Server
 from plandsl.spec.plan import PlanSpec
 
 OPTIONS = {
@@ -15,6 +16,9 @@ OPTIONS = {
     "prefill_tokens": "max-prefill-tokens",
 }
 """Limits of the scheduler in the language -> SGLang's argument."""
+
+WRITES: dict[str, str] = {"through": "write_through", "back": "write_back"}
+"""`kv_write` in the language -> `--hicache-write-policy`."""
 
 ORDERS = {"fcfs": "fcfs", "longest_prefix": "lpm"}
 
@@ -39,11 +43,26 @@ def write_sglang(server: Server, plan: PlanSpec, connector: str = "mooncake") ->
         out |= _draft(server.draft)
     if server.lora is not None:
         out |= {"enable-lora": True, "max-loras-per-batch": server.lora.adapters, "max-lora-rank": server.lora.rank}
+        out["lora-target-modules"] = list(own_modules(server.lora.targets))
         if server.lora.host is not None:
             out["max-loaded-loras"] = server.lora.host
+    if server.state_cache:
+        out["mamba-ssm-dtype"] = state_word("sglang", server.state_cache, plan)
+    if server.encodes:
+        out["is-embedding"] = True
+    if server.whole_images is not None:
+        out["mm-enable-dp-encoder"] = server.whole_images
+    if server.host_cache is not None:
+        out |= _host_cache(server.host_cache)
     if server.role:
         out |= {"disaggregation-mode": server.role, "disaggregation-transfer-backend": connector}
     return out
+
+
+def _host_cache(host: HostCache) -> Settings:
+    """HiCache. Its size is in whole GB for each rank: `host_size * 1e9` in sglang/srt/mem_cache/pool_host/base.py."""
+    out: Settings = {"enable-hierarchical-cache": True, "hicache-size": max(1, round(host.size / 1e9))}
+    return out | ({"hicache-write-policy": WRITES[host.write]} if host.write else {})
 
 
 def _check(server: Server, plan: PlanSpec) -> None:
@@ -139,10 +158,36 @@ def read_sglang(r: Reading) -> Server:
         prefix_cache=False if r.flag("disable-radix-cache") else None,
         kv_block=r.maybe_whole("page-size"),
         draft=_read_draft(r),
-        lora=r.lora("max-loras-per-batch", "max-loaded-loras"),
+        lora=_read_lora(r),
+        encodes=bool(r.flag("is-embedding")),
+        state_cache=r.state("mamba-ssm-dtype") or r.own_state(),
+        host_cache=_read_host(r),
+        whole_images=r.whole_images("mm-enable-dp-encoder", r.flag("mm-enable-dp-encoder")),
         options=_read_options(r),
         gpus=r.gpus,
     )
+
+
+def _read_lora(r: Reading) -> Lora | None:
+    found = r.lora("max-loras-per-batch", "max-loaded-loras")
+    return found and found._replace(targets=weights_of(r, "lora-target-modules"))
+
+
+HOST_RATIO = 2.0
+"""`--hicache-ratio` where neither it nor a size is given: `hicache_ratio` in sglang/srt/arg_groups/fields/memory.py."""
+
+
+def _read_host(r: Reading) -> HostCache | None:
+    if not r.flag("enable-hierarchical-cache"):
+        return None
+    word = r.word("hicache-write-policy")
+    if word == "write_through_selective":
+        why = "a plan has no cache whose blocks are copied only after several hits"
+        raise r.wrong("hicache-write-policy", why, "write_through or write_back")
+    write = "back" if word == WRITES["back"] else "through" if word else ""
+    if size := r.positive("hicache-size"):
+        return HostCache(size * 1e9, write=write)
+    return HostCache(ratio=r.positive("hicache-ratio") or HOST_RATIO, write=write)
 
 
 def _read_options(r: Reading) -> tuple[tuple[str, bool | int | float | str], ...]:

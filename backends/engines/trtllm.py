@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from plandsl.backends.engines.flags import Settings
-from plandsl.backends.engines.formats import DTYPES, cache_word, read_cache
+from plandsl.backends.engines.formats import DTYPES, cache_word, read_cache, state_word
 from plandsl.backends.engines.reading import Reading
 from plandsl.backends.engines.refusing import refuse
-from plandsl.backends.engines.server import Degrees, Draft, Lora, Server
+from plandsl.backends.engines.server import Degrees, Draft, HostCache, Lora, Server
 from plandsl.diagnostics import Diagnostic, PlanError, clip
 from plandsl.spec.plan import PlanSpec
 
 ROOMS = {"no_evict": "GUARANTEED_NO_EVICT", "max_utilisation": "MAX_UTILIZATION", "static_batch": "STATIC_BATCH"}
 """The limit `room` in the language -> `scheduler_config.capacity_scheduler_policy`."""
+
+HOST = "host_cache_size"
+"""Bytes of host memory for each rank, in `kv_cache_config` (`KvCacheConfig` in tensorrt_llm/llmapi/llm_args.py)."""
 
 BACKENDS = {"nixl": "NIXL", "mooncake": "MOONCAKE"}
 
@@ -31,7 +34,9 @@ def write_trtllm(server: Server, plan: PlanSpec, connector: str = "nixl") -> Set
     out |= _limits(server)
     cache = cache_word("trtllm", server.kv_cache, plan)
     known = {"dtype": cache, "free_gpu_memory_fraction": server.memory_fraction,
-             "tokens_per_block": server.kv_block, "enable_block_reuse": server.prefix_cache}  # fmt: skip
+             "tokens_per_block": server.kv_block, "enable_block_reuse": server.prefix_cache,
+             "mamba_ssm_cache_dtype": state_word("trtllm", server.state_cache, plan) if server.state_cache else None,
+             HOST: None if server.host_cache is None else round(server.host_cache.size)}  # fmt: skip
     out["kv_cache_config"] = {name: value for name, value in known.items() if value is not None}
     options = dict(server.options)
     scheduler: dict[str, object] = {}
@@ -119,10 +124,11 @@ def fill_qkv(targets: tuple[str, ...]) -> list[str]:
 
 
 def _lora(lora: Lora, plan: PlanSpec) -> dict[str, object]:
-    unknown = [name for name in lora.targets if name not in MODULES]
+    unknown = [name for name in lora.targets if name not in MODULES or name in lora.inside]
     if unknown:
-        why = f"TensorRT-LLM's modules with adapters are those of {', '.join(MODULES)}, not of `{unknown[0]}`"
-        named = ", ".join(name for name in lora.targets if name in MODULES) or "w_q, w_k, w_v"
+        inside = " inside experts" if unknown[0] in lora.inside else ""
+        why = f"TensorRT-LLM's modules with adapters are those of {', '.join(MODULES)}, not of `{unknown[0]}`{inside}"
+        named = ", ".join(name for name in lora.targets if name not in unknown) or "w_q, w_k, w_v"
         hint = f"`targets = [{named}]`, or `--to vllm`"
         raise PlanError([Diagnostic("E503", why, plan.model.span or plan.span, hint=hint)])
     out: dict[str, object] = {
@@ -163,10 +169,12 @@ def read_trtllm(r: Reading) -> Server:
         why = f"moe_expert_parallel_size x moe_tensor_parallel_size is {experts * cuts}, tensor_parallel_size {group}"
         raise r.wrong("moe_expert_parallel_size", why, f"their product must be {group}")
     cache, capacity = r.json("kv_cache_config"), r.json("scheduler_config").get("capacity_scheduler_policy")
-    layers = r.list("pp_partition")
+    layers = r.items("pp_partition")
     tokens, chunked = r.maybe_whole("max_num_tokens"), r.flag("enable_chunked_prefill")
     fraction, block, reuse = (cache.get(k) for k in ("free_gpu_memory_fraction", "tokens_per_block",
                                                     "enable_block_reuse"))  # fmt: skip
+    if fraction is None:
+        fraction = r.share("free_gpu_memory_fraction")
     if fraction is not None and not (isinstance(fraction, int | float) and 0 < fraction <= 1):
         raise r.wrong("kv_cache_config", f"`{fraction}` is no share of memory", "a number above 0 and at most 1")
     rooms = {theirs: ours for ours, theirs in ROOMS.items()}
@@ -205,9 +213,26 @@ def read_trtllm(r: Reading) -> Server:
         kv_block=block if isinstance(block, int) else None,
         draft=_read_draft(r),
         lora=_read_lora(r),
+        state_cache=_read_state(r) or r.own_state(),
+        host_cache=_read_host(r),
         options=tuple(options),
         gpus=r.gpus,
     )
+
+
+def _read_state(r: Reading) -> str:
+    word = str(r.json("kv_cache_config").get("mamba_ssm_cache_dtype", "auto"))
+    named = {theirs: ours for ours, theirs in DTYPES.items()}
+    if word != "auto" and word not in named:
+        raise r.wrong("kv_cache_config", f"`{word}` is no format of states", f"auto, {', '.join(named)}")
+    return named.get(word, "") if r.model.stateful else ""
+
+
+def _read_host(r: Reading) -> HostCache | None:
+    config = r.json("kv_cache_config")
+    if config.get(HOST) in (None, 0):
+        return None
+    return HostCache(float(r.inner_whole("kv_cache_config", config, HOST)))
 
 
 def _read_draft(r: Reading) -> Draft | None:

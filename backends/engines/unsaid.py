@@ -7,13 +7,15 @@ from collections.abc import Iterator, Mapping
 
 from plandsl.backends.engines.commands import range_ratio
 from plandsl.backends.engines.degrees import read_degrees
+from plandsl.backends.engines.modules import OWN, more_targets
 from plandsl.backends.engines.server import Degrees, Lora
+from plandsl.backends.engines.towers import read_tower
 from plandsl.backends.engines.trtllm import fill_qkv
 from plandsl.backends.engines.vllm import lora_rank
 from plandsl.diagnostics import Diagnostic, PlanError, Span
 from plandsl.spec.model import LORA_RANK, LoraSpec
 from plandsl.spec.plan import PlanSpec, WorkloadSpec
-from plandsl.spec.scheduler import SchedulerName, scheduler_name
+from plandsl.spec.scheduler import SchedulerName, SchedulerSpec, scheduler_name
 from plandsl.spec.traffic import Fixed, Steady, TrafficSpec
 
 LEFT: dict[str, tuple[object, ...]] = {
@@ -39,7 +41,7 @@ Source: vllm-project/vllm, model_executor/models/deepseek_v2.py (`Indexer`): `he
 def find_unsaid(plan: PlanSpec, engine: SchedulerName, sources: Mapping[str, str]) -> list[Diagnostic]:
     """Remarks (W500) on a pool: what the engine decides by itself."""
     out = [*_fields(plan, sources), *_places(plan, sources), *_machine(plan, sources)]
-    return [*out, *_model(plan, engine, sources), *_scheduler(plan, sources)]
+    return [*out, *_model(plan, engine, sources), *_scheduler(plan, engine, sources)]
 
 
 def find_unsaid_between(plan: PlanSpec, engine: SchedulerName, sources: Mapping[str, str]) -> list[Diagnostic]:
@@ -49,10 +51,10 @@ def find_unsaid_between(plan: PlanSpec, engine: SchedulerName, sources: Mapping[
 
 def check_program(plan: PlanSpec, engine: SchedulerName, sources: Mapping[str, str]) -> None:
     """Raise `PlanError` (E503) at what would be another program in the engine."""
-    if plan.workload.encodes:
-        why = "`output = 0`: an encoder is served by another program than a model that makes tokens"
+    if plan.workload.encodes and engine == "trtllm":
+        why = "`output = 0`: trtllm-serve has no encoders, it makes tokens"
         at = plan.workload.span or plan.span
-        raise PlanError([Diagnostic("E503", why, at, hint="`--to jax` takes it; an engine needs `output` above 0")])
+        raise PlanError([Diagnostic("E503", why, at, hint="vLLM and SGLang serve encoders: `--to vllm`")])
     _check_draft(plan, engine)
 
 
@@ -108,33 +110,18 @@ def _machine(plan: PlanSpec, sources: Mapping[str, str]) -> Iterator[Diagnostic]
         yield _remark(why, find_field(plan, "cluster" if plan.cluster else "node", sources), hint)
 
 
-_TOWER_OPTIONS: dict[SchedulerName, str] = {
-    "vllm": "--mm-encoder-tp-mode data",
-    "sglang": "--mm-enable-dp-encoder",
-}
-"""The option of an engine by which each rank encodes whole images.
-
-Sources: `use_data_parallel` of vLLM's vision models (`multimodal_config.mm_encoder_tp_mode == "data"`); SGLang,
-docs/advanced_features/dp_for_multi_modal_encoder.md.
-"""
-
-
 def _model(plan: PlanSpec, engine: SchedulerName, sources: Mapping[str, str]) -> Iterator[Diagnostic]:
     model, at = plan.model, find_field(plan, "model", sources)
     if model.compute is not None:
         why = f"no argument of an engine says `compute = {model.compute}`: its kernels choose by the stored formats"
         yield _remark(why, at)
-    if model.stateful:
-        kept = model.state_cache or model.activations
-        why = f"the engine keeps the states of layers in its own way; the plan counts with `state_cache = {kept}`"
-        yield _remark(why, at)
-    if model.tower is not None and plan.tower is not None:
-        option = _TOWER_OPTIONS.get(engine)
-        why = f"how the tower `{model.tower.name}` lies on the ranks is left to the engine"
-        hint = (
-            f"`{option}` gives each rank whole images; without it the tower is split like the model" if option else ""
-        )
-        yield _remark(why, at, hint)
+    if model.tower is not None and plan.tower is not None and _is_split(plan):
+        if engine == "trtllm":
+            yield _remark(f"how the tower `{model.tower.name}` lies on the ranks is left to the engine", at)
+        elif read_tower(plan) is None:
+            why = f"engines split the tower like the model, or give each rank whole images; `{model.tower.name}` lies "
+            hint = "`tower { sharding { mesh gpu = N; batch -> gpu } }` over the ranks of a stage, or no `tower`"
+            yield _remark(why + "otherwise", at, hint)
     if model.choices and (kept := model.index_cache or model.activations) != INDEX_KEYS:
         why = f"engines keep index keys in {INDEX_KEYS}, and the plan counts with `index_cache = {kept}`"
         yield _remark(why, at)
@@ -146,12 +133,15 @@ HOST_LORAS: dict[SchedulerName, str] = {"vllm": "--max-cpu-loras", "trtllm": "ma
 """What bounds the adapters in host memory, in engines that bound them unless they are told."""
 
 
+def _is_split(plan: PlanSpec) -> bool:
+    """Whether the tower, or the model over whose ranks an engine splits it, lies on several ranks of a stage."""
+    model, tower = read_degrees(plan.modes[0]), plan.tower
+    own = any(axis.size > 1 and axis.name not in tower.replica_axes for axis in tower.axes) if tower else False
+    return own or model.ranks > model.pipeline * model.attention
+
+
 def _adapters(plan: PlanSpec, lora: LoraSpec, engine: SchedulerName, at: Span | None) -> Iterator[Diagnostic]:
-    if engine != "trtllm":
-        why = f"which weights have adapters ({', '.join(lora.targets)}) is said by the adapters' own files"
-        yield _remark(why, at, "load adapters with these targets")
-    elif added := fill_qkv(lora.targets):
-        yield _remark(f"TensorRT-LLM holds zeros for {' and '.join(added)}: it adapts q, k and v together", at)
+    yield from _targets(lora.targets, engine, at)
     wished = plan.model.size(LORA_RANK)
     if engine == "vllm" and (rank := lora_rank(Lora(0, wished), plan)) != wished:
         yield _remark(f"vLLM reserves memory for rank {rank}, the next that it has after {wished}", at)
@@ -167,17 +157,50 @@ def _adapters(plan: PlanSpec, lora: LoraSpec, engine: SchedulerName, at: Span | 
             yield _remark(why, at, "set it to the number of your adapters, or write `host_adapters` in `lora`")
 
 
-def _scheduler(plan: PlanSpec, sources: Mapping[str, str]) -> Iterator[Diagnostic]:
+def _targets(targets: tuple[str, ...], engine: SchedulerName, at: Span | None) -> Iterator[Diagnostic]:
+    """What an engine has room for beside the weights with adapters."""
+    if engine == "trtllm":
+        if added := fill_qkv(targets):
+            yield _remark(f"TensorRT-LLM holds zeros for {' and '.join(added)}: it adapts q, k and v together", at)
+    elif engine == "vllm" and (more := more_targets(targets)):
+        why = f"vLLM has room for adapters of {' and '.join(more)} too: they share a module with a target"
+        yield _remark(why, at, "no argument of vLLM parts them")
+    elif not set(targets) <= set(OWN):
+        why = f"which weights have adapters ({', '.join(targets)}) is said by the adapters' own files"
+        yield _remark(why, at, "load adapters with these targets; the engine has room for all that it can adapt")
+
+
+def _scheduler(plan: PlanSpec, engine: SchedulerName, sources: Mapping[str, str]) -> Iterator[Diagnostic]:
     if plan.engine is None:
         return
     scheduler, at = plan.engine.scheduler, find_field(plan, "engine", sources)
-    if scheduler.tiers:
-        sizes = ", ".join(f"{tier.memory / 1e9:g} GB" for tier in scheduler.tiers)
-        write = f", `kv_write = {scheduler.write}`" if scheduler.write else ""
-        why = f"the plan keeps KV blocks in `kv_tiers` of {sizes}{write}, and the file asks for none"
-        yield _remark(why, at, "add the engine's own options of offloading, which depend on its connector")
+    yield from _tiers(scheduler, engine, at)
     if scheduler.graphs and scheduler.graphs != scheduler_name(scheduler.name, plan.engine.kernels):
         yield _remark("`graph_sizes` are left out: the engine captures its own", at)
+
+
+OWN_WRITE: dict[SchedulerName, str] = {"vllm": "through", "trtllm": "back"}
+"""When engines copy blocks to host memory that have no argument for it; `cost/serving/tiers.py` has the sources."""
+
+
+def _tiers(scheduler: SchedulerSpec, engine: SchedulerName, at: Span | None) -> Iterator[Diagnostic]:
+    """What an engine is not told of memory behind the KV cache."""
+    if not scheduler.tiers:
+        return
+    first, *more = scheduler.tiers
+    speed = f"{first.bandwidth / 1e9:g} GB/s" + (f" and {first.latency * 1e6:g} us" if first.latency else "")
+    yield _remark(f"host memory is as fast as your machine is: the plan counts with {speed}", at, "nothing says it")
+    if more:
+        sizes = " and ".join(f"{tier.memory / 1e9:g} GB" for tier in more)
+        why = (
+            f"no argument of an engine gives the size of a tier behind host memory: {sizes} of `kv_tiers` are left out"
+        )
+        yield _remark(why, at, "add the engine's storage backend, which depends on your disks")
+    if engine == "sglang" and (size := first.memory / 1e9) != max(1, round(size)):
+        yield _remark(f"SGLang counts host memory in whole GB: {size:g} GB become {max(1, round(size))}", at)
+    if scheduler.write and OWN_WRITE.get(engine, scheduler.write) != scheduler.write:
+        own = "as they fill" if OWN_WRITE[engine] == "through" else "as they are evicted"
+        yield _remark(f"no argument says `kv_write = {scheduler.write}`: {engine} copies blocks {own}", at)
 
 
 def _check_draft(plan: PlanSpec, engine: SchedulerName) -> None:

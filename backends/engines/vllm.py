@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from plandsl.backends.engines.flags import Settings
-from plandsl.backends.engines.formats import DTYPES, WEIGHTS, cache_word, read_cache, read_weights
+from plandsl.backends.engines.formats import DTYPES, WEIGHTS, cache_word, read_cache, read_weights, state_word
+from plandsl.backends.engines.modules import merged_modules, weights_of
 from plandsl.backends.engines.reading import Reading
 from plandsl.backends.engines.refusing import refuse
-from plandsl.backends.engines.server import Degrees, Draft, Lora, Server
+from plandsl.backends.engines.server import Degrees, Draft, HostCache, Lora, Server
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.spec.plan import PlanSpec
 
@@ -14,7 +15,15 @@ CONNECTORS = {"nixl": "NixlConnector", "mooncake": "MooncakeConnector"}
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What `--max-lora-rank` may be (`MaxLoRARanks` in vllm/config/lora.py)."""
 
+MULTI, OFFLOADING, HOST_BYTES = "MultiConnector", "OffloadingConnector", "cpu_bytes_to_use"
+"""Of `--kv-transfer-config`: several connectors in one; the one to host memory; its bytes, for all ranks together."""
+
+EXTRA = "kv_connector_extra_config"
+
 _ROLES = {"nixl": ("kv_both", "kv_both"), "mooncake": ("kv_producer", "kv_consumer")}
+
+
+_READ_ROLES = {"kv_producer": "prefill", "kv_consumer": "decode"}
 
 
 def write_vllm(server: Server, plan: PlanSpec, connector: str = "nixl") -> Settings:
@@ -40,13 +49,52 @@ def write_vllm(server: Server, plan: PlanSpec, connector: str = "nixl") -> Setti
     if server.draft is not None:
         out["speculative-config"] = _draft(server.draft)
     if server.lora is not None:
+        _check_adapters(server.lora, d, plan)
         out |= {"enable-lora": True, "max-loras": server.lora.adapters, "max-lora-rank": lora_rank(server.lora, plan)}
         if server.lora.host is not None:
             out["max-cpu-loras"] = server.lora.host
-    if server.role:
-        role = _ROLES[connector][server.role == "decode"]
-        out["kv-transfer-config"] = {"kv_connector": CONNECTORS[connector], "kv_role": role}
-    return out
+        if modules := merged_modules(server.lora.targets):
+            out["lora-target-modules"] = list(modules)
+    if server.encodes:
+        out["runner"] = "pooling"
+    if server.whole_images is not None:
+        out["mm-encoder-tp-mode"] = "data" if server.whole_images else "weights"
+    return out | _connectors(server, connector)
+
+
+def _connectors(server: Server, connector: str) -> Settings:
+    """What moves blocks of the KV cache to another pool, and to host memory.
+
+    `--kv-offloading-size` takes the place of any connector (`_post_init_kv_transfer_config` in vllm/config/vllm.py), so
+    a pool that offloads names both in a `MultiConnector`.
+    """
+    host = None if server.host_cache is None else round(server.host_cache.size * _sharing(server))
+    if not server.role:
+        return {} if host is None else {"kv-offloading-size": _gib(host), "kv-offloading-backend": "native"}
+    role = _ROLES[connector][server.role == "decode"]
+    own: dict[str, object] = {"kv_connector": CONNECTORS[connector], "kv_role": role}
+    if host is None:
+        return {"kv-transfer-config": own}
+    offload: dict[str, object] = {"kv_connector": OFFLOADING, "kv_role": "kv_both", EXTRA: {HOST_BYTES: host}}
+    both: dict[str, object] = {"kv_connector": MULTI, "kv_role": "kv_both", EXTRA: {"connectors": [own, offload]}}
+    return {"kv-transfer-config": both}
+
+
+def _sharing(server: Server) -> int:
+    """The ranks of an engine, which share the size of host memory: those of one of the replicas of attention."""
+    return server.degrees.ranks // server.degrees.attention
+
+
+def _gib(size: int) -> float:
+    found = size / 2**30
+    return int(found) if found.is_integer() else round(found, 9)
+
+
+def _check_adapters(lora: Lora, degrees: Degrees, plan: PlanSpec) -> None:
+    """Source: `FusedMoEWithLoRA` in vllm/lora/layers/fused_moe.py, which has no expert parallelism."""
+    if lora.inside and degrees.experts > 1:
+        why = f"vLLM has no adapters inside experts (`{lora.inside[0]}`) where ranks have experts of their own"
+        raise refuse(plan, ("experts",), why, "`tp` in place of `ep`, which cuts each expert, or other `targets`")
 
 
 def lora_rank(lora: Lora, plan: PlanSpec) -> int:
@@ -76,6 +124,8 @@ def _formats(server: Server, plan: PlanSpec) -> Settings:
         out["quantization"] = WEIGHTS["vllm"][server.weights]
     out["kv-cache-dtype"] = "auto" if server.kv_cache == server.activations else cache_word(
         "vllm", server.kv_cache, plan)  # fmt: skip
+    if server.state_cache:
+        out["mamba-ssm-cache-dtype"] = state_word("vllm", server.state_cache, plan)
     return out
 
 
@@ -149,14 +199,15 @@ def read_vllm(r: Reading) -> Server:
         r.fail("enable-shift-parallel", "shift parallelism needs sequence parallelism", hint)
     tokens = r.maybe_whole("max-num-batched-tokens")
     chunked = r.flag("enable-chunked-prefill")
-    transfer = r.json("kv-transfer-config")
+    mode = r.word("mm-encoder-tp-mode")
+    roles = {_READ_ROLES.get(str(one.get("kv_role")), "") for one in _each_connector(r)} - {""}
     limit = r.maybe_whole("max-model-len")
     options = [(ours, r.any(theirs)) for ours, theirs in OPTIONS.items()]
     options.append(("chunked", False if chunked is False else None))
     return Server(
         r.model.name,
         degrees,
-        role=r.role({"kv_producer": "prefill", "kv_consumer": "decode"}.get(str(transfer.get("kv_role")), "")),
+        role=r.role(roles.pop() if len(roles) == 1 else ""),
         weights=read_weights("vllm", r.word("quantization")) or r.stored(),
         kv_cache=read_cache("vllm", r.word("kv-cache-dtype") or "auto") or r.auto_cache(),
         activations=r.dtype() or r.model.activations,
@@ -171,10 +222,41 @@ def read_vllm(r: Reading) -> Server:
         prefix_cache=r.flag("enable-prefix-caching"),
         kv_block=r.maybe_whole("block-size"),
         draft=_read_draft(r),
-        lora=r.lora("max-loras", "max-cpu-loras"),
+        lora=_read_lora(r),
+        encodes=r.word("runner") == "pooling" or r.word("convert") in ("embed", "classify", "reward"),
+        state_cache=r.state("mamba-ssm-cache-dtype") or r.state("mamba-cache-dtype") or r.own_state(),
+        host_cache=_read_host(r, degrees.ranks // degrees.attention),
+        whole_images=r.whole_images("mm-encoder-tp-mode", {"data": True, "weights": False}.get(mode)),
         options=tuple((name, value) for name, value in options if value is not None),
         gpus=r.gpus,
     )
+
+
+def _read_lora(r: Reading) -> Lora | None:
+    found = r.lora("max-loras", "max-cpu-loras")
+    return found and found._replace(targets=weights_of(r, "lora-target-modules"))
+
+
+def _read_host(r: Reading, ranks: int) -> HostCache | None:
+    """Host memory behind the KV cache: of `--kv-offloading-size`, or of an offloading connector."""
+    if (size := r.positive("kv-offloading-size")) is not None:
+        if r.word("kv-offloading-backend") == "lmcache":
+            why = "LMCache's own server says how large it is, and not this flag"
+            raise r.wrong("kv-offloading-backend", why, "`--kv-offloading-backend native`, or drop both flags")
+        return HostCache(size * 2**30 / ranks)
+    for one in _each_connector(r):
+        extra = one.get(EXTRA)
+        if one.get("kv_connector") == OFFLOADING and isinstance(extra, dict):
+            return HostCache(r.inner_whole("kv-transfer-config", extra, HOST_BYTES) / ranks)
+    return None
+
+
+def _each_connector(r: Reading) -> list[dict[str, object]]:
+    """The connectors of `--kv-transfer-config`: those inside of a `MultiConnector`, or the one."""
+    config = r.json("kv-transfer-config")
+    inner = config.get(EXTRA)
+    several = inner.get("connectors") if isinstance(inner, dict) else None
+    return [one for one in several if isinstance(one, dict)] if isinstance(several, list) else [config]
 
 
 def _read_draft(r: Reading) -> Draft | None:

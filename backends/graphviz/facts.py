@@ -143,8 +143,7 @@ class Facts:
         """The bytes that a rank sends to the next stage, and the seconds; zeros for a plan of one stage."""
         if len(self.program.stages) < 2:
             return 0.0, 0.0
-        (op,) = self.ops[SEND]
-        return op.bytes * op.count, float(self.times.hop)
+        return sum(op.bytes * op.count for op in self.ops[SEND]), float(self.times.hop)
 
     # ---- shapes
 

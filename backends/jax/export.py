@@ -58,7 +58,7 @@ class Sharding(NamedTuple):
 def export(title: str, shardings: Sequence[Sharding], room: int = 0, *, exact: bool = False) -> str:
     """The program of a plan. Its cache has room for ``room`` steps after the prompt, at least for the plan's output.
 
-    With ``exact``, all formats are float64, for a comparison. Raises `PlanError` for formats that jax lacks (E516).
+    With ``exact``, all formats are float64, for a comparison. Raises `PlanError`: E515, or E516 for formats.
     """
     words = {op.fn for s in shardings for p in s.programs for r in p.regions for op in r.ops if isinstance(op, Map)}
     fixed = [meanings(), functions_of_one(words), texts.ON_A_DEVICE, host_texts.SETTINGS]

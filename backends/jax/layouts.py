@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from math import lcm
 from typing import NamedTuple
 
+from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.ir.program import Program
 from plandsl.ir.types import PADDED, REPLICATED, Dim, Mesh, TensorType
 
@@ -38,6 +39,11 @@ class Layouts(NamedTuple):
     def extent(self, dim: Dim) -> int:
         """The length of the whole dimension, repeated items and padding counted."""
         return self.local(dim.name, dim.axes) * self.mesh.ways(dim.axes)
+
+
+def refuse(why: str) -> PlanError:
+    """The diagnostic (E515) for what a program in JAX cannot say."""
+    return PlanError([Diagnostic("E515", f"this plan cannot be a program in JAX: {why}")])
 
 
 def multiple(programs: Iterable[Program], name: str) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from string import ascii_letters
 from typing import assert_never
 
-from plandsl.backends.jax.layouts import Layouts, show_axes
+from plandsl.backends.jax.layouts import Layouts, refuse, show_axes
 from plandsl.ir.adapters import AdapterGemm
 from plandsl.ir.chunks import Join, Split
 from plandsl.ir.collectives import (
@@ -39,15 +39,17 @@ from plandsl.ir.compute import (
     Rope,
     Scale,
 )
+from plandsl.ir.earlier import Earlier, Item
 from plandsl.ir.experts import Combine, Dispatch, TopK
 from plandsl.ir.functions import GATES, LIMITING
 from plandsl.ir.index import PickKeys
 from plandsl.ir.latent import LatentAttention
 from plandsl.ir.limits import NONE, Limit, read_limits
 from plandsl.ir.names import axes_of, stem
-from plandsl.ir.norms import CENTRED, NormSums
+from plandsl.ir.norms import NormSums
 from plandsl.ir.ops import Op
 from plandsl.ir.states import Recurrence, ShortConv, States
+from plandsl.ir.streams import Excess, Match, Mix, Moments, Spread, Stack
 from plandsl.ir.types import Dim, TensorType, Value
 
 SIGNS = {"add": "+", "sub": "-", "mul": "*"}
@@ -98,6 +100,18 @@ class Writer:
         match op:
             case Embed():
                 return [cast(f"embed({self.names(op.ids)}, {self.names(op.table)}{self._first_row(op.table)})", op.out)]
+            case Earlier():
+                raise refuse(
+                    f"its layers take `{op.made}` from earlier layers, and a scan over layers hands on one value"
+                )
+            case Moments():
+                return [cast(f"moments(wide({self.names(op.x)}), {self._at(op.x, op.over)})", op.out)]
+            case Stack() | Spread() | Mix() | Match() | Excess():
+                raise refuse(f"`{op.keyword}` is not among the functions that programs in JAX have")
+            case Item():
+                if op.at is None:
+                    raise refuse("layers take items by their numbers, and a scan over layers does not count them")
+                return [f"jnp.take({self.names(op.x)}, {op.at}, axis={op.x.type.names.index(op.over)})"]
             case Ids():
                 numbers = {"token": "ids", "type": "jnp.zeros_like(ids)"}
                 return [numbers.get(op.of, "jnp.zeros_like(ids) + positions(ids.shape[1], past)")]
@@ -105,7 +119,7 @@ class Writer:
                 return [self._norm(op, f"wide({self.names(op.x)})", op.x.type, op.out, op.sums)]
             case NormSums():
                 at = self._at(op.x, op.over)
-                return [cast(f"norm_sums(wide({self.names(op.x)}), {at}, {op.fn == CENTRED})", op.out)]
+                return [cast(f"norm_sums(wide({self.names(op.x)}), {at})", op.out)]
             case AddNorm():
                 total = cast(f"{self.names(op.a)} + {self.names(op.b)}", op.sum)
                 return [total, self._norm(op, f"wide({self.names(op.sum)})", op.a.type, op.out)]
@@ -239,7 +253,10 @@ class Writer:
     def _norm(self, op: Norm | AddNorm, x: str, type_: TensorType, out: Value, sums: Value | None = None) -> str:
         at = type_.names.index(op.over)
         text = f"{op.fn}({x}, {at})"
-        if sums is not None:
+        if isinstance(op, Norm) and op.groups is not None:
+            each = self.layouts.sizes[op.heads] // self.layouts.sizes[op.groups]
+            text = f"grouped_norm({op.fn}, {x}, {at}, {each})"
+        elif sums is not None:
             text = f"{op.fn}_by({x}, {at}, wide({self.names(sums)}), {self.layouts.sizes[op.over]})"
         return cast(text if op.gain is None else f"{text} * {self._aligned(op.gain, type_.names)}", out)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from types import ModuleType
@@ -15,7 +14,8 @@ from plandsl.backends.jax.sources import functions_of_one, meanings
 from plandsl.backends.jax.texts import HEAD, ON_A_DEVICE
 from plandsl.backends.measure.cases import COLLECTIVE, COPY, LAUNCH, MATRIX, PEAKS, READ, STORED, Case, multiplies
 from plandsl.backends.measure.devices import About, Refused, Repetition
-from plandsl.diagnostics import PlanError, clip
+from plandsl.backends.measure.host import cores, host_memory, reason, timed
+from plandsl.diagnostics import PlanError
 from plandsl.ir.functions import MAPS
 
 CALLS = 50
@@ -67,8 +67,8 @@ class JaxDevice:
         self.about = About(
             name=first.device_kind,
             library=f"jax {jax.__version__}",
-            units=_cores() if host else getattr(first, "core_count", None),
-            memory=_host_memory() if host else _device_memory(first),
+            units=cores() if host else getattr(first, "core_count", None),
+            memory=host_memory() if host else _device_memory(first),
             devices=len(jax.devices()),
             host=host,
         )
@@ -86,9 +86,9 @@ class JaxDevice:
             run()
         except PlanError as error:  # a format that jax.numpy has not
             raise Refused(error.diagnostics[0].message) from error
-        except (RuntimeError, TypeError, ValueError, NotImplementedError, MemoryError) as error:
-            raise Refused(_reason(error)) from error
-        return partial(_timed, run, copies)
+        except (RuntimeError, TypeError, ValueError, MemoryError) as error:
+            raise Refused(reason(error)) from error
+        return partial(timed, run, copies)
 
     # ---- loops
 
@@ -240,7 +240,7 @@ class JaxDevice:
                 self.jax.block_until_ready(made(x))
 
         run()
-        return partial(_timed, run, CALLS)
+        return partial(timed, run, CALLS)
 
     # ---- several devices
 
@@ -282,18 +282,6 @@ class JaxDevice:
         return self._state(self.jax.jit(mapped, donate_argnums=0), laid)
 
 
-def _reason(error: Exception) -> str:
-    """The first line of what jax says."""
-    lines = str(error).strip().splitlines()
-    return clip(lines[0] if lines else type(error).__name__, 120)
-
-
-def _timed(run: Callable[[], object], count: int) -> float:
-    start = time.perf_counter()
-    run()
-    return (time.perf_counter() - start) / count
-
-
 def _helpers() -> Any:
     """The functions that every exported program has, as a module."""
     made = ModuleType("plandsl_program")
@@ -301,19 +289,6 @@ def _helpers() -> Any:
     sys.modules[made.__name__] = made  # named tuples look their module up
     exec(compile(text, "<exported program>", "exec"), made.__dict__)
     return made
-
-
-def _cores() -> int | None:
-    """Cores that this process may use; where the system does not say, all."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
-def _host_memory() -> float:
-    """Bytes of the host; 0 where the system does not say."""
-    try:
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, OSError, ValueError):
-        return 0.0
 
 
 def _device_memory(device: Any) -> float:

@@ -25,16 +25,20 @@ from plandsl.backends.measure.devices import Device, Refused, Repetition
 from plandsl.backends.measure.table import Rows
 
 FEWEST, LEAST, MOST = 3, 5, 40
-"""Repetitions of a case after one that warms up: at least for calls that take long, at least for others, at most."""
+"""Repetitions of a case after one that warms up: at least for calls that take long, at least for others, at most.
+
+Assumed, like `SPAN`, `TURN`, `LONGEST` and `LONG`: they trade the seconds of a run for its noise. The file has the
+spread of each row, so that a run can be judged by what came of them.
+"""
 
 SPAN = 0.5
-"""Seconds of repetitions after which a case is done, if it has `LEAST` of them."""
+"""Seconds of repetitions after which a case is done, if it has `LEAST` of them: assumed."""
 
 TURN = 0.01
-"""Seconds that one repetition should take, so that the clock and the call do not count."""
+"""Seconds that one repetition should take, so that the clock and the call do not count: assumed."""
 
 LONGEST = 0.5
-"""Seconds that one repetition may take for the sake of operands that are in no cache."""
+"""Seconds that one repetition may take for the sake of operands that are in no cache: assumed."""
 
 WORKING_SET = 2**29
 """Bytes of operands that a repetition goes through, so that none stays in a cache: the largest last-level caches of
@@ -42,7 +46,7 @@ GPUs have 256 MB (AMD CDNA 3 white paper: Infinity Cache), and twice as much dro
 """
 
 LONG = 2.0
-"""Seconds after which one call of a kernel is too long to be measured."""
+"""Seconds after which one call of a kernel is too long to be measured: assumed."""
 
 STACKED = ("gemm.csv", "attention_prefill.csv", "attention_decode.csv")
 """Tables whose kernels read another operand in each turn."""
@@ -167,7 +171,8 @@ def summary(case: Case, times: list[float]) -> dict[str, object]:
 
 
 def _labels(case: Case, device: Device) -> dict[str, object]:
-    made: dict[str, object] = {"framework": device.about.library, "kernel": "exported program"}
+    kernel = "exported program" if device.about.library.startswith("jax") else "eager"
+    made: dict[str, object] = {"framework": device.about.library, "kernel": kernel}
     if case.file == COLLECTIVE:
         made["backend"] = "xla (host)" if device.about.host else "nccl (xla)"
     return made

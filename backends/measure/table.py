@@ -32,11 +32,15 @@ Key = tuple[str, frozenset[tuple[str, str]]]
 class Rows:
     """The rows of a file, and those that are added to it.
 
-    Raises `PlanError` on a file that holds anything else (E552), or rows of another GPU or device (E553).
+    ``library`` is what measures, with its version.
+
+    Raises `PlanError` on a file that holds anything else (E552), rows of another GPU or device (E553), or rows of
+    another library (E541).
     """
 
-    def __init__(self, path: Path, gpu: str, device: str) -> None:
+    def __init__(self, path: Path, gpu: str, device: str, library: str = "") -> None:
         self.path, self.gpu, self.device = path, gpu, device
+        self.library = library.partition(" ")[0]
         self.rows: list[Cells] = []
         if path.exists():
             self.rows = _read(path)
@@ -52,6 +56,10 @@ class Rows:
                 why = f"{self.path} has rows of the {name} `{clip(min(others))}`, and this one is `{own}`"
                 hint = f"--gpu {min(others)} goes on with it" if name == "gpu" else "name another file with -o"
                 raise PlanError([Diagnostic("E553", why, hint=hint)])
+        others = {row["framework"].partition(" ")[0] for row in self.rows} - {self.library, ""}
+        if others and self.library:
+            why = f"{self.path} has rows that {clip(min(others))} measured, and {self.library} measures now"
+            raise PlanError([Diagnostic("E541", why, hint=f"--with {clip(min(others))}, or another file with -o")])
 
     def has(self, case: Case) -> bool:
         """Whether a row of ``case`` is there."""

@@ -29,12 +29,13 @@ from plandsl.ir.compute import (
     Rope,
     Scale,
 )
+from plandsl.ir.earlier import Item
 from plandsl.ir.experts import Combine, Dispatch, Routing, TopK
 from plandsl.ir.functions import FUNCTIONS, GATES, PLUS
 from plandsl.ir.index import PickKeys
 from plandsl.ir.latent import Latent, LatentAttention
 from plandsl.ir.limits import NONE, read_limits
-from plandsl.ir.meaning import elementwise, experts
+from plandsl.ir.meaning import elementwise, experts, streams
 from plandsl.ir.meaning.adapters import own_matrices
 from plandsl.ir.meaning.attention import (
     Change,
@@ -47,10 +48,11 @@ from plandsl.ir.meaning.attention import (
     rope,
 )
 from plandsl.ir.names import axes_of, stem
-from plandsl.ir.norms import CENTRED, NormSums
+from plandsl.ir.norms import NormSums
+from plandsl.ir.streams import Excess, Match, Mix, Moments, Spread, Stack, Streams
 from plandsl.ir.types import TensorType, Value
 
-OnDevice: TypeAlias = Compute | NormSums | Latent | PickKeys | Routing | Chunks
+OnDevice: TypeAlias = Compute | NormSums | Item | Streams | Latent | PickKeys | Routing | Chunks
 """Ops that a device runs on its own arrays."""
 
 Routed: TypeAlias = TopK | Dispatch | Combine
@@ -88,7 +90,7 @@ class Local:
     """One device in one step: its arrays by name, and the part of each tensor that they are.
 
     ``past`` counts the tokens that were in the cache before this step; ``ids`` ``[batch, position]`` are its tokens,
-    ``requests`` ``[batch]`` the numbers of its requests.
+    ``requests`` ``[batch]`` the numbers of its requests. ``layer`` is None outside of layers.
     """
 
     rank: int
@@ -97,6 +99,7 @@ class Local:
     past: int
     ids: Array
     requests: Array
+    layer: int | None = None
 
     def array(self, value: Value) -> Array:
         """This device's part of ``value``."""
@@ -145,7 +148,7 @@ def compute(op: OnDevice, here: Local) -> tuple[Array, ...]:
             return (_norm(here.array(op.x), op, op.x.type, here, op.sums),)
         case NormSums():
             along = op.x.type.names.index(op.over)
-            return (elementwise.norm_sums(here.array(op.x), along, op.fn == CENTRED),)
+            return (elementwise.norm_sums(here.array(op.x), along),)
         case AddNorm():
             here.check_ranges(op, *op.operands)
             total = here.array(op.a) + here.array(op.b)
@@ -160,6 +163,12 @@ def compute(op: OnDevice, here: Local) -> tuple[Array, ...]:
             return (_map(op, here),)
         case Concat():
             return (np.concatenate([here.array(x) for x in op.xs], axis=-1),)
+        case Item():
+            at = here.layer if op.at is None else op.at
+            assert at is not None, "an op that asks for its layer stands in a block"
+            return (np.take(here.array(op.x), at, axis=op.x.type.names.index(op.over)),)
+        case Stack() | Spread() | Mix() | Match() | Moments() | Excess():
+            return (_streams(op, here),)
         case Merge():
             along = op.x.type.names.index("position")
             return (elementwise.merge_tokens(here.array(op.x), along, op.tokens, op.joins),)
@@ -179,6 +188,26 @@ def compute(op: OnDevice, here: Local) -> tuple[Array, ...]:
             return tuple(_chunk(op, out, here) for out in op.outs)
         case Join():
             return (_join(op, here),)
+        case _:
+            assert_never(op)
+
+
+def _streams(op: Streams, here: Local) -> Array:
+    match op:
+        case Stack():
+            return np.stack([here.array(x) for x in op.xs], axis=op.out.type.names.index(op.into))
+        case Spread():
+            along = op.out.type.names.index(op.into)
+            return streams.spread(here.array(op.x), along, here.place.sizes[op.into], op.first)
+        case Mix():
+            return streams.mix(here.array(op.x), here.array(op.weights))
+        case Match():
+            return streams.match(here.array(op.x), here.array(op.like))
+        case Moments():
+            return elementwise.moments(here.array(op.x), op.x.type.names.index(op.over))
+        case Excess():
+            along, count = op.x.type.names.index(op.over), here.place.sizes[op.over]
+            return streams.excess(here.array(op.x), here.array(op.moments), along, count, op.share)
         case _:
             assert_never(op)
 
@@ -216,6 +245,11 @@ def _norm(x: Array, op: Norm | AddNorm, type_: TensorType, here: Local, sums: Va
     if op.fn not in NORMS:
         raise Mismatch(f"no norm is called '{op.fn}'")
     whole, by = NORMS[op.fn]
+    if isinstance(op, Norm) and op.groups is not None:
+        each = here.place.sizes[op.heads] // here.place.sizes[op.groups]
+        if any(end % each for end in here.held_range(op.x, op.heads)):
+            raise Mismatch(f"rank {here.rank} holds a part of a group of {op.heads} in {op.x}")
+        whole = partial(elementwise.grouped_norm, whole, each=each)
     out = whole(x, along) if sums is None else by(x, along, here.array(sums), here.place.sizes[op.over])
     return out if op.gain is None else out * _align(op.gain, type_.names, here)
 
@@ -247,8 +281,8 @@ def _adapter_gemm(op: AdapterGemm, weight: Value, out: Value, here: Local) -> Ar
     own = here.requests[start:stop] % (len(matrices) + 1)
     chosen = own_matrices(matrices, own)
     names = "batch", *weight.type.names[1:]
-    letters = {n: k for k, n in enumerate(dict.fromkeys((*op.x.type.names, *names)))}
-    x, w, y = ([letters[n] for n in found] for found in (op.x.type.names, names, out.type.names))
+    letters = {n: k for k, n in enumerate(dict.fromkeys(map(stem, (*op.x.type.names, *names))))}
+    x, w, y = ([letters[stem(n)] for n in found] for found in (op.x.type.names, names, out.type.names))
     result: Array = np.einsum(here.array(op.x), x, chosen, w, y)
     return result
 

@@ -17,6 +17,7 @@ from plandsl.backends.reference.states import Memory
 from plandsl.backends.reference.weights import Weights, global_sizes, merged_sizes
 from plandsl.ir.collectives import Along, Recv, Reshard, Ring, Send
 from plandsl.ir.compute import CacheWrite
+from plandsl.ir.earlier import Earlier
 from plandsl.ir.names import EMBEDDING, RegionName
 from plandsl.ir.ops import KEEPS, Op
 from plandsl.ir.program import PREFILL, Part, Program, Region, in_order
@@ -96,10 +97,11 @@ class Machine:
         return [self._run(program, part) for program, part in parts][-1]
 
     def _blocks(self) -> int:
-        """The largest number of blocks into which ranks split the requests of a cache, kept or not."""
+        """The largest number of blocks into which ranks split the requests of a cache, of an encoder's too."""
         program = self._prefills[0]
         writes = (op for region in program.regions for op in region.ops if isinstance(op, KEEPS))
-        return max((program.mesh.ways(v.type.on("batch")) for op in writes for v in op.results), default=1)
+        held = (kept for op in writes for kept in (op.outs if isinstance(op, CacheWrite) else op.kept))
+        return max((program.mesh.ways(kept.type.on("batch")) for kept in held), default=1)
 
     def decode(self, ids: Array) -> Array:
         """Run one more token of each request, ``ids`` ``[batch, 1]``; returns the logits ``[batch, vocab]``.
@@ -159,6 +161,7 @@ class _Step:
         (self.cache, self.memory), self.past, self.check = kept, past, check
         self.ids: Array = np.zeros((0, 0), dtype=int)
         self.requests: Array = np.zeros(0, dtype=int)
+        self.handed: dict[str, Flow] = {}
         self.mail: dict[int, list[tuple[Value, Array]]] = {}
         self.ranks: list[int] = []
         self.stage = 0
@@ -181,6 +184,7 @@ class _Step:
         for self.stage, parts in enumerate(stages):
             self.ranks = self._stage_ranks(len(stages))
             flow = None
+            self.handed = {}
             for region, layer in in_order(parts):
                 flow = self._part(self.program.region(region), layer, ids, flow)
         if any(self.mail.values()):
@@ -232,6 +236,7 @@ class _Step:
                     self.place.check_copies(value, shards, what)
                 held[value.name], known[value.name] = shards, value
         _check_uses(region.results, known, region.name)
+        self.handed |= {name: Flow(value, held[value.name]) for name, value in region.handed}
         return next((Flow(value, held[value.name]) for value in region.results), None)
 
     def _arguments(self, region: Region, flow: Flow | None) -> Held:
@@ -257,17 +262,30 @@ class _Step:
                 return []
             case Recv():
                 return [{rank: self._receive(op, rank) for rank in self.ranks}]
+            case Earlier():
+                return [self._earlier(op)]
             case CacheWrite():
-                return self._each(held, lambda here: self.cache.append(op, at, here))
+                return self._each(held, at, lambda here: self.cache.append(op, at, here))
             case ShortConv() | Recurrence():
-                return self._each(held, lambda here: self.memory.run(op, at, here))
+                return self._each(held, at, lambda here: self.memory.run(op, at, here))
             case _:
-                return self._each(held, lambda here: compute(op, here))
+                return self._each(held, at, lambda here: compute(op, here))
 
-    def _each(self, held: Held, work: Callable[[Local], tuple[Array, ...]]) -> list[Shards]:
+    def _earlier(self, op: Earlier) -> Shards:
+        """What an earlier layer of this stage made."""
+        found = self.handed.get(op.made)
+        if found is None or found.value.type != op.out.type:
+            have = found.value.type if found else "not there"
+            raise Mismatch(f"stage {self.stage}: `{op.made}` is read as {op.out.type}, but is {have}")
+        return found.shards
+
+    def _each(
+        self, held: Held, at: tuple[RegionName, int | None], work: Callable[[Local], tuple[Array, ...]]
+    ) -> list[Shards]:
         """The results of ``work`` on every rank of the stage, by result."""
         done = [
-            work(Local(rank, self.place, held, self.past, ids=self.ids, requests=self.requests)) for rank in self.ranks
+            work(Local(rank, self.place, held, self.past, ids=self.ids, requests=self.requests, layer=at[1]))
+            for rank in self.ranks
         ]
         return [dict(zip(self.ranks, arrays, strict=True)) for arrays in zip(*done, strict=True)]
 

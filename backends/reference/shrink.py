@@ -15,7 +15,19 @@ from attrs import evolve
 
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.ir.types import REPLICATED
-from plandsl.spec.model import INDEX, Apply, BlockSpec, ModelSpec, Statement, Term, Weight, looks_up_position, walk
+from plandsl.spec.earlier import group_starts
+from plandsl.spec.model import (
+    INDEX,
+    LAYER,
+    Apply,
+    BlockSpec,
+    ModelSpec,
+    Statement,
+    Term,
+    Weight,
+    looks_up_position,
+    walk,
+)
 from plandsl.spec.plan import CutSpec, PlanSpec, ShardingSpec
 
 MAX_RANKS = 64
@@ -70,7 +82,7 @@ def shrink(plan: PlanSpec) -> PlanSpec:
     for pool in plan.pools:
         workload = evolve(pool.workload, batch=batch, input=length, output=OUTPUT)
         model = _model(pool.model, axes, {batch, length}, pool.sharding.cut)
-        own = [evolve(s, cut=_shrink_cut(s.cut, model.layers)) for s in islice(laid, len(pool.modes))]
+        own = [evolve(s, cut=_shrink_cut(s.cut, model)) for s in islice(laid, len(pool.modes))]
         groups = min(pool.micro_batches, GROUPS)
         made = evolve(pool, model=model, sharding=own[0], workload=workload, micro_batches=groups)
         small.append(evolve(made, shift=evolve(pool.shift, tensor=own[1])) if pool.shift else made)
@@ -145,9 +157,12 @@ def _model(model: ModelSpec, axes: _Axes, taken: set[int], cut: CutSpec | None) 
     if cut and len(set(cut.layers)) > 1:  # stages of different lengths keep different lengths
         left = left or 1
     blocks = _layers(model.blocks, model.layers, stages, left)
+    while len(group_starts(_with_blocks(model, blocks))) < stages:  # each stage has layers that share values
+        left += stages
+        blocks = _layers(model.blocks, model.layers, stages, left)
     layers = max((b.layers[1] for b in blocks), default=model.layers)
     windows = {w: WINDOW + i for i, w in enumerate(sorted(_windows(model)))}
-    sizes = {**_sizes(model, axes, taken), "layers": layers}
+    sizes = {**_sizes(model, axes, taken), **_counted(model, layers), "layers": layers}
     small = _Small(windows, {n: (size, sizes[n]) for n, size in model.sizes})
     return evolve(
         model,
@@ -156,6 +171,10 @@ def _model(model: ModelSpec, axes: _Axes, taken: set[int], cut: CutSpec | None) 
         blocks=tuple(_narrow_block(b, small) for b in blocks),
         head=_narrow(model.head, small),
     )
+
+
+def _with_blocks(model: ModelSpec, blocks: tuple[BlockSpec, ...]) -> ModelSpec:
+    return evolve(model, blocks=blocks, layers=max((b.layers[1] for b in blocks), default=model.layers))
 
 
 def _sizes(model: ModelSpec, axes: _Axes, taken: set[int]) -> dict[str, int]:
@@ -173,8 +192,18 @@ def _sizes(model: ModelSpec, axes: _Axes, taken: set[int]) -> dict[str, int]:
             taken.add(out[name])
     width = out[model.embedding.dims[-1]]
     joined = {str(t.option("into", "")): len(t.args) * width for t in _applied(model) if t.fn == "concat"}
+    joined |= {str(t.option("over", "")): width for t in _applied(model) if t.fn == "match"}
     merges = (t for t in _applied(model) if t.fn == "merge" and t.option("into", ""))
     return out | joined | {str(t.option("into", "")): int(t.option("tokens", 1)) * width for t in merges}
+
+
+def _counted(model: ModelSpec, layers: int) -> dict[str, int]:
+    """Dimensions whose items the model counts: they keep their sizes, or have an item for each of ``layers``."""
+    items = [(str(t.option("over", "")), t.option("at", 0)) for t in _applied(model) if t.fn == "item"]
+    found = {over: layers if at == LAYER else model.size(over) for over, at in items}
+    stacked = [t for t in _applied(model) if t.fn in ("stack", "mix")]
+    names = {str(t.option(name, "")) for t in stacked for name in ("into", "over", "by")} - {""}
+    return found | {name: model.size(name) for name in names}
 
 
 def _applied(model: ModelSpec) -> Iterator[Apply]:
@@ -185,10 +214,14 @@ def _heads(model: ModelSpec, axes: _Axes) -> dict[str, int]:
     """Small numbers of heads, the smallest first: multiples of the previous number stay multiples."""
     out: dict[str, int] = {}
     before, small = 1, 1
-    for name, size in sorted(((n, s) for n, s in model.sizes if _counts_heads(n)), key=lambda x: x[1]):
+    groups = model.norm_groups
+    heads = [n for n, _ in model.sizes if _counts_heads(n)]
+    for name, size in sorted(((n, s) for n, s in model.sizes if n in groups or n in heads), key=lambda x: x[1]):
         step = small if size % before == 0 else 1
         least = small if size == before else 2 * small
-        out[name] = _similar_size(name, size, axes.subsets(name), least, step)
+        # a rank that has whole groups of heads for a norm still has them
+        ways = axes.subsets(name).union(*(axes.subsets(n) for n in heads if name in groups))
+        out[name] = _similar_size(name, size, ways, least, step)
         before, small = size, out[name]
     return out
 
@@ -223,9 +256,15 @@ def _first_layers(blocks: tuple[BlockSpec, ...], wanted: int, stages: int, layer
     return tuple(b._replace(layers=part) for b, part in cut if part is not None)
 
 
-def _shrink_cut(cut: CutSpec | None, layers: int) -> CutSpec | None:
-    """The cut for a model with ``layers`` layers; longer stages stay longer. A balanced cut is unchanged."""
-    return cut._replace(layers=tuple(_deal_layers(list(cut.layers), layers))) if cut and cut.layers else cut
+def _shrink_cut(cut: CutSpec | None, model: ModelSpec) -> CutSpec | None:
+    """The cut for a small model; longer stages stay longer, where this parts no layers that share values.
+
+    A balanced cut is unchanged.
+    """
+    if not cut or not cut.layers:
+        return cut
+    small, starts = _deal_layers(list(cut.layers), model.layers), group_starts(model)
+    return cut._replace(layers=tuple(small)) if {*accumulate(small[:-1])} <= {*starts} else None
 
 
 def _deal_layers(lengths: list[int], total: int) -> list[int]:

@@ -31,6 +31,7 @@ from plandsl.ir.collectives import (
     Slice,
 )
 from plandsl.ir.compute import Attention, CacheWrite, Ids
+from plandsl.ir.earlier import Earlier
 from plandsl.ir.index import PickKeys
 from plandsl.ir.latent import LatentAttention
 from plandsl.ir.rule import Regular
@@ -191,7 +192,7 @@ class Rank:
                 raise AssertionError("hops have nodes of their own, and nothing is left to reshard")
             case (
                 Regular() | CacheWrite() | Attention() | LatentAttention() | PickKeys() | ShortConv() | Recurrence()
-                | Slice() | Split() | Join() | Ids()
+                | Slice() | Split() | Join() | Ids() | Earlier()
             ):  # fmt: skip
                 parts = len(come) + 1
                 given = chakra.compute(line.flops * share / parts, line.bytes * share / parts)

@@ -24,12 +24,14 @@ HINT = "serve fewer requests with `--requests N`"
 def trace_simulation(plan: PlanSpec, run: Run) -> str:
     """The trace of a run. Raises `PlanError` (E511) where it has too many events."""
     records, steps = run.records, run.records.steps
-    check_size("events", 4 * len(steps.start_s) + 8 * len(records.input), MAX_TRACE_EVENTS, HINT)
+    spans = 0 if records.stages is None else len(records.stages.start_s)
+    check_size("events", 4 * len(steps.start_s) + 2 * spans + 8 * len(records.input), MAX_TRACE_EVENTS, HINT)
     events = Events()
     for server, label in enumerate(server_names(run)):
         pid = FIRST_SERVER + server
         events.name_process(pid, label, plan.name, pid)
         _write_steps(events, records, server)
+        _write_stages(events, records, server)
     for request in range(len(records.input)):
         _write_request(events, run, request)
     if not records.served.all():
@@ -67,12 +69,42 @@ def _write_steps(events: Events, records: Records, server: int) -> None:
     for at, step in enumerate(own.tolist()):
         prompts, decodes = int(steps.prompt_tokens[step]), int(steps.decodes[step])
         held = {name: int(getattr(steps, name)[step]) for name in ("waiting", "running", "blocks")}
-        name = "mixed" if prompts and decodes else "prefill" if prompts else "decode"
+        name = _kind_of(prompts, decodes)
         args = {"prompt_tokens": prompts, "decodes": decodes}
         events.slice(Track(pid, lanes[at] + 1), name, "step", (float(start[at]), float(end[at])), args | held)
         _write_held(events, pid, float(start[at]), held)
         if idle[at]:
             _write_held(events, pid, float(end[: at + 1].max()), dict.fromkeys(held, 0))
+
+
+def _kind_of(prompts: int, decodes: int) -> str:
+    return "mixed" if prompts and decodes else "prefill" if prompts else "decode"
+
+
+FIRST_STAGE = 10_000_001
+"""Track of the first stage of a server: behind those of its batches in flight, and no number of a process."""
+
+
+def _write_stages(events: Events, records: Records, server: int) -> None:
+    """Write each step on each stage of a server, and arrows from stage to stage; nothing for servers of one stage."""
+    if records.stages is None:
+        return
+    steps, stages, pid = records.steps, records.stages, FIRST_SERVER + server
+    own, mine = np.flatnonzero(steps.replica == server), np.flatnonzero(stages.replica == server)
+    for stage in range(int(stages.stage[mine].max(initial=-1)) + 1):
+        events.name_track(Track(pid, FIRST_STAGE + stage), f"stage {stage}")
+    way: list[tuple[Track, float]] = []
+    for at in mine.tolist():
+        step, stage = int(own[stages.step[at]]), int(stages.stage[at])
+        time = float(stages.start_s[at]), float(stages.end_s[at])
+        track = Track(pid, FIRST_STAGE + stage)
+        prompts, decodes = int(steps.prompt_tokens[step]), int(steps.decodes[step])
+        events.slice(track, _kind_of(prompts, decodes), "step on a stage", time, {"step": int(stages.step[at])})
+        if stage == 0:
+            events.flow("hop", "hop", way)
+            way = []
+        way.append((track, (time[0] + time[1]) / 2))
+    events.flow("hop", "hop", way)
 
 
 def _write_held(events: Events, pid: int, time: float, held: dict[str, int]) -> None:

@@ -190,7 +190,7 @@ class Estimate(NamedTuple):
 
     def as_json(self) -> dict[str, Any]:
         """One entry of ``plans``."""
-        out = {
+        out: dict[str, Any] = {
             "plan": self.plan,
             "fits": self.fits,
             "gpus": self.gpus,

@@ -162,7 +162,11 @@ class Reading:
         match node:
             case s.Num(unit=None):
                 value = node.value
-                return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else value
+                return (
+                    int(value)
+                    if isinstance(value, float) and float(value).is_integer() and abs(value) < 1e15
+                    else value
+                )
             case s.Unary(op="-", x=s.Num(unit=None)):
                 return -self.value(node.x)
             case s.Ref(name="true" | "false"):

@@ -169,7 +169,7 @@ def run_search(
 
 def _configurations(name: str, rows: Iterable[Configuration]) -> Table:
     """Configurations with their choices and metrics; a metric that none of them has is left out."""
-    told = [{"configuration": row.number, **row.as_json()} for row in rows]
+    told: list[dict[str, Any]] = [{"configuration": row.number, **row.as_json()} for row in rows]
     flat = [{**row.pop("choices"), **row} for row in told]
     table = Table.of_rows(name, flat)
     return Table(name, {k: c for k, c in table.columns.items() if c.dtype.kind != "f" or not np.isnan(c).all()})

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 from plandsl._version import __version__
 from plandsl.commands.console import OK, Progress, open_console, print_json, print_text
 from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.spec.hardware import CalibrationSpec, GpuSpec, LinkSpec, NodeSpec
 
 if TYPE_CHECKING:
     from plandsl.backends.accuracy.answer import Answer
     from plandsl.backends.accuracy.kernels import Shelf
     from plandsl.backends.accuracy.serving import Predicted
     from plandsl.backends.calibrate.table import Table
+    from plandsl.grammar.resolve import Module, Spec
     from plandsl.progress import Tick
-    from plandsl.spec.hardware import CalibrationSpec
 
 
 def run_accuracy(arguments: Namespace) -> int:
@@ -27,8 +28,9 @@ def run_accuracy(arguments: Namespace) -> int:
     from plandsl.backends.accuracy.run import evaluate
     from plandsl.backends.accuracy.show import print_evaluation
 
+    shelf = _shelf(arguments.use)
     with Progress("predicting") as tick:
-        found = evaluate(Path(arguments.data), _shelf(), _deployments, tick)
+        found = evaluate(Path(arguments.data), shelf, _deployments, tick)
     if arguments.json:
         print_json({"plandsl": __version__, **found.as_json()})
     else:
@@ -36,20 +38,71 @@ def run_accuracy(arguments: Namespace) -> int:
     return OK
 
 
-def _shelf() -> Shelf:
-    """The catalog's figures. Calibrations of a GPU, in order: the one that it names, the one of its name, `pooled`."""
+def _shelf(path: str | None) -> Shelf:
+    """The figures of the file ``path``, if there is one, and of the catalog.
+
+    Calibrations of a GPU, in order: the one that it names, the one of its name, `pooled`.
+    """
     from plandsl.backends.accuracy.kernels import Shelf
     from plandsl.entries import catalog_calibration, catalog_gpu, catalog_has, catalog_link
 
+    own_ = _Own(path)
+
+    def gpu_of(key: str) -> GpuSpec | None:
+        return own_.gpu(key) or catalog_gpu(key)
+
+    def calibration_of(name: str) -> CalibrationSpec | None:
+        mine = own_.calibration(name)
+        return mine or (catalog_calibration(name) if catalog_has("calibration", name) else None)
+
     def calibrations(key: str) -> list[CalibrationSpec]:
-        gpu = catalog_gpu(key)
-        names = (gpu.calibration if gpu else None, key, "pooled")
-        found = {name: catalog_calibration(name) for name in names if name and catalog_has("calibration", name)}
+        gpu = gpu_of(key)
+        names = dict.fromkeys(name for name in (gpu.calibration if gpu else None, key, "pooled") if name)
+        found = [spec for name in names if (spec := calibration_of(name)) is not None]
         relative = gpu is not None and any(field == "calibration" for field, _ in gpu.assumed)
         own = {key} if gpu is None or relative else {key, *gpu.bases, gpu.calibration or key}
-        return [calibration.placed_on(own) for calibration in found.values()]
+        return [calibration.placed_on(tuple(sorted(own))) for calibration in found]
 
-    return Shelf(catalog_gpu, catalog_link, calibrations)
+    return Shelf(gpu_of, lambda key: own_.link(key) or catalog_link(key), calibrations)
+
+
+class _Own:
+    """What a file declares: GPUs, their calibrations, and the links of its nodes. Without a path nothing.
+
+    Raises `PlanError` where the file is wrong.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        self.module: Module | None = None
+        if path is not None:
+            from plandsl.driver import open_file
+
+            self.module = open_file(path)
+            self.module.check()
+            if errors := [one for one in self.module.diagnostics if one.severity == "error"]:
+                raise PlanError(errors, self.module.sources)
+
+    def _find(self, kind: str, name: str) -> Spec | None:
+        if self.module is None or name not in self.module.root.declared[kind]:
+            return None
+        return self.module.spec(kind, name)
+
+    def gpu(self, name: str) -> GpuSpec | None:
+        """A GPU of the file."""
+        found = self._find("gpu", name)
+        return found if isinstance(found, GpuSpec) else None
+
+    def calibration(self, name: str) -> CalibrationSpec | None:
+        """A calibration of the file."""
+        found = self._find("calibration", name)
+        return found if isinstance(found, CalibrationSpec) else None
+
+    def link(self, gpu: str) -> LinkSpec | None:
+        """The links of the largest node of such GPUs."""
+        nodes = () if self.module is None else self.module.root.declared["node"]
+        found = [spec for name in nodes if isinstance(spec := self._find("node", name), NodeSpec)]
+        mine = [node for node in found if node.gpu.name == gpu and node.count > 1]
+        return max(mine, key=lambda node: node.count).link if mine else None
 
 
 def _deployments(table: Table, file: str) -> dict[str, Answer]:

@@ -68,7 +68,14 @@ def _write(arguments: Namespace, found: Comparison) -> None:
 
 
 def _check_outputs(arguments: Namespace) -> None:
-    """Refuse an output that would overwrite an input, or has the wrong ending, before the work begins."""
+    """Refuse an output that would overwrite an input, or has the wrong ending, and a plan among the results.
+
+    Raises `PlanError` before the work begins: E400, and E542 where plan and results are swapped.
+    """
+    plans = [path for path in arguments.benches if Path(path).suffix == ".plan"]
+    if plans and Path(arguments.file).suffix in (".json", ".jsonl"):
+        why = f"`{arguments.file}` is a result, and `{plans[0]}` is a plan: the plan comes first"
+        raise PlanError([Diagnostic("E542", why, hint=f"planc compare {plans[0]} {arguments.file}")])
     inputs = [Path(path).resolve() for path in (arguments.file, *arguments.benches) if path != "-"]
     for option in ("rows", "fit"):
         path = getattr(arguments, option)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any, TextIO, TypeVar
 
+from plandsl.diagnostics import visible
 from plandsl.wrap import LEAST_WIDTH, wrap
 
 OK, FAILED, WRONG = 0, 1, 2
@@ -87,7 +88,7 @@ class Progress:
 
 def print_text(text: str, hang: int = 4) -> None:
     """Lines that are no report: in a terminal they are wrapped, and what goes on is indented by ``hang``."""
-    sys.stdout.write(wrap(text, find_width(sys.stdout), hang))
+    sys.stdout.write(wrap(visible(text), find_width(sys.stdout), hang))
 
 
 def print_json(value: object) -> None:

@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,8 @@ from attrs import evolve
 from plandsl._version import __version__
 from plandsl.backends.accuracy.names import PRECISION, find_model, precision_of
 from plandsl.backends.engines.arguments import Launch, find_bench, find_launch, take_config
-from plandsl.backends.engines.flags import MODEL_FLAG
+from plandsl.backends.engines.flags import MODEL_FLAG, SHOWN
+from plandsl.backends.engines.formats import read_weights
 from plandsl.backends.engines.plan_text import write_plan
 from plandsl.backends.engines.reading import Reading
 from plandsl.backends.engines.server import Role, Server
@@ -25,14 +26,17 @@ from plandsl.backends.engines.vllm import read_vllm
 from plandsl.backends.engines.words import is_whole, split_commands
 from plandsl.commands.console import OK, print_json
 from plandsl.commands.findings import print_diagnostics
+from plandsl.commands.host_cache import size_host_caches
 from plandsl.commands.sources import read_source
-from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.diagnostics import MOST_NEAR, Diagnostic, PlanError, clip, either, suggest
 from plandsl.driver import compile_text, open_text
 from plandsl.entries import catalog_has, catalog_model, catalog_node
 from plandsl.files import write_file
+from plandsl.grammar.modules import catalog_names
 from plandsl.spec.hardware import NodeSpec
 from plandsl.spec.model import ModelSpec
 from plandsl.spec.scheduler import SchedulerName
+from plandsl.units import show_bytes
 
 COMMAND = "<command>"
 """The file name of an imported command line in diagnostics."""
@@ -47,6 +51,7 @@ class _Found(NamedTuple):
     launches: list[Launch]
     load: dict[str, str]
     sources: dict[str, str]
+    notes: list[Diagnostic]
 
 
 def run_import(arguments: Namespace) -> int:
@@ -80,7 +85,7 @@ def _check(text: str, file: str, found: _Found) -> None:
 def _read(words: Sequence[str]) -> _Found:
     """The servers that a file or the words of a command start. Raises `PlanError` with everything that is wrong."""
     name = words[0] if len(words) == 1 and (words[0] == "-" or Path(words[0]).is_file()) else ""
-    text = read_source(name) if name else " ".join(map(shlex.quote, words))
+    text = read_source(name) if name else words[0] if _is_line(words) else " ".join(map(shlex.quote, words))
     file = name or COMMAND
     if Path(name).suffix in (".yaml", ".yml"):
         from plandsl.backends.engines.manifests_read import read_manifest
@@ -91,11 +96,28 @@ def _read(words: Sequence[str]) -> _Found:
     else:
         launches, load, found, sources = _read_commands(text, file)
     if not launches:
-        words_ = "`vllm serve`, `python3 -m sglang.launch_server` or `trtllm-serve`"
-        found.append(Diagnostic("E505", f"{file} starts no engine: expected {words_}", hint=EXAMPLE))
+        found.append(_no_engine(words, name, file))
     if any(one.severity == "error" for one in found):
         raise PlanError(found, sources)
-    return _Found(launches, load, sources)
+    return _Found(launches, load, sources, found)
+
+
+def _is_line(words: Sequence[str]) -> bool:
+    """Whether a whole command line stands in quotes."""
+    return len(words) == 1 and " " in words[0].strip()
+
+
+def _no_engine(words: Sequence[str], name: str, file: str) -> Diagnostic:
+    """The error (E505) about words, or the file ``name``, that start no engine."""
+    first = words[0].split()[0] if words and words[0].split() else ""
+    if not name and len(words) == 1 and not _is_line(words):
+        why = f"`{clip(words[0])}` is neither a file nor a command that starts an engine"
+        return Diagnostic("E505", why, hint=f"a script, a manifest, or a command: {EXAMPLE}")
+    if not name and first in ("vllm", "sglang") and words[1:2] != ["serve"]:
+        why = f"`{clip(' '.join(words)[:40])}` starts no engine: expected `{first} serve`"
+        return Diagnostic("E505", why, hint=f"planc import -- {first} serve MODEL")
+    expected = "`vllm serve`, `python3 -m sglang.launch_server` or `trtllm-serve`"
+    return Diagnostic("E505", f"{file} starts no engine: expected {expected}", hint=EXAMPLE)
 
 
 def _read_commands(text: str, file: str) -> tuple[list[Launch], dict[str, str], list[Diagnostic], dict[str, str]]:
@@ -107,6 +129,11 @@ def _read_commands(text: str, file: str) -> tuple[list[Launch], dict[str, str], 
         bench = find_bench(command)
         if bench is not None:
             load = _load(bench)
+            if "rate" in load and is_whole(bench.get("max-concurrency", "")):
+                most = bench["max-concurrency"]
+                why = f"the benchmark sends at most {most} requests at once, and a plan has the rate alone"
+                hint = "`planc compare` simulates both"
+                found.append(Diagnostic("N540", why, command.words[0].span, hint=hint))
             continue
         launch = find_launch(command, found)
         if launch is None:
@@ -164,8 +191,10 @@ def _plan(found: _Found, arguments: Namespace) -> tuple[str, list[Diagnostic]]:
     known = _model(launches[0], arguments, found.sources)
     model, name = known.spec, str(launches[0].settings.get(MODEL_FLAG[engine], ""))
     stored = model
-    if not known.text and model.weights == "bf16":  # a name such as Qwen3-32B-FP8 says how the checkpoint is stored
-        stored = evolve(model, weights=PRECISION.get(precision_of("", name), PRECISION["bf16"])[0])
+    said = str(launches[0].settings.get("quantization", ""))
+    if not known.text and model.weights == "bf16":  # a flag, or a name such as Qwen3-32B-FP8, says how it is stored
+        told = (precision_of("", text) for text in (said, name) if text)
+        stored = evolve(model, weights=next((PRECISION[w][0] for w in told if w in PRECISION and w != "bf16"), "bf16"))
     node = _node(arguments.node)
     problems: list[Diagnostic] = []
     servers: list[Server] = []
@@ -190,14 +219,23 @@ def _plan(found: _Found, arguments: Namespace) -> tuple[str, list[Diagnostic]]:
     load = _load_of_a_copy(found.load, servers)
     if len(servers) == 1 and servers[0].role:
         servers = [servers[0]._replace(role="")]
-    text = write_plan(
-        _name(arguments), tuple(servers), engine, model=model, declared=known.written,
-        nodes=tuple(_machine(server, node, arguments.node) for server in servers), load=load,
-        catalog=_draft,
-    )  # fmt: skip
-    text = "\n".join(filter(None, (known.text, text)))
+
+    def written(some: Sequence[Server]) -> str:
+        body = write_plan(
+            _name(arguments), tuple(some), engine, model=model, declared=known.written,
+            nodes=tuple(_machine(server, node, arguments.node) for server in some), load=load,
+            catalog=_draft,
+        )  # fmt: skip
+        return "\n".join(filter(None, (known.text, body)))
+
+    sized = size_host_caches(servers, written)
+    text = written(sized)
     ignored = list(dict.fromkeys(name for launch in launches for name in launch.ignored))
-    notes = []
+    notes = [*found.notes, *_notes(launches, servers, sized)]
+    if said and read_weights(engine, said) is None and stored.weights == "bf16":
+        why = f"`--quantization {clip(said)}` does not say how weights are stored: the plan has {stored.weights}"
+        at = launches[0].spans.get("quantization")
+        notes.append(Diagnostic("N541", why, at, hint="write `weights = ...` of the checkpoint into the plan"))
     if ignored:
         why = f"these flags say nothing of a plan: {', '.join(ignored)}"
         notes.append(Diagnostic("N500", why, launches[0].start, hint="nothing to do"))
@@ -205,6 +243,22 @@ def _plan(found: _Found, arguments: Namespace) -> tuple[str, list[Diagnostic]]:
         why = f"the command does not say which GPUs: the plan takes {DEFAULT_NODE}"
         notes.append(Diagnostic("N500", why, launches[0].start, hint="name a node with --node"))
     return text, notes
+
+
+def _notes(launches: Sequence[Launch], servers: Sequence[Server], sized: Sequence[Server]) -> Iterator[Diagnostic]:
+    """Notes about flags that are not read (N528), and about numbers that were worked out (N529)."""
+    for launch in launches:
+        if launch.unread:
+            names = ", ".join(dict.fromkeys(word.text.partition("=")[0] for word in launch.unread))
+            why = f"an import does not read these flags of {SHOWN[launch.engine]}: {names}"
+            yield Diagnostic("N528", why, launch.unread[0].span, hint="what they change is not in the plan")
+    for launch, before, after in zip(launches, servers, sized, strict=True):
+        if before.host_cache is not None and after.host_cache is not None and before.host_cache.ratio:
+            ratio, size = before.host_cache.ratio, after.host_cache.size
+            why = f"host memory of {ratio:g} times the KV cache of a GPU is {show_bytes(size)} here"
+            at = next((launch.spans[n] for n in ("hicache-ratio", "enable-hierarchical-cache") if n in launch.spans),
+                      launch.start)  # fmt: skip
+            yield Diagnostic("N529", why, at, hint="the plan's own memory says how large the cache is: check both")
 
 
 DEFAULT_NODE = "h100_8"
@@ -291,7 +345,10 @@ def _node(name: str | None) -> NodeSpec:
     """A node of the catalog. Raises `PlanError` (E406) for another name."""
     if (spec := catalog_node(name or DEFAULT_NODE)) is not None:
         return spec
-    raise PlanError([Diagnostic("E406", f"the catalog has no node `{name}`", hint="planc catalog node")])
+    known = catalog_names("node")
+    begins = [one for one in known if one.startswith(f"{name}_")][:MOST_NEAR]
+    hint = f"did you mean {either(begins)}?" if begins else suggest(name or "", known)
+    raise PlanError([Diagnostic("E406", f"the catalog has no node `{clip(name or '')}`", hint=hint)])
 
 
 def _machine(server: Server, node: NodeSpec, name: str | None) -> str:

@@ -30,7 +30,7 @@ FEW = 3
 """Cases that a note names before it counts the others."""
 
 NOISY = 1.5
-"""Ninetieth percentile over the least of the repetitions, in the median row, from which other programs disturb."""
+"""Ninetieth percentile over the least of the repetitions, in the median row, from which others disturb: assumed."""
 
 
 def run_measure(arguments: Namespace) -> int:
@@ -39,8 +39,8 @@ def run_measure(arguments: Namespace) -> int:
 
     _check_arguments(arguments)
     asked = _asked(arguments)
-    device = find_device(arguments.devices)
-    rows = Rows(Path(arguments.output), arguments.gpu or _name_of(device), device.about.name)
+    device = find_device(arguments.devices, arguments.library)
+    rows = Rows(Path(arguments.output), arguments.gpu or _name_of(device), device.about.name, device.about.library)
     cases = _cases(arguments, device, asked)
     start, count = time.monotonic(), 0
     try:

@@ -20,7 +20,7 @@ from plandsl.backends.cost.answers.simulation import Run
 from plandsl.commands.console import FAILED, OK, Progress, open_console, print_json, print_text, spaced
 from plandsl.commands.outputs import lacking_json, leave_out_lacking, say_lacking
 from plandsl.commands.sources import compile_one, compile_plans
-from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.diagnostics import Diagnostic, PlanError, visible
 from plandsl.driver import CompiledPlan, find_unserved
 from plandsl.searches.runs import find_rates_with, probing, simulate_seeds_with, simulate_with
 from plandsl.searches.spread import Workers, open_workers
@@ -117,7 +117,7 @@ def _serve_what_fits(plans: list[CompiledPlan]) -> tuple[list[CompiledPlan], dic
 def _print_unserved(unserved: dict[str, Diagnostic], console: Any) -> None:
     for why in unserved.values():
         console.print()
-        console.print(f"{why.message} ({why.code})", style="bold red", soft_wrap=True)
+        console.print(f"{visible(why.message)} ({why.code})", style="bold red", soft_wrap=True)
 
 
 def _unserved_json(unserved: dict[str, Diagnostic]) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def _lost_rows(plan: CompiledPlan) -> dict[str, Any]:
 def _print_lost_rows(plan: CompiledPlan, console: Any) -> None:
     for note in plan.notes:
         if note.code == "N452":
-            console.print(f"{note.code}  {note.message}", style="dim", soft_wrap=True)
+            console.print(f"{note.code}  {visible(note.message)}", style="dim", soft_wrap=True)
 
 
 def _check_seeds(arguments: Namespace) -> None:

@@ -50,8 +50,8 @@ function _shtab_planc_using
   test "$_shtab_planc_cmdpath" = "$argv"
 end
 
-set -g _shtab_planc_commands init compile check render verify laws search fmt catalog passes explain diff compare compare-comm measure calibrate accuracy simulate autoscale completion export import run
-set -g _shtab_planc_opts_with_value --against --connector --devices --draws --dtype --dump --every --fit --for --format --gpu --law --least --model --node --output --phase --plan --plot --ranks --requests --rows --scheduler --search --seconds --seed --seeds --set --simulate --steps --to --top --view -o
+set -g _shtab_planc_commands init compile check render report verify laws search fmt catalog passes explain diff compare compare-comm measure calibrate accuracy simulate autoscale lsp completion export import run
+set -g _shtab_planc_opts_with_value --against --connector --devices --draws --dtype --dump --every --fit --for --format --gpu --law --least --model --node --output --phase --plan --plot --port --ranks --requests --rows --scheduler --search --seconds --seed --seeds --set --simulate --steps --to --top --use --view --with -o
 
 complete -c planc -e
 complete -c planc -f
@@ -89,6 +89,15 @@ complete -c planc -n '_shtab_planc_using render' -l phase -xka "prefill decode" 
 complete -c planc -n '_shtab_planc_using render' -l against -xka "ttft tpot latency" -d 'of the tradeoff: only this latency'
 complete -c planc -n '_shtab_planc_using render' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'a .svg, .png, .pdf or .dot file'
 complete -c planc -n '_shtab_planc_using render; and test $_shtab_planc_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a .plan file, or - for standard input'
+complete -c planc -n '_shtab_planc_using; and test $_shtab_planc_npos -eq 0' -a report -d 'Write plans and searches as one HTML page: charts, tables, comparison.'
+complete -c planc -n '_shtab_planc_using report' -s h -l help -d 'show this help message and exit'
+complete -c planc -n '_shtab_planc_using report' -l json -d 'print the machine form'
+complete -c planc -n '_shtab_planc_using report' -l plan -x -d 'only this plan; may be given several times'
+complete -c planc -n '_shtab_planc_using report' -l search -x -d 'only this search, and its best plan'
+complete -c planc -n '_shtab_planc_using report' -l set -x -d 'override a field, e.g. workload.batch=64'
+complete -c planc -n '_shtab_planc_using report' -l requests -x -d 'serve N requests of a load over time (at most 10,000)'
+complete -c planc -n '_shtab_planc_using report' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'a .html file, or - for standard output'
+complete -c planc -n '_shtab_planc_using report; and test $_shtab_planc_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a .plan file, or - for standard input'
 complete -c planc -n '_shtab_planc_using; and test $_shtab_planc_npos -eq 0' -a verify -d 'Run the sharded program on small dimensions and compare it with the unsharded one.'
 complete -c planc -n '_shtab_planc_using verify' -s h -l help -d 'show this help message and exit'
 complete -c planc -n '_shtab_planc_using verify' -l json -d 'print the machine form'
@@ -172,6 +181,7 @@ complete -c planc -n '_shtab_planc_using measure' -l gpu -x -d 'the GPU in the r
 complete -c planc -n '_shtab_planc_using measure' -l seconds -x -d 'start no kernel after so many seconds (default: 300)'
 complete -c planc -n '_shtab_planc_using measure' -l dtype -x -d 'format of kernels without --for (default: bf16)'
 complete -c planc -n '_shtab_planc_using measure' -l devices -x -d 'take a CPU as N devices, for collectives'
+complete -c planc -n '_shtab_planc_using measure' -l with -xka "jax torch" -d 'whose kernels are timed (default: jax if it is installed, else torch)'
 complete -c planc -n '_shtab_planc_using; and test $_shtab_planc_npos -eq 0' -a calibrate -d 'Fit the constants of calibrations to measurements.'
 complete -c planc -n '_shtab_planc_using calibrate' -s h -l help -d 'show this help message and exit'
 complete -c planc -n '_shtab_planc_using calibrate' -l json -d 'print the machine form'
@@ -182,6 +192,7 @@ complete -c planc -n '_shtab_planc_using; and test $_shtab_planc_npos -eq 0' -a 
 complete -c planc -n '_shtab_planc_using accuracy' -s h -l help -d 'show this help message and exit'
 complete -c planc -n '_shtab_planc_using accuracy' -l json -d 'print the machine form'
 complete -c planc -n '_shtab_planc_using accuracy' -l rows -xka "(__fish_complete_path (commandline -ct))" -d 'write what is predicted of each deployment, a .csv or .parquet file'
+complete -c planc -n '_shtab_planc_using accuracy' -l use -xka "(__fish_complete_path (commandline -ct))" -d 'a .plan file, as `planc calibrate` writes it, that goes before the catalog'
 complete -c planc -n '_shtab_planc_using accuracy; and test $_shtab_planc_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a CSV file, or a folder of them (docs/calibration.md)'
 complete -c planc -n '_shtab_planc_using; and test $_shtab_planc_npos -eq 0' -a simulate -d 'Serve the requests of a plan one by one: percentiles, goodput, occupancy.'
 complete -c planc -n '_shtab_planc_using simulate' -s h -l help -d 'show this help message and exit'
@@ -206,6 +217,11 @@ complete -c planc -n '_shtab_planc_using autoscale' -l requests -x -d 'serve N r
 complete -c planc -n '_shtab_planc_using autoscale' -l least -x -d 'replicas that always run (default: 1)'
 complete -c planc -n '_shtab_planc_using autoscale' -l scheduler -x -d 'distribute the work over a Dask cluster'
 complete -c planc -n '_shtab_planc_using autoscale; and test $_shtab_planc_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a .plan file, or - for standard input'
+complete -c planc -n '_shtab_planc_using; and test $_shtab_planc_npos -eq 0' -a lsp -d 'Serve an editor: mistakes as one types, completions, derived numbers, fixes.'
+complete -c planc -n '_shtab_planc_using lsp' -s h -l help -d 'show this help message and exit'
+complete -c planc -n '_shtab_planc_using lsp' -l json -d 'print the machine form'
+complete -c planc -n '_shtab_planc_using lsp' -l stdio -d 'speak over standard input and output (default)'
+complete -c planc -n '_shtab_planc_using lsp' -l port -x -d 'listen on port N of this machine instead'
 complete -c planc -n '_shtab_planc_using; and test $_shtab_planc_npos -eq 0' -a completion -d 'Print the script that completes planc'"'"'s commands in a shell.'
 complete -c planc -n '_shtab_planc_using completion' -s h -l help -d 'show this help message and exit'
 complete -c planc -n '_shtab_planc_using completion' -l json -d 'print the machine form'

@@ -78,7 +78,9 @@ class Ids(BaseOp):
 class Norm(Regular):
     """``fn`` (rms_norm or layer_norm) over dimension ``over``, times the optional ``gain``.
 
-    With ``sums`` (`plandsl.ir.norms`), complete over all ranks, ``over`` may be split.
+    With ``sums`` (`plandsl.ir.norms`), complete over all ranks, ``over`` may be split. With ``groups``, a dimension
+    that says how many, neighbouring heads of a group are normalised together. The heads are the dimension before
+    ``over``. A rank has whole groups.
     """
 
     keyword: ClassVar[str] = "norm"
@@ -93,7 +95,14 @@ class Norm(Regular):
     over: str = "hidden"
     sums: Value | None = None
     fused: str | None = None
+    groups: str | None = None
     span: Span | None = span_field()
+
+    @property
+    def heads(self) -> str:
+        """The dimension of which ``groups`` are made."""
+        names = self.x.type.names
+        return names[names.index(self.over) - 1]
 
     @once
     def rules(self) -> tuple[Rule, ...]:

@@ -148,8 +148,13 @@ def picks(top_k: int) -> str:
     return f"picks.{top_k}"
 
 
-MOMENTS = "moments.2"
-"""The dimension of the two sums that `layer_norm` needs: of squares, and of values. No plan can have this name."""
+MOMENTS = "moments"
+"""The dimension of a sum and a sum of squares."""
+
+
+def cached(value: str) -> str:
+    """The cache of the keys or values that a block calls ``value``, as layers hand it on; printed ``k.cached``."""
+    return f"{value}.cached"
 
 
 def group_of(axes: Iterable[str]) -> str:

@@ -9,13 +9,29 @@ from plandsl.ir.base import BaseOp
 from plandsl.ir.chunks import Chunks
 from plandsl.ir.collectives import Collective, Layout
 from plandsl.ir.compute import CacheWrite, Compute
+from plandsl.ir.earlier import Earlier, Item
 from plandsl.ir.experts import Routing
 from plandsl.ir.index import PickKeys
 from plandsl.ir.latent import Latent
 from plandsl.ir.norms import NormSums
 from plandsl.ir.states import Recurrence, ShortConv, States
+from plandsl.ir.streams import Streams
 
-Op: TypeAlias = Compute | NormSums | AdapterGemm | CacheWrite | Latent | PickKeys | States | Routing | Layout | Chunks
+Op: TypeAlias = (
+    Compute
+    | NormSums
+    | AdapterGemm
+    | CacheWrite
+    | Earlier
+    | Item
+    | Latent
+    | PickKeys
+    | States
+    | Streams
+    | Routing
+    | Layout
+    | Chunks
+)
 
 OPS: tuple[type[BaseOp], ...] = get_args(Op)
 """Every op class: the textual form reads them by keyword, and tests check the facts of each."""

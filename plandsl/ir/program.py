@@ -10,6 +10,7 @@ from attrs import field, frozen
 
 from plandsl.diagnostics import Diagnostic
 from plandsl.ir.collectives import Ring
+from plandsl.ir.earlier import Earlier
 from plandsl.ir.names import Places, RegionName
 from plandsl.ir.ops import Op
 from plandsl.ir.skew import Skew
@@ -26,8 +27,10 @@ PREFILL, DECODE = PHASES = ("prefill", "decode")
 class Region(FrozenValue):
     """A straight line of operations, run once (``layers`` None) or once per layer of ``layers`` that ``every`` picks.
 
-    `place_memory` finds ``live``, the largest sets of values alive at once, and ``buffers``, the values that
-    collectives keep in communication buffers.
+    The results after the first one are for later layers, which read them by `Earlier` under the names ``gives``.
+
+    `place_memory` finds ``live``, the largest sets of values alive at once, ``through``, the values of earlier layers
+    that are alive beside these all the time, and ``buffers``, the values in buffers of collectives.
     """
 
     name: RegionName
@@ -39,6 +42,13 @@ class Region(FrozenValue):
     live: tuple[tuple[str, ...], ...] = ()
     buffers: tuple[str, ...] = ()
     every: Every = EVERY
+    gives: tuple[str, ...] = ()
+    through: tuple[Value, ...] = ()
+
+    @property
+    def handed(self) -> tuple[tuple[str, Value], ...]:
+        """What the region makes for later layers, by name."""
+        return tuple(zip(self.gives, self.results[1:], strict=True))
 
     @property
     def repeats(self) -> int:
@@ -153,15 +163,18 @@ class Program(FrozenValue):
         return text_html(str(self))
 
 
-def verify(program: Program, known: Container[int] = ()) -> Iterator[Diagnostic]:
+def verify(
+    program: Program, known: Container[int] = (), regions: Iterable[Region] | None = None
+) -> Iterator[Diagnostic]:
     """Findings for everything that is unsound in ``program``.
 
     A sound program defines each value once and before its use, records the type that ``infer`` gives for each value,
     uses an axis at most once in a tensor, and satisfies the ``verify`` of each op. Ops whose `id` is in ``known``
-    were verified before, and only their operands and results are checked.
+    were verified before, and only their operands and results are checked; of a program, only ``regions`` if given.
     """
     known_axes = {name for name, _ in program.mesh.axes}
-    for region in program.regions:
+    handed = {name: value for region in reversed(program.regions) for name, value in region.handed}
+    for region in program.regions if regions is None else regions:
         defined: dict[str, Value] = {}
         for value in (*region.args, *region.weights):
             yield from _define(value, defined, known_axes, region.name)
@@ -172,11 +185,17 @@ def verify(program: Program, known: Container[int] = ()) -> Iterator[Diagnostic]
                     yield Diagnostic("E391", f"{region.name}: %{x.name} is used before it is defined", op.span)
             if id(op) not in known:
                 yield from _verify_op(op, region.name)
+            if isinstance(op, Earlier):
+                yield from _verify_earlier(op, handed.get(op.made), region.name)
             for out in op.results:
                 yield from _define(out, defined, known_axes, region.name)
         for value in region.results:
             if defined.get(value.name) != value:
                 yield Diagnostic("E391", f"{region.name}: result %{value.name} is not defined", None)
+        for name, value in region.handed:
+            if handed[name].type != value.type:
+                why = f"{region.name}: `{name}` is {value.type}, but an earlier layer gives {handed[name].type}"
+                yield Diagnostic("E391", why, None)
 
 
 def _verify_op(op: Op, region: RegionName) -> Iterator[Diagnostic]:
@@ -188,6 +207,14 @@ def _verify_op(op: Op, region: RegionName) -> Iterator[Diagnostic]:
         if out.type != inferred:
             why = f"{region}: %{out.name} is recorded as {out.type}, but {op.keyword} makes {inferred}"
             yield Diagnostic("E391", why, op.span)
+
+
+def _verify_earlier(op: Earlier, made: Value | None, region: str) -> Iterator[Diagnostic]:
+    """Findings about a value of an earlier layer: some region before gives it, with this type."""
+    if made is None or made.type != op.out.type:
+        have = "nothing gives it" if made is None else f"it is {made.type}"
+        why = f"{region}: `{op.made}` of an earlier layer is read as {op.out.type}, but {have}"
+        yield Diagnostic("E391", why, op.span)
 
 
 def _define(value: Value, defined: dict[str, Value], axes: set[str], region: RegionName) -> Iterator[Diagnostic]:

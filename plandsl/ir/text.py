@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import zip_longest
 from typing import Any
 
 from attrs import fields
@@ -15,7 +17,7 @@ from attrs import fields
 from plandsl.ir.base import BaseOp
 from plandsl.ir.names import Places, axes_of, read_dim_name, read_places, read_region_name
 from plandsl.ir.ops import OPS, Op
-from plandsl.ir.program import Part, Program, Region, show_layers
+from plandsl.ir.program import PHASES, Part, Program, Region, show_layers
 from plandsl.ir.skew import Skew, read_skew
 from plandsl.ir.types import Chunk, Dim, Mesh, TensorType, Value
 from plandsl.spec.model import EVERY, Every
@@ -84,6 +86,9 @@ def show_region(region: Region) -> str:
     out += [f"  weight {v} : {v.type}" for v in region.weights]
     out += [f"  {show_op(op)}" for op in region.ops]
     out += [f"  live {', '.join(names)}" for names in region.live]
+    if region.gives:
+        out.append(f"  gives {', '.join(region.gives)}")
+    out += [f"  through {v} : {v.type}" for v in region.through]
     if region.buffers:
         out.append(f"  buffers {', '.join(region.buffers)}")
     return "\n".join([*out, "}"])
@@ -140,23 +145,49 @@ def _names(text: str) -> list[str]:
 
 
 def read_op(line: str, known: dict[str, Value]) -> Op:
-    """Read one line; its operands come from ``known``. Raises ValueError on a line that is no op."""
+    """Read one line; its operands come from ``known``. Raises ValueError on anything that `show_op` does not print."""
     m = _OP.match(line.strip())
     if m is None or m["key"] not in _CLASSES:
         raise ValueError(f"not an op: {line.strip()}")
-    cls = _CLASSES[m["key"]]
+    with _refusing(line):
+        op = _build_op(_CLASSES[m["key"]], m, known)
+    if show_op(op) != line.strip():
+        raise ValueError(f"not an op: {line.strip()} (it reads as {show_op(op)})")
+    return op
+
+
+@contextmanager
+def _refusing(text: str) -> Iterator[None]:
+    """Whatever fails to be made of ``text`` is told as a ValueError."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"cannot be read: {text.strip()} ({type(error).__name__}: {error})") from error
+
+
+def _build_op(cls: type[BaseOp], m: re.Match[str], known: dict[str, Value]) -> Op:
     types = re.findall(_TYPE, m["types"] or "")
     results = [Value(n, read_type(t)) for n, t in zip(_names(m["outs"] or ""), types, strict=True)]
     operands = [None if n == MISSING else known[n[1:]] for n in re.findall(r"%[\w.]+|-", m["xs"])]
     arguments: dict[str, Any] = _deal(cls, cls.RESULTS, results) | _deal(cls, cls.OPERANDS, operands)
+    kinds = {f.name: str(f.type).removesuffix(" | None") for f in fields(_attrs(cls))}
     for name, text in re.findall(r'(\w+) = ("[^"]*"|[\w.+-]+)', m["at"] or ""):
-        arguments[name] = _read_attribute(text)
+        arguments[name] = value = _read_attribute(text)
+        if name not in _attributes(cls) or not isinstance(value, _PYTHON[kinds[name]]):
+            raise ValueError(f"no {name} of {cls.keyword}: {text}")
     op: Op = cls(**arguments)  # type: ignore[assignment]  # cls comes from OPS, which lists the union
     return op
 
 
+_PYTHON: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "float": (int, float), "bool": bool}
+"""The values of an attribute by its type."""
+
+
 def _deal(cls: type[BaseOp], names: tuple[str, ...], values: Sequence[Value | None]) -> dict[str, Any]:
-    """Assign ``values`` to the fields ``names`` in order; a tuple field takes all values that are left."""
+    """Assign ``values`` to the fields ``names`` in order; a tuple field takes all values that are left.
+
+    A field without a value is None where it may be, and else missing. Raises ValueError for values that are left.
+    """
     left, out = list(values), dict[str, Any]()
     kinds = {f.name: str(f.type) for f in fields(_attrs(cls))}
     for name in names:
@@ -164,6 +195,10 @@ def _deal(cls: type[BaseOp], names: tuple[str, ...], values: Sequence[Value | No
             out[name], left = tuple(left), []
         elif left:
             out[name] = left.pop(0)
+            if out[name] is None and not kinds[name].endswith("| None"):
+                raise ValueError(f"{cls.keyword} lacks its {name}")
+    if left:
+        raise ValueError(f"{cls.keyword} has no place for {left[0]}")
     return out
 
 
@@ -185,6 +220,8 @@ def _read_region(header: str, lines: list[str]) -> Region:
     ops: list[Op] = []
     live: list[tuple[str, ...]] = []
     buffers: tuple[str, ...] = ()
+    gives: tuple[str, ...] = ()
+    through: list[Value] = []
     for line in lines:
         word, _, rest = line.strip().partition(" ")
         if word == "weight":
@@ -194,6 +231,10 @@ def _read_region(header: str, lines: list[str]) -> Region:
             live.append(tuple(rest.split(", ")))
         elif word == "buffers":
             buffers = tuple(rest.split(", "))
+        elif word == "gives":
+            gives = tuple(rest.split(", "))
+        elif word == "through":
+            through += _typed(rest)
         else:
             ops.append(op := read_op(line, known))
             known |= {v.name: v for v in op.results}
@@ -210,6 +251,8 @@ def _read_region(header: str, lines: list[str]) -> Region:
         live=tuple(live),
         buffers=buffers,
         every=every,
+        gives=gives,
+        through=tuple(through),
     )
 
 
@@ -229,10 +272,21 @@ def _pairs(text: str) -> list[tuple[str, str]]:
 
 
 def read(text: str) -> Program:
-    """Read what `show` prints. Raises ValueError on anything else."""
-    lines = [line for line in text.splitlines() if line.strip()]
+    """Read what `show` prints; empty lines are left out. Raises ValueError on anything else."""
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    with _refusing("a program starts with `program NAME PHASE`"):
+        program = _read_program(list(lines))
+    printed = show(program).splitlines()
+    for found, line in zip_longest(lines, printed, fillvalue=""):
+        if found != line:
+            raise ValueError(f"not part of a program: `{found}`, which reads as `{line}`")
+    return program
+
+
+def _read_program(lines: list[str]) -> Program:
+    """The program of ``lines``, which it uses up. What is left of a line that it understands is not looked at."""
     word, model, phase = lines.pop(0).split()
-    if word != "program":
+    if word != "program" or phase not in PHASES:
         raise ValueError("a program starts with `program NAME PHASE`")
     mesh, sizes, regions, stages = Mesh(), [], [], []
     imbalance: list[tuple[Places, Skew]] = []
@@ -241,6 +295,8 @@ def read(text: str) -> Program:
         line = lines.pop(0)
         if line.startswith("mesh"):
             mesh = Mesh(tuple((n, int(s)) for n, s in _pairs(line)))
+            if any(size < 1 for _, size in mesh.axes):
+                raise ValueError(f"not a mesh: {line}")
         elif line.startswith("dim"):
             name, size = _pairs(line)[0]
             sizes.append((read_dim_name(name), int(size) if size.isdigit() else size))

@@ -20,7 +20,7 @@ def makes_rows(name: str) -> bool:
     return name in PADDED or isinstance(name, Merged)
 
 
-REPLICATED = frozenset({"kv_heads", "state_groups"})
+REPLICATED = frozenset({"kv_heads", "wide_kv_heads", "state_groups"})
 """Dimensions that are replicated when their size is smaller than the number of shards."""
 
 

@@ -98,6 +98,11 @@ def _simulate(found: Found, asked: Asked, workers: Workers, tick: Tick) -> Answe
     most = asked.simulate or MOST_SIMULATED
     made = simulate_best(found, workers, count=asked.requests, most=most, tick=tick)
     good = made.good[: asked.top]
+    rest: dict[str, Any] = (
+        {"missing": [] if good else [m for one in made.others[:1] for m in one.misses]}
+        if made.good or made.others
+        else _nearest(found)
+    )
     return Answer(
         [one.row for one in good],
         configurations(found, found.tally.front),
@@ -105,11 +110,7 @@ def _simulate(found: Found, asked: Asked, workers: Workers, tick: Tick) -> Answe
         origins=[found.plan(one.row.number).engine_origin for one in good],
         bands=[{} for _ in good],
         shortlist=made,
-        **(
-            {"missing": [] if good else [m for one in made.others[:1] for m in one.misses]}
-            if made.good or made.others
-            else _nearest(found)
-        ),
+        **rest,
     )
 
 
@@ -118,4 +119,6 @@ def _alike_simulated(found: Found, good: Sequence[Simulated]) -> list[tuple[int,
     goal = found.search.all_goals[0]
     values = [one.figures.get(goal.name) for one in good]
     plans = [found.plan(one.row.number) for one in good]
-    return alike_ranks([v and simulated_band(plan, goal, v.value) for plan, v in zip(plans, values, strict=True)])
+    return alike_ranks(
+        [None if v is None else simulated_band(plan, goal, v.value) for plan, v in zip(plans, values, strict=True)]
+    )

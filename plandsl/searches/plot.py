@@ -75,18 +75,18 @@ def plot(drawn: Sequence[SearchResult], path: Path) -> None:
         _draw_fronts(above[0], drawn)
         for part in below:
             draw_maps(part[0], [d.points for d in drawn])
-        plotting.write_caption(figure, "\n".join(_goal_line(d) for d in drawn), _caption(drawn))
+        plotting.write_caption(figure, "\n".join(goal_line(d) for d in drawn), caption(drawn))
         plotting.save(figure, path)
 
 
-def _goal_line(d: SearchResult) -> str:
+def goal_line(d: SearchResult) -> str:
     """What a search looks for, and how many configurations meet all requirements."""
     goals = ", then ".join(goal.text for goal in d.found.search.all_goals)
     t = d.found.tally
     return f"{d.found.search.name}: {goals}; {t.met:,} of {t.seen:,} configurations meet all requirements"
 
 
-def _caption(drawn: Sequence[SearchResult]) -> str:
+def caption(drawn: Sequence[SearchResult]) -> str:
     """The model, the machine and the load of the searches, as far as these are one."""
     search = drawn[0].found.search
     varied = {choice.path.partition(".")[0] for choice in search.choices}
@@ -109,7 +109,7 @@ def _caption(drawn: Sequence[SearchResult]) -> str:
 def _draw_fronts(part: Any, drawn: Sequence[SearchResult]) -> None:
     """Draw a panel for each latency, and one legend below them."""
     vertical = drawn[0].points.vertical
-    metrics = _latencies(drawn)
+    metrics = latencies(drawn)
     places = part.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
     look = _curve_styles(drawn)
     far = dict.fromkeys(
@@ -143,7 +143,7 @@ def _find_same(
     return {name: names[own[0]] for name, own in firsts.items() if own[0] is not None}
 
 
-def _latencies(drawn: Sequence[SearchResult]) -> list[str]:
+def latencies(drawn: Sequence[SearchResult]) -> list[str]:
     """The two latencies that goals and requirements name most often; TPOT and TTFT where they name none."""
     searches = [d.found.search for d in drawn]
     said = [g.metric for s in searches for g in s.goals] + [r.metric for s in searches for r in s.requires]

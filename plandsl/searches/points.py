@@ -72,7 +72,7 @@ class Points:
         if not len(table.rows.numbers):
             return
         combination = found.combination(int(table.rows.numbers[0]))
-        plan = self._plan_label(combination)
+        plan = self.group_of(combination)
         at: dict[str, Any] = {
             c.path: np.intp(self._settings[c.path][s.text]) for c, s in combination if c.path in self._settings
         }
@@ -83,7 +83,7 @@ class Points:
             self.curves[plan] = self._curve(found, self.curves.get(plan, NO_ROWS).joined(fits))
         self._add_to_maps(at, table)
 
-    def _plan_label(self, combination: Combination) -> str:
+    def group_of(self, combination: Combination) -> str:
         """The name of the plan by which points are grouped: its degrees above 1, or all degrees where all are 1."""
         said = [(c, s) for c, s in combination if c.path in self.named]
         large = [(c, s) for c, s in said if not (c.path.removeprefix("sharding.") in DEGREES and s.value == 1)]
@@ -91,10 +91,10 @@ class Points:
 
     def _add_to_sample(self, plan: str, rows: Rows) -> None:
         """Add rows to a plan's sample, which keeps the rows with the smallest hashed numbers."""
-        self.clouds[plan] = _thin(self.clouds.get(plan, NO_ROWS).joined(rows), self.quota)
+        self.clouds[plan] = thin(self.clouds.get(plan, NO_ROWS).joined(rows), self.quota)
         while sum(len(r.numbers) for r in self.clouds.values()) > CLOUD and self.quota > 1:
             self.quota //= 2
-            self.clouds = {name: _thin(r, self.quota) for name, r in self.clouds.items()}
+            self.clouds = {name: thin(r, self.quota) for name, r in self.clouds.items()}
 
     def _curve(self, found: Found, rows: Rows) -> Rows:
         """The row with the most throughput at each value of the curve's field, for at most `ON_CURVE` values."""
@@ -136,7 +136,7 @@ def _places(found: Found, numbers: NDArray[np.int64]) -> dict[str, NDArray[np.in
     return out
 
 
-def _thin(rows: Rows, quota: int) -> Rows:
+def thin(rows: Rows, quota: int) -> Rows:
     """At most ``quota`` of the rows. The choice does not depend on the order in which rows came."""
     if len(rows.numbers) <= quota:
         return rows

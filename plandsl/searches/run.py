@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import CompiledPlan, check_spec
-from plandsl.ir.program import Program
 from plandsl.limits import MAX_COMPILED
+from plandsl.passes import structure
 from plandsl.progress import Tick, silent
 from plandsl.searches.space import Candidate, Grid, Space
 from plandsl.searches.tally import NO_ROWS, Rows, Tally, fill_tally
@@ -83,16 +83,17 @@ NOTHING = Table(NO_ROWS, np.empty(0, object))
 
 
 class Compiler:
-    """Compiles plans one after another. Plans of one structure share a program."""
+    """Compiles plans one after another, and counts their structures: plans of one structure share a program."""
 
     def __init__(self) -> None:
-        self.known: dict[Hashable, Program] = {}
+        self.structures = set[Hashable]()
         self._last: tuple[PlanSpec, CompiledPlan] | None = None
 
     def compile(self, plan: PlanSpec) -> CompiledPlan:
         """Compile ``plan``. The last result is kept: jobs of a plan follow one another, on a worker as copies."""
         if self._last is None or (self._last[0] is not plan and self._last[0] != plan):
-            self._last = plan, CompiledPlan(plan, (), self.known)
+            self.structures.update(map(structure, plan.modes))
+            self._last = plan, CompiledPlan(plan, ())
         return self._last[1]
 
 
@@ -281,7 +282,7 @@ class Run:
                 tick(job.first + job.size, total)
         except KeyboardInterrupt:
             self.found.stopped = True
-        self.found.structures = len(compiler.known) // 2
+        self.found.structures = len(compiler.structures)
         return self.found
 
 

@@ -48,7 +48,12 @@ class Answer(NamedTuple):
 
 def print_found(found: Found, answer: Answer, seconds: float, console: Console) -> None:
     """Print the whole answer."""
-    parts: list[RenderableType] = [_title(found, seconds), Text()]
+    print_lines(console, _title(found, seconds), Text(), *answer_parts(found, answer))
+
+
+def answer_parts(found: Found, answer: Answer) -> list[RenderableType]:
+    """The best and the front, or what the nearest misses; then where each configuration ended."""
+    parts: list[RenderableType] = []
     printed = 0
     if answer.shortlist is not None and answer.shortlist.simulated + len(answer.shortlist.refused):
         from plandsl.searches.show_shortlist import simulated_parts
@@ -61,8 +66,7 @@ def print_found(found: Found, answer: Answer, seconds: float, console: Console) 
         parts += [_ranking(found, answer), Text(), _front(found, shown, len(answer.front)), Text()]
     elif found.tally.seen:
         parts += [_nearest_miss(found, answer.missing, answer.remedies), Text()]
-    parts += _reasons(found, printed)
-    print_lines(console, *parts)
+    return parts + _reasons(found, printed)
 
 
 def _title(found: Found, seconds: float) -> Text:

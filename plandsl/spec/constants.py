@@ -345,7 +345,7 @@ def read(form: type[C], section: Mapping[str, float], origin: str = "") -> C:
 
 def build(form: type[C], values: Iterable[float], band: Band | None = None) -> C:
     """The constants of ``form`` from numbers in the order of `names`."""
-    return cast(C, form._make((*values, band)))
+    return form._make((*values, band))
 
 
 def values(constants: FormConstants) -> dict[str, float]:

@@ -346,6 +346,7 @@ class CalibrationSpec(FrozenValue):
     _flat: dict[str, float] = field(init=False, eq=False, repr=False)
     _sections: dict[str, dict[str, float]] = field(init=False, eq=False, repr=False)
     _read: dict[tuple[object, str], object] = field(init=False, eq=False, repr=False)
+    _placed: dict[tuple[str, ...], CalibrationSpec] = field(init=False, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         sections: dict[str, dict[str, float]] = {}
@@ -355,6 +356,7 @@ class CalibrationSpec(FrozenValue):
         object.__setattr__(self, "_flat", dict(self.values))
         object.__setattr__(self, "_sections", sections)
         object.__setattr__(self, "_read", {})
+        object.__setattr__(self, "_placed", {})
 
     def get(self, name: str, default: float) -> float:
         """The constant ``name``, or ``default`` if this calibration does not set it."""
@@ -362,8 +364,17 @@ class CalibrationSpec(FrozenValue):
 
     def needs(self, constant: str) -> bool:
         """Whether the times of some ops depend on ``constant``: false if fitted sections replace it."""
-        fitted = {name.split(".")[0] for name, _ in self.values if name.count(".") > 1}
-        return not fitted.issuperset(COVERED_BY.get(constant, ("",)))
+        return not self._fitted.issuperset(COVERED_BY.get(constant, ("",)))
+
+    @once
+    def _fitted(self) -> frozenset[str]:
+        """The kinds of its sections."""
+        return frozenset(name.split(".")[0] for name, _ in self.values if name.count(".") > 1)
+
+    @once
+    def given(self) -> frozenset[str]:
+        """The first parts of the names of its values."""
+        return frozenset(name.split(".")[0] for name, _ in self.values)
 
     def has(self, sections: frozenset[str]) -> bool:
         """Whether this calibration has all of these sections, or families of sets (`family_of`)."""
@@ -412,11 +423,16 @@ class CalibrationSpec(FrozenValue):
         name = lender.removesuffix(MORE)
         return FITTED_HERE if name in own else borrowed_from((name,))
 
-    def placed_on(self, own: Collection[str]) -> CalibrationSpec:
+    def placed_on(self, own: tuple[str, ...]) -> CalibrationSpec:
         """The calibration for the GPU with the names ``own``: sets that it borrows have wider bands.
 
         By the `MARGINS` of their kind, or where it has none to the power `TRANSFER`.
         """
+        if own not in self._placed:
+            self._placed[own] = self._place_on(own)
+        return self._placed[own]
+
+    def _place_on(self, own: Collection[str]) -> CalibrationSpec:
         parts = [_part(name) for name, _ in self.values]
         origins = {part: self.origin(part, own) for part, _ in parts}
         lent = {part for part, origin in origins.items() if origin.startswith(BORROWED)}

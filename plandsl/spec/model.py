@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from math import prod
 from typing import NamedTuple, TypeAlias
 
-from attrs import evolve, field, frozen
+from attrs import Factory, evolve, field, frozen
 
 from plandsl.diagnostics import Span
 from plandsl.values import FrozenValue, once
@@ -21,11 +21,20 @@ GAINS = "gains"
 STATEFUL = ("short_conv", "recurrence")
 """Functions of the block language whose layers keep a state of fixed size for each request."""
 
+STREAMS = ("stack", "spread", "mix", "match", "excess")
+"""Functions of models with several residual streams, or with activations that few elements pass."""
+
 INDEX, AMONG = "index", "among"
 """The function that picks keys for each query, and the option of `attention` that takes its result.
 
 In a term of attention with the option, the last argument is the choice.
 """
+
+EARLIER = "earlier"
+"""The word before a value of an earlier layer, ``earlier.k``: an `Apply` without arguments, and the option ``name``."""
+
+LAYER = "layer"
+"""What `item` calls the number of the layer that runs: the value of its option ``at``, where that is no number."""
 
 ADAPTERS, LORA_RANK = "adapters", "lora_rank"
 """Dimensions of the matrices of adapters."""
@@ -85,6 +94,13 @@ def walk(term: Term) -> Iterator[Term]:
     if isinstance(term, Apply):
         for argument in term.args:
             yield from walk(argument)
+
+
+def inside_experts(terms: Iterable[Term]) -> Iterator[Weight]:
+    """The weights in the bodies of `experts`."""
+    for term in (inner for outer in terms for inner in walk(outer)):
+        for statement in term.body if isinstance(term, Apply) else ():
+            yield from (w for w in walk(statement.term) if isinstance(w, Weight))
 
 
 class Statement(NamedTuple):
@@ -168,7 +184,8 @@ class LoraSpec(NamedTuple):
     """Low-rank adapters (LoRA): ``x W`` becomes ``x W + (x A) B``, with ``A`` and ``B`` of each request's own adapter.
 
     ``targets`` are the weights ``W``; the dimensions `ADAPTERS` and `LORA_RANK` say how many adapters a GPU holds, and
-    of which rank. ``active`` is the number of different ones in a batch.
+    of which rank. ``active`` is the largest number of different ones in a batch. ``mix`` is what a plan's load says of
+    them: pairs of (number of adapters, chance that a request names one of these); empty where it says nothing.
 
     An adapter that is on no GPU is loaded from host memory at ``host_bandwidth`` bytes/s for each GPU, in ``load_time``
     seconds besides. Host memory holds ``host_adapters``, or all (None); the others are read at ``disk_bandwidth``.
@@ -180,6 +197,7 @@ class LoraSpec(NamedTuple):
     load_time: float = 0.0
     host_adapters: int | None = None
     disk_bandwidth: float | None = None
+    mix: tuple[tuple[int, float], ...] = ()
 
 
 @frozen(eq=False, repr=False, slots=False)
@@ -187,7 +205,8 @@ class ModelSpec(FrozenValue):
     """A model: sizes of its named dimensions, storage types, and its program as terms.
 
     ``embedding`` is the table of token ids. Where more happens before the first layer, ``entry`` is the whole term, in
-    which that weight stands for the rows that tokens pick.
+    which that weight stands for the rows that tokens pick; ``prelude`` are the statements before that term.
+    ``stream`` are the dimensions of what a token brings to each layer.
     ``mtp`` is the block that predicts the token after the next one; it runs only as a draft. ``stored`` holds the
     exceptions from ``weights``: a path (a weight, ``embedding``, ``head``, ``experts``, a block, or one of them in a
     block, as ``dense.w_q``) and the format of the weights that it names, or ``activations``. ``state_cache`` is the
@@ -210,6 +229,8 @@ class ModelSpec(FrozenValue):
     max_context: int | None = None
     mtp: BlockSpec | None = None
     entry: "Term | None" = None
+    prelude: tuple[Statement, ...] = ()
+    stream: tuple[str, ...] = field(default=Factory(lambda self: self.embedding.dims[1:], takes_self=True))
     source: str = ""
     stored: tuple[tuple[str, str], ...] = ()
     state_cache: str = ""
@@ -252,6 +273,7 @@ class ModelSpec(FrozenValue):
     @property
     def terms(self) -> Iterator[Term]:
         """The terms of the embedding, of the blocks and of the head."""
+        yield from (s.term for s in self.prelude)
         yield self.entry or self.embedding
         yield from (s.term for b in self.blocks for s in b.statements)
         yield self.head
@@ -284,6 +306,12 @@ class ModelSpec(FrozenValue):
         if self.mtp is None:
             return None
         return evolve(self, name=f"{self.name}_mtp", layers=1, blocks=(self.mtp,), mtp=None, lora=None, tower=None)
+
+    @property
+    def norm_groups(self) -> frozenset[str]:
+        """The dimensions that say how many groups of heads a norm takes together."""
+        calls = (t for term in self.terms for t in walk(term) if isinstance(t, Apply))
+        return frozenset(str(t.option("groups", "")) for t in calls).difference(("",))
 
     @property
     def reads_patches(self) -> bool:

@@ -302,6 +302,12 @@ class PlanSpec(FrozenValue):
     span: Span | None = field(default=None, eq=False)
     calibrations: tuple[tuple[str, CalibrationSpec], ...] = ()
 
+    @once
+    def unloaded(self) -> "PlanSpec":
+        """The plan under a load without lengths: plans that differ in the load alone have the same programs."""
+        load = WorkloadSpec("", 1, 1, 1, reuse=float(self.workload.reuse > 0), encodes=self.workload.encodes)
+        return evolve(self, name="", workload=load, requires=(), pricing=TARIFFS[0], router="round_robin", span=None)
+
     @property
     def kinds(self) -> "tuple[PlanSpec, ...]":
         """One plan for each kind of GPU, as if all GPUs were of that kind; the plan itself if all are of one kind."""

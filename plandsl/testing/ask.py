@@ -95,6 +95,8 @@ def _simpler_spec(spec: PlanSpec, law: Law) -> PlanSpec:
     if law is laws_relations.more_requests_hardly_lower_throughput:
         engine = None if spec.engine is None else evolve(spec.engine, fusions=())
         spec = evolve(spec, engine=engine, micro_batches=1, chunks=1)
+    if law is laws_relations.adapters_are_never_free:  # a product that an adapter adds to is not cut into chunks
+        spec = evolve(spec, chunks=1)
     if law in OF_WHOLE_PROMPTS:
         spec = evolve(spec, chunked_prefill=None, micro_batches=1)
     if law in OF_BATCHES:

@@ -67,6 +67,7 @@ def _model(model: ModelSpec) -> ModelSpec:
         source="",
         embedding=model.embedding._replace(span=None),
         entry=None if model.entry is None else _term(model.entry),
+        prelude=tuple(_statement(s) for s in model.prelude),
         blocks=tuple(map(_block, model.blocks)),
         mtp=None if model.mtp is None else _block(model.mtp),
         head=_term(model.head),

@@ -31,4 +31,4 @@ def given_machine(given: Given[NodeSpec] | Given[ClusterSpec]) -> SearchStrategy
 
 def given_part(given: Given[Part]) -> SearchStrategy[Part]:
     """Parts without a name in the catalog: shardings and loads."""
-    return cast("SearchStrategy[Part]", given) if isinstance(given, SearchStrategy) else st.just(cast(Part, given))
+    return given if isinstance(given, SearchStrategy) else st.just(cast(Part, given))

@@ -49,6 +49,7 @@ LAWS: tuple[Law, ...] = (
     laws_schedule.pipeline_settles_at_its_period,
     laws_models.encoders_do_not_decode,
     laws_models.states_keep_their_size,
+    laws_models.towers_are_never_free,
     laws_traffic.requests_pass_in_order,
     laws_traffic.every_request_gets_its_tokens,
     laws_traffic.servers_hold_what_their_requests_need,
@@ -93,6 +94,7 @@ OF_WHOLE_PROMPTS = frozenset(
         laws_cost.degrees_of_one_are_free,
         laws_cost.shares_follow_their_figures,
         laws_models.states_keep_their_size,
+        laws_models.towers_are_never_free,
         laws_relations.adapters_are_never_free,
         laws_schedule.pipeline_settles_at_its_period,
     )

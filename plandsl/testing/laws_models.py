@@ -1,4 +1,4 @@
-"""Laws about kinds of models: encoders, which make no tokens, and layers with a state, which have one size."""
+"""Laws about kinds of models: encoders, which make no tokens, layers with a state, which have one size, and towers."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import re
 from io import StringIO
 from math import isclose
 
+from attrs import evolve
 from rich.console import Console
 
 from plandsl.answers.text.estimate import print_estimate
 from plandsl.driver import CompiledPlan
 from plandsl.ir.states import States
+from plandsl.testing.compare import compiled
 from plandsl.testing.inapplicable import DoesNotApply
 
 OF_TOKENS = ("tpot", "kv_capacity", '"decode"', "output_tokens")
@@ -60,3 +62,28 @@ def states_keep_their_size(plan: CompiledPlan) -> None:
     if all(cache.state for cache in caches) and not load.encodes:
         first, second = (float(plan.cost.evaluate(load.batch, n * length).tpot) for n in (1, 16))
         assert isclose(first, second, rel_tol=1e-9), f"TPOT is {first} s, and {second} s at 16 times the context"
+
+
+def towers_are_never_free(plan: CompiledPlan) -> None:
+    """Without its tower a model is never slower and never holds more; with half the images no prompt takes longer.
+
+    Images change no step that makes tokens.
+    """
+    spec, load = plan.spec, plan.spec.workload
+    if spec.model.tower is None or spec.tower is None:
+        raise DoesNotApply("the model has no tower")
+    others = {
+        "with half the images": evolve(spec, workload=evolve(load, images=load.images / 2)),
+        "without images": evolve(spec, workload=evolve(load, images=0.0)),
+        "without its tower": evolve(
+            spec, model=evolve(spec.model, tower=None), tower=None, workload=evolve(load, images=0.0, image_tokens=0)
+        ),
+    }
+    before, held = plan.cost.own, sum(plan.cost.pools[0].memory.weights)
+    for what, other in others.items():
+        found = compiled(evolve(other, requires=())).cost
+        now = found.own
+        assert float(now.ttft) <= float(before.ttft) * (1 + 1e-9), f"TTFT is {before.ttft:g} s, {what} {now.ttft:g} s"
+        assert isclose(float(now.tpot), float(before.tpot), rel_tol=1e-9), f"TPOT is {before.tpot} s, {what} {now.tpot}"
+        less = sum(found.pools[0].memory.weights)
+        assert less <= held * (1 + 1e-9), f"weights are {held:g} bytes, {what} {less:g}"

@@ -72,7 +72,7 @@ def adapters_are_never_free(plan: CompiledPlan) -> None:
     """Without its adapters a model is never slower and never holds more; twice the adapters or rank save nothing.
 
     Of the adapters of a batch, too, there are twice as many. Without an engine's fusions, which the sums of adapters
-    may keep apart.
+    may keep apart, and without `chunks`: a product is cut where a collective follows it, and here a sum does.
     """
     model = plan.spec.model
     if model.lora is None:

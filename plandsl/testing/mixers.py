@@ -58,7 +58,9 @@ def mixers(draw: DrawFn, kind: str) -> Mixer:
         before, y = draw(_recurrences(kind, channels))
     if len(channels) == 2 and draw(st.booleans()):
         fn = draw(st.sampled_from(("rms_norm", "layer_norm")))
-        y = Apply(fn, (y,), (("over", channels[-1]),))
+        together = kind in ("delta", "mamba2") and draw(st.booleans())
+        groups = (("gain", "none"), ("groups", "state_groups")) if together else ()
+        y = Apply(fn, (y,), (("over", channels[-1]), *groups))
     if draw(st.booleans()):
         gate = Apply(draw(st.sampled_from(("silu", "sigmoid"))), (_matmul(H, "w_z", "hidden", *channels),))
         y = Apply("mul", (y, gate))

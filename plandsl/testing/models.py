@@ -12,6 +12,7 @@ from plandsl.ir.functions import FUNCTIONS
 from plandsl.spec.model import (
     ADAPTERS,
     AMONG,
+    EARLIER,
     EVERY,
     INDEX,
     LORA_RANK,
@@ -336,10 +337,13 @@ def models(draw: DrawFn, windows: tuple[int, ...] = (3, 7), causal: bool = False
         )._replace(every=every)
         for name, span, every in ranges
     )
+    blocks, prelude = draw(_handed_on(blocks, entry or EMBEDDING))
+    if prelude:
+        entry = Var("e")
     lora = draw(_adapters(blocks)) if any(list_targets(blocks)) and draw(st.integers(0, 4)) == 0 else None
     if lora is not None:
         sizes |= {ADAPTERS: draw(st.integers(lora.active, 4)), LORA_RANK: draw(st.sampled_from((1, 2, 4, 8)))}
-    drawn = [logits, entry or EMBEDDING, *(s.term for b in blocks for s in b.statements)]
+    drawn = [logits, entry or EMBEDDING, *(s.term for s in prelude), *(s.term for b in blocks for s in b.statements)]
     named = {w.name: w.dims for term in drawn for w in _weights(term)}
     used = {dim for dims in named.values() for dim in dims} | {ADAPTERS, LORA_RANK}
     paths = ["embedding", ranges[0][0], *(["w_o"] if "w_o" in named else []), *([] if tied else ["head"])]
@@ -356,6 +360,7 @@ def models(draw: DrawFn, windows: tuple[int, ...] = (3, 7), causal: bool = False
         compute=draw(st.sampled_from((None, None, activations))),
         embedding=EMBEDDING,
         entry=entry,
+        prelude=prelude,
         blocks=blocks,
         head=_soft_cap(logits, 30.0) if draw(st.integers(0, 3)) == 0 else logits,
         max_context=draw(st.none() | st.just(4096)),
@@ -364,6 +369,57 @@ def models(draw: DrawFn, windows: tuple[int, ...] = (3, 7), causal: bool = False
         lora=lora,
         index_cache=draw(st.sampled_from(("", "fp8_128"))) if sparse else "",
     )
+
+
+def _earlier(name: str) -> Apply:
+    return Apply(EARLIER, (), (("name", name),))
+
+
+@composite
+def _handed_on(
+    draw: DrawFn, blocks: tuple[BlockSpec, ...], entry: Term
+) -> tuple[tuple[BlockSpec, ...], tuple[Statement, ...]]:
+    """The blocks, of which the last sometimes takes values of earlier layers, and what the embedding makes for them."""
+    first, last = blocks[0], blocks[-1]
+    if len(blocks) > 1 and draw(st.integers(0, 3)) == 0:
+        last = _share(first, last)
+    if len(blocks) > 1 and draw(st.integers(0, 7)) == 0:
+        last = last._replace(statements=(*last.statements, Statement("x", _add(X, _earlier("h")))))
+    prelude: tuple[Statement, ...] = ()
+    if draw(st.integers(0, 7)) == 0:
+        prelude = (Statement("e", entry),)
+        last = last._replace(statements=(*last.statements, Statement("x", _add(X, _earlier("e")))))
+    return (*blocks[:-1], last), prelude
+
+
+def _share(first: BlockSpec, last: BlockSpec) -> BlockSpec:
+    """``last`` with the keys, the values and the picks of ``first``, as far as both have them."""
+    own, other = ({s.target: s.term for s in block.statements} for block in (first, last))
+    if any([s.target for s in block.statements].count(name) > 1 for block in (first, last) for name in ("k", "v", "a")):
+        return last  # a mixer beside attention has the same names
+    ours, theirs = own.get("a"), other.get("a")
+    if any(not isinstance(a, Apply) or a.fn != "attention" for a in (ours, theirs)):
+        return last
+    assert isinstance(ours, Apply)
+    assert isinstance(theirs, Apply)
+    q, *args = theirs.args
+    taken: set[str] = set()
+    picks = bool(ours.option(AMONG, False))
+    if picks:
+        args = [*(args[:-1] if theirs.option(AMONG, False) else args), _earlier("picked")]
+        taken.add("picked")
+    rest = [x for s in last.statements if s.target != "a" for x in walk(s.term) if isinstance(x, Var)]
+    if {"k", "v"} <= own.keys() & other.keys() and not {"k", "v"} & {x.name for x in rest}:
+        taken |= {"k", "v"}
+        args = [_earlier("k"), _earlier("v"), *args[2:]]
+    if not taken:
+        return last
+    reach = [o for o in ours.options if o[0] in ("window", "chunk", "causal")]
+    kept = [o for o in theirs.options if o[0] in ("softcap", "alibi")]
+    among = [(AMONG, True)] if picks or theirs.option(AMONG, False) else []
+    a = theirs._replace(args=(q, *args), options=(*reach, *kept, *among))
+    changed = (s._replace(term=a) if s.target == "a" else s for s in last.statements if s.target not in taken)
+    return last._replace(statements=tuple(changed))
 
 
 @composite

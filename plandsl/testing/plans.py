@@ -20,6 +20,7 @@ from plandsl.testing.given import Given, given_machine, given_model, given_part
 from plandsl.testing.hardware import calibrations, nodes
 from plandsl.testing.models import models
 from plandsl.testing.shardings import shardings, stages_of
+from plandsl.testing.towers import with_images
 from plandsl.units import BYTES, NUMBER, TIME, TOKEN_RATE, Dimension
 
 BOUNDS: tuple[tuple[str, Dimension, bool], ...] = (
@@ -141,8 +142,9 @@ def plans(
         algorithm=draw(st.sampled_from(("auto", "auto", "ring", "direct", "one_shot", "tree"))),
     )
     if plan.has_cached_prompts and not _is_causal(what):  # such prompts cannot be computed in parts
-        return evolve(plan, workload=evolve(load, reuse=0.0, prefix=None), chunked_prefill=None)
-    return plan
+        plan = evolve(plan, workload=evolve(load, reuse=0.0, prefix=None), chunked_prefill=None)
+    sees = model is None and workload is None and not encodes and what.tower is None
+    return draw(with_images(plan)) if sees and draw(st.integers(0, 5)) == 0 else plan
 
 
 @composite

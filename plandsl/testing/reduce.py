@@ -11,6 +11,7 @@ from attrs import evolve, fields
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, open_text
 from plandsl.show import show_plan
+from plandsl.spec.earlier import takes_what_is_made
 from plandsl.spec.model import EVERY, ModelSpec
 from plandsl.spec.plan import AxisSpec, PlanSpec, RuleSpec, ShardingSpec, WorkloadSpec
 from plandsl.testing.compare import compiled, same
@@ -201,11 +202,16 @@ def _simpler_loads(load: WorkloadSpec) -> Iterator[WorkloadSpec]:
     for name in ("output", "input", *sized):
         value = getattr(load, name)
         if value is not None and value > 1:
-            yield from (evolve(load, **{name: size}) for size in dict.fromkeys((1, value // 2, value - 1)))
+            changes: list[dict[str, Any]] = [{name: size} for size in dict.fromkeys((1, value // 2, value - 1))]
+            yield from (evolve(load, **change) for change in changes)
 
 
 def _simpler_models(model: ModelSpec) -> Iterator[ModelSpec]:
-    """Fewer blocks, layers and special formats, and smaller dimensions."""
+    """Fewer blocks, layers and special formats, and smaller dimensions; what a layer takes, an earlier one makes."""
+    return filter(takes_what_is_made, _smaller_models(model))
+
+
+def _smaller_models(model: ModelSpec) -> Iterator[ModelSpec]:
     if model.mtp is not None:
         yield evolve(model, mtp=None)
     if model.stored:

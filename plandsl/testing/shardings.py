@@ -15,6 +15,7 @@ from plandsl.grammar.sharding import EVERY_MODEL, HEADS, SUGAR
 from plandsl.ir.program import Program
 from plandsl.passes import steps
 from plandsl.passes.legality import check, check_program
+from plandsl.spec.earlier import group_starts
 from plandsl.spec.hardware import CalibrationSpec, ClusterSpec, NodeSpec
 from plandsl.spec.model import ADAPTERS, ModelSpec
 from plandsl.spec.plan import AxisSpec, CutSpec, PlanSpec, RuleSpec, ShardingSpec, WorkloadSpec
@@ -74,25 +75,22 @@ def shardings(
     gpus = where.count * (where.node.count if isinstance(where, ClusterSpec) else 1)
     found = draw(_mixed_shardings(what, gpus, whole))
     sharding = evolve(_make_legal(found, what, where), context_form=draw(st.sampled_from(("ring", "gather"))))
-    sharding = evolve(sharding, cut=draw(_cuts(what.layers, sharding)))
+    sharding = evolve(sharding, cut=draw(_cuts(what, sharding)))
     assume(_sums_once(sharding, what, where))
     return sharding
 
 
 @composite
-def _cuts(draw: DrawFn, layers: int, sharding: ShardingSpec) -> CutSpec | None:
-    """A cut of the layers: None (even), balanced by the compiler, or any numbers of layers."""
+def _cuts(draw: DrawFn, model: ModelSpec, sharding: ShardingSpec) -> CutSpec | None:
+    """A cut of the layers: None (even), balanced by the compiler, or any that parts no layers that share values."""
     stages = stages_of(sharding)
     if not any("layers" in r.dims for r in sharding.rules) or draw(st.booleans()):
         return None
     if draw(st.booleans()):
         return CutSpec(balanced=True)
-    ends = (
-        draw(st.lists(st.integers(1, layers - 1), min_size=stages - 1, max_size=stages - 1, unique=True))
-        if stages > 1
-        else []
-    )
-    return CutSpec(tuple(b - a for a, b in pairwise((0, *sorted(ends), layers))))
+    starts = st.sampled_from(group_starts(model)[1:] or [0])
+    ends = draw(st.lists(starts, min_size=stages - 1, max_size=stages - 1, unique=True)) if stages > 1 else []
+    return CutSpec(tuple(b - a for a, b in pairwise((0, *sorted(ends), model.layers))))
 
 
 def stages_of(sharding: ShardingSpec) -> int:

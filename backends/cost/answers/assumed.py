@@ -26,8 +26,9 @@ def _network_unknown(plan: PlanSpec) -> bool:
     """Whether ranks stand on several nodes and the calibration has no constants for the network."""
     if plan.cluster is None or plan.sharding.ranks <= plan.node.count:
         return False
-    known = {name.partition(".")[0] for name, _ in plan.calibration.values}
-    return known.isdisjoint(("link", "collective_nodes") if plan.cluster.network.topology in CLOS else ("link",))
+    return plan.calibration.given.isdisjoint(
+        ("link", "collective_nodes") if plan.cluster.network.topology in CLOS else ("link",)
+    )
 
 
 def _parts(plan: PlanSpec) -> list[GpuSpec | NodeSpec | ClusterSpec]:
@@ -37,7 +38,7 @@ def _parts(plan: PlanSpec) -> list[GpuSpec | NodeSpec | ClusterSpec]:
 
 def _unset(calibration: CalibrationSpec) -> list[tuple[str, str]]:
     """Constants that a calibration leaves out, and the values that replace them."""
-    have = {name.split(".")[0] for name, _ in calibration.values}
+    have = calibration.given
     instead = {"attention_decode": "attention_prefill", "launch_elementwise": "launch", "launch_collective": "launch"}
     missing = [
         n for n in CONSTANTS if n not in (*have, "low", "high") and instead.get(n) not in have and calibration.needs(n)

@@ -212,7 +212,7 @@ class Probes:
     def useless(self, low: Probe) -> bool:
         """Whether more requests in flight would only wait: as many run as with half of them."""
         half = self.probes.get(self.snap(low.factor / 2))
-        held, before = low.told.occupancy, half and half.told.occupancy
+        held, before = low.told.occupancy, None if half is None else half.told.occupancy
         self.idle = (
             self.scaled == "concurrency" and before is not None
             and before.waiting[1] >= 1 and held.running[1] <= before.running[1]

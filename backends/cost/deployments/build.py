@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Protocol
+
+from attrs import field, frozen
 
 from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.backends.cost.deployments.replicas import Replicas
@@ -67,8 +70,26 @@ def build_replicas(made: Compiled) -> Replicas:
 
 
 def build_single(made: Compiled) -> Single:
-    """A server of the programs of one sharding."""
-    return Single(made.spec, made.prefill, made.decode)
+    """A server of the programs of one sharding. Plans that differ in the load alone share what their ops cost."""
+    return _single(_Parts(made.spec.unloaded, made.prefill, made.decode)).under(made.spec)
+
+
+KEPT = 64
+"""Servers that are kept."""
+
+
+@frozen
+class _Parts:
+    """What a server is made of; schedules count as objects, since the compiler keeps those of equal plans."""
+
+    plan: PlanSpec
+    prefill: Schedule = field(eq=id)
+    decode: Schedule = field(eq=id)
+
+
+@lru_cache(KEPT)
+def _single(parts: _Parts) -> Single:
+    return Single(parts.plan, parts.prefill, parts.decode)
 
 
 def _build_server(made: Compiled) -> Server:

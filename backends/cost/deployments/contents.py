@@ -11,6 +11,7 @@ from attrs import evolve
 from plandsl.backends.cost.work.cached import cache_sources, trace_sources
 from plandsl.ir.collectives import Along, Ring
 from plandsl.ir.compute import Attention, CacheWrite
+from plandsl.ir.earlier import Earlier
 from plandsl.ir.extents import Extents
 from plandsl.ir.index import PickKeys
 from plandsl.ir.latent import LatentAttention
@@ -140,6 +141,7 @@ class Contents:
         values, same, stored = region.values(), self._renamed_values(region), {w.name for w in region.weights}
         views = _chunk_views(region)
         stored |= {v.name for op in region.ops if isinstance(op, KEEPS) for v in op.kept}
+        stored |= {op.out.name for op in region.ops if isinstance(op, Earlier)}  # a cache, or in ``through``
         # a rank holds one block of the values that a ring passes around, and the buffers hold the next block
         rings = [op for op in region.ops if isinstance(op, Ring)]
         for name, ring in region.in_blocks().items():
@@ -151,7 +153,9 @@ class Contents:
             distinct = dict.fromkeys(same.get(n, n) for n in names)
             return self._row_bytes([values[n].type for n in distinct if n not in stored])
 
-        live = [rows(dict.fromkeys(views.get(n, n) for n in names)) for names in region.live]
+        values |= {f"{v.name} through": v for v in region.through}
+        through = [f"{v.name} through" for v in region.through]
+        live = [rows(dict.fromkeys((*(views.get(n, n) for n in names), *through))) for names in region.live]
         return live, [rows(together.get(name, (name,))) for name in region.buffers if name not in same]
 
     def _renamed_values(self, region: Region) -> dict[str, str]:

@@ -83,7 +83,7 @@ class Drafted:
     ``gain`` tokens; both come from the plan unless given.
     """
 
-    tower = None
+    tower: None = None
 
     def __init__(
         self,

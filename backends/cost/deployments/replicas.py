@@ -38,7 +38,7 @@ class Crowd(NamedTuple):
 class Replicas(Deployment):
     """A `Deployment` of ``n`` servers equal to ``one``."""
 
-    transfer = None
+    transfer: None = None
 
     def __init__(self, n: int, one: Server) -> None:
         super().__init__(one.plan)

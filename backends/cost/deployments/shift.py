@@ -38,8 +38,8 @@ class Shift:
 
     queries: Number = 1
     gain: Number = 1
-    guesses = None
-    tower = None
+    guesses: None = None
+    tower: None = None
 
     def __init__(
         self, plan: PlanSpec, threshold: int, base: Single, tensor: Single, memory: ShiftMemory | None = None

@@ -26,9 +26,9 @@ class Single:
 
     queries: Number = 1
     gain: Number = 1
-    modes = None
-    guesses = None
-    tower = None
+    modes: None = None
+    guesses: None = None
+    tower: None = None
 
     def __init__(self, plan: PlanSpec, prefill: Schedule, decode: Schedule) -> None:
         self.plan = plan
@@ -43,6 +43,12 @@ class Single:
         other.plan, other.memory = plan, self.memory.on(plan)
         other.prefill, other.decode = self.prefill.on(machines), self.decode.on(machines)
         other.__dict__.pop("mixer", None)
+        return other
+
+    def under(self, plan: PlanSpec) -> Single:
+        """The same server with the load of ``plan``, which has the figures of its own plan."""
+        other = copy(self)
+        other.plan, other.memory = plan, self.memory.on(plan)
         return other
 
     def guessing(self, tokens: Number, acceptance: Number) -> Single:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from functools import cached_property, lru_cache
 from math import inf
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from plandsl.ir.program import PREFILL
 from plandsl.ir.types import Number
@@ -221,7 +221,7 @@ def as_unpacked(constants: C) -> C:
 
     No rows of such weights are known. They are timed as weights that are not unpacked, with bytes of their own.
     """
-    return constants if constants.band is None else cast(C, constants._replace(band=constants.band.raised(TRANSFER)))
+    return constants if constants.band is None else constants._replace(band=constants.band.raised(TRANSFER))
 
 
 def form_answer(constants: FormConstants, seconds: Number | None = None) -> Answer:

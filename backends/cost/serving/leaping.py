@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from heapq import heapify
 
@@ -95,6 +96,8 @@ def _turns(requests: Requests, closed: Closed | None, think_s: Floats | None, fi
     """
     count = len(fits)
     times, fit = requests.arrival_s.tolist(), fits.tolist()
+    if closed is not None and not closed.timed:
+        times = [0.0] * count
     thinks = [0.0] * count if think_s is None else think_s.tolist()
     before, behind = find_turns(requests)
     coming = iter(range(count))
@@ -102,7 +105,7 @@ def _turns(requests: Requests, closed: Closed | None, think_s: Floats | None, fi
     def next_of(place: int, end: float) -> tuple[float, int] | None:
         if closed is not None:
             place = next(coming, -1)
-            return None if place < 0 else (end, place)
+            return None if place < 0 else (max(end, times[place]), place)
         place = behind[place]
         return None if place < 0 else (max(end + thinks[place], times[place]), place)
 
@@ -113,7 +116,7 @@ def _turns(requests: Requests, closed: Closed | None, think_s: Floats | None, fi
         return found
 
     if closed is not None:
-        first = [(0.0, next(coming)) for _ in range(min(closed.concurrency, count))]
+        first = [(times[place], place) for place in itertools.islice(coming, closed.concurrency)]
     else:
         first = [(times[place], place) for place in range(count) if before[place] < 0]
     heap = []

@@ -10,6 +10,7 @@ import numpy as np
 
 from plandsl.backends.cost.serving.requests import Floats, Ints
 from plandsl.backends.cost.serving.scheduler import Live
+from plandsl.limits import MAX_TRACE_EVENTS
 
 
 class Row(NamedTuple):
@@ -31,6 +32,8 @@ class Log:
 
     A step was ``composed``, and lasts from ``start`` to ``end``; ``steps`` has a `Row` of each. When ``shown``, so many
     ``counts`` of tokens came after ``gaps`` of time.
+
+    Where a server has several stages, ``spans`` has the fields of `Stages` for each stage of each step.
     """
 
     def __init__(self, n: int) -> None:
@@ -45,6 +48,7 @@ class Log:
         self.gaps, self.counts, self.shown = array("d"), array("q"), array("d")
         self.composed, self.start, self.end = array("d"), array("d"), array("d")
         self.steps = array("q")
+        self.spans = array("d")
         self.leaps = False
 
     def admit(self, index: int, now: float) -> None:
@@ -58,6 +62,11 @@ class Log:
         self.start.append(start)
         self.end.append(end)
         self.steps.extend(row)
+
+    def write_stage(self, row: tuple[float, ...]) -> None:
+        """Write down a step on a stage, unless there are more than any trace shows."""
+        if len(self.spans) < len(row) * MAX_TRACE_EVENTS:
+            self.spans.extend(row)
 
     def write_stretch(self, row: Row, composed: Floats, ends: Floats, blocks: Ints) -> None:
         """Write down steps that follow one another: the first starts at ``ends[0]``, each has ``blocks`` in use."""

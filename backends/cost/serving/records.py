@@ -104,6 +104,19 @@ class Dropped(NamedTuple):
         )  # fmt: skip
 
 
+class Stages(NamedTuple):
+    """Steps on the stages of servers that have several, an array each: ``step`` counts the steps of a server from 0.
+
+    A step with micro-batches has a row for each on each stage.
+    """
+
+    replica: Ints
+    step: Ints
+    stage: Ints
+    start_s: Floats
+    end_s: Floats
+
+
 class Records(NamedTuple):
     """One number for each request and field, in the order of `Requests`; times in seconds, NaN where there is none.
 
@@ -121,6 +134,8 @@ class Records(NamedTuple):
     ``adapter`` int64[n] is the adapter that a request names, 0 for none. ``fetched`` int64[2, n]: how often a step
     loaded it for this request, from host memory and from disk. ``slot_wait_s``: seconds from when the request was
     passed over, since its adapter had no slot, until it was admitted.
+
+    ``stages``: when steps were on which stage, where servers have several and take their steps one by one.
     """
 
     arrival_s: Floats
@@ -141,6 +156,7 @@ class Records(NamedTuple):
     adapter: Ints | None = None
     fetched: Ints | None = None
     slot_wait_s: Floats | None = None
+    stages: Stages | None = None
 
     @property
     def gaps(self) -> Gaps:

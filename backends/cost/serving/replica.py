@@ -264,6 +264,8 @@ class Replica:
                     time = max(time, self.links[stage]) + cost.hop
                     self.links[stage] = time
                     time = max(time, self.free[stage] + cost.draft)
+                if len(cost.stages) > 1:
+                    self.log.write_stage((self.number, self.state.number, stage, time, time + span))
                 time += span
                 self.free[stage] = time
         return start, time + cost.host

@@ -49,10 +49,13 @@ class Requests(NamedTuple):
 class Closed(NamedTuple):
     """Requests of a closed loop: ``concurrency`` start at once, and one that ends starts the next.
 
-    The times of arrival in `Requests` are not used then, nor its sessions.
+    The times of arrival in `Requests` are not used then, nor its sessions. If ``timed``, they are used: a request is
+    sent at its time, or when another one ends if ``concurrency`` are in flight then. The wait is the sender's, and no
+    part of the request: `--max-concurrency` is a semaphore around it in the benchmarks of vLLM and SGLang.
     """
 
     concurrency: int
+    timed: bool = False
 
 
 def share_prefix(requests: Requests, tokens: int | Floats, size: int = 1) -> Requests:

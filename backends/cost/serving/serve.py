@@ -53,7 +53,8 @@ def policy(name: SchedulerName, server: Server) -> Policy:
                 limits["conservativeness"] = RANKS * limits.get("conservativeness", 1.0)
             return Sglang(chunk=budget, max_running=engine.max_requests, **limits)
         case "trtllm":
-            return Trtllm(budget, engine.max_requests, **{"chunked": plan.chunked_prefill is not None} | limits)
+            limits.setdefault("chunked", plan.chunked_prefill is not None)
+            return Trtllm(budget, engine.max_requests, **limits)
         case _:
             assert_never(name)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from plandsl.backends.cost.serving.leaping import can_leap, deal, leap, waits
-from plandsl.backends.cost.serving.records import Dropped, Kept, Records, Trail, merge_kept
+from plandsl.backends.cost.serving.records import Dropped, Kept, Records, Stages, Trail, merge_kept
 from plandsl.backends.cost.serving.replica import Worker
 from plandsl.backends.cost.serving.requests import Closed, Ints, Requests, take
 from plandsl.backends.cost.serving.simulate import simulate_steps
@@ -48,7 +48,9 @@ def serve_share(
 def merge_shares(requests: Requests, shares: Sequence[Records]) -> Records:
     """What `simulate` says of all servers, from what `serve_share` says of each, in their order."""
     back = np.argsort(np.concatenate(deal(requests, len(shares))))
-    columns = {name: np.concatenate([getattr(share, name) for share in shares])[back] for name in BY_REQUEST}
+    columns: dict[str, Any] = {
+        name: np.concatenate([getattr(share, name) for share in shares])[back] for name in BY_REQUEST
+    }
     if requests.adapter is not None:
         columns["slot_wait_s"] = _join(shares, "slot_wait_s", back)
     trails = [share.trail for share in shares]
@@ -65,7 +67,14 @@ def merge_shares(requests: Requests, shares: Sequence[Records]) -> Records:
         loaded=_join(shares, "loaded", back),
         fetched=_join(shares, "fetched", back),
         adapter=requests.adapter,
+        stages=_join_stages(shares),
     )
+
+
+def _join_stages(shares: Sequence[Records]) -> Stages | None:
+    """The stages of all servers; each counts its own steps."""
+    own = [share.stages for share in shares if share.stages is not None]
+    return Stages(*map(np.concatenate, zip(*own, strict=True))) if own else None
 
 
 def _join(shares: Sequence[Records], name: str, back: Ints) -> Any:

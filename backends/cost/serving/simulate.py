@@ -14,7 +14,7 @@ import numpy as np
 from plandsl.backends.cost.serving.leaping import leap, take_stretches
 from plandsl.backends.cost.serving.log import Log
 from plandsl.backends.cost.serving.ranks import replica
-from plandsl.backends.cost.serving.records import Gaps, Kept, Records, Steps
+from plandsl.backends.cost.serving.records import Gaps, Kept, Records, Stages, Steps
 from plandsl.backends.cost.serving.replica import Replica, Worker
 from plandsl.backends.cost.serving.requests import OFTEN, Closed, Floats, Ints, Requests, find_turns
 from plandsl.backends.cost.serving.routers import Router, router
@@ -94,12 +94,14 @@ class Events:
         self.times = requests.arrival_s.tolist()
         self.thinks = [0.0] * len(self.times) if think_s is None else think_s.tolist()
         self.closed = closed is not None
+        if closed is not None and not closed.timed:
+            self.times = [0.0] * len(self.times)
         self.before, self.behind = find_turns(requests._replace(session=None) if self.closed else requests)
         first = range(len(self.lives)) if closed is None else range(min(closed.concurrency, len(self.lives)))
         self.coming = iter(range(len(first), len(self.lives)))
         for index in first:
             if self.before[index] < 0:
-                heappush(self.events, (0.0 if self.closed else self.times[index], ARRIVE, index))
+                heappush(self.events, (self.times[index], ARRIVE, index))
 
     def play(self) -> None:
         """Everything until nothing happens any more."""
@@ -156,7 +158,7 @@ class Events:
         if self.closed:
             following = next(self.coming, None)
             if following is not None:
-                heappush(self.events, (end, ARRIVE, following))
+                heappush(self.events, (max(end, self.times[following]), ARRIVE, following))
         elif self.behind[index] >= 0:
             following = self.behind[index]
             heappush(self.events, (max(end + self.thinks[following], self.times[following]), ARRIVE, following))
@@ -207,6 +209,14 @@ def _adapter_columns(requests: Requests, log: Log) -> dict[str, Any]:
     return {"adapter": requests.adapter, "fetched": np.array(log.fetched), "slot_wait_s": waited}
 
 
+def _read_stages(log: Log) -> Stages | None:
+    rows = np.frombuffer(log.spans, np.float64).reshape(-1, len(Stages._fields)).T
+    if not rows.size:
+        return None
+    replica, step, stage = (row.astype(np.int64) for row in rows[:3])
+    return Stages(replica, step, stage, start_s=rows[3].copy(), end_s=rows[4].copy())
+
+
 def read_log(requests: Requests, log: Log) -> Records:
     """The records of a run, from what its servers wrote down."""
     rows = np.frombuffer(log.steps, np.int64).reshape(-1, 6).T
@@ -245,5 +255,6 @@ def read_log(requests: Requests, log: Log) -> Records:
             shown_s=np.array(log.shown)[shown],
         ),
         loaded=np.array(log.loaded) if log.loaded else None,
+        stages=_read_stages(log),
         **_adapter_columns(requests, log),
     )

@@ -73,7 +73,8 @@ def draw_requests(load: WorkloadSpec, count: int | None = None, block: int = BLO
 
 
 def _draw(load: WorkloadSpec, count: int | None, block: int) -> Load:
-    closed = None if load.concurrency is None else Closed(load.concurrency)
+    timed = load.traffic is not None and load.traffic.arrivals is not None
+    closed = None if load.concurrency is None else Closed(load.concurrency, timed)
     traffic = load.traffic or TrafficSpec(lengths=Lengths(Fixed(load.input), Fixed(load.output)))
     if traffic.trace is not None:
         return Load(_replay(load, traffic, traffic.trace, count), closed)

@@ -86,7 +86,8 @@ class _KindMixer:
     def _sizes(self, mix: Mix) -> Sizes:
         own = mix.chunk / mix.prompts
         keys = mix.before + own
-        rows = {"batch": self.ways, "input": mix.chunk + mix.logits, "context": keys}
+        requests = mix.prompts if mix.decodes is None else mix.prompts + mix.decodes
+        rows = {"batch": self.ways, "input": mix.chunk + mix.logits, "context": keys, "each": requests}
         prompts = {"batch": mix.prompts * self.ways, "input": own, "context": keys}
         decodes = None
         if mix.decodes is not None:
@@ -95,7 +96,7 @@ class _KindMixer:
             decodes = self.decode.bound_sizes(alone, mix.context)
         return Sizes(
             self.prefill.bound_sizes(rows),
-            self.prefill.bound_sizes(rows | {"batch": (mix.logits + mix.prompts) * self.ways}),
+            self.prefill.bound_sizes(rows | {"batch": (mix.logits + mix.prompts) * self.ways, "each": 1}),
             self.prefill.bound_sizes(prompts, keys),
             decodes,
         )

@@ -279,9 +279,10 @@ class PhaseModel:
         known = self.known
         if known is None or sides is None:
             return costing.work
+        number = sides.__getitem__
 
         def make(op: Op) -> Work:
-            key = id(op), variety, *(sides[side] for side in sides_of(op))
+            key = id(op), variety, *map(number, sides_of(op))
             return known.work(key, lambda: costing.work(op))
 
         return make
@@ -337,7 +338,7 @@ class PhaseModel:
         """The sizes of one pass."""
 
         def make() -> Binding:
-            return Binding(Extents(self.schedule.program, bind, self.extents.mesh), context)
+            return Binding(Extents(self.schedule.program, bind, self.extents.mesh), context, each=bind.get("each", 1))
 
         return make() if self.known is None else self.known.binding({**bind, "attended": context}, make)
 

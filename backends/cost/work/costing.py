@@ -30,6 +30,7 @@ from plandsl.ir.collectives import (
     Slice,
 )
 from plandsl.ir.compute import AddNorm, Attention, CacheWrite, Gemm, Ids, Map, Norm, Quantize, Rope
+from plandsl.ir.earlier import Earlier, Item
 from plandsl.ir.experts import GroupedGemm
 from plandsl.ir.extents import Extents
 from plandsl.ir.fusions import Kernels
@@ -53,7 +54,7 @@ def sides_of(op: Op) -> tuple[Side, ...]:
             return ARITHMETIC
         case Quantize() | ShortConv() | Recurrence() | PickKeys():
             return KERNELS
-        case Regular() | CacheWrite() | Slice() | Split() | Join() | Ids():
+        case Regular() | CacheWrite() | Slice() | Split() | Join() | Ids() | Earlier():
             return TRAFFIC
         case Rescale() | Reshard():
             return ALL
@@ -132,9 +133,9 @@ class Costing:
                 assert self.mixtures is not None, "a program with experts has an imbalance for them"
                 return self.mixtures.gemm(op)
             case AdapterGemm():
-                from plandsl.backends.cost.work.adapters import adapter_kernel
+                from plandsl.backends.cost.work.adapters import adapter_products
 
-                return adapter_kernel(op, site)
+                return adapter_products(op, site, self.mixtures)
             case Gemm():
                 return kernel.gemm_kernel(op, site)
             case Attention():
@@ -155,6 +156,8 @@ class Costing:
                 return state_kernel(op, site)
             case Rope(first=int()):
                 return kernel.rope_kernel(op, site)
+            case Item():  # a view
+                return kernel.no_kernel(op, site.split(op.operands[0].type)[1], self.machine.bandwidth)
             case Regular():
                 return kernel.memory_kernel(op, site, op.results[0].type, op.touches)
             case CacheWrite():
@@ -175,7 +178,7 @@ class Costing:
                 return exchange.recv(op)
             case Split() | Join():  # views
                 return kernel.no_kernel(op, site.split(op.operands[0].type)[1], self.machine.bandwidth)
-            case Ids():  # a step's input
+            case Ids() | Earlier():  # a step's input, or what is there already
                 return kernel.no_kernel(op, site.split(op.out.type)[1], self.machine.bandwidth)
             case Reshard():
                 raise AssertionError("reshard reached the cost backend")

@@ -176,6 +176,14 @@ class Bridged(NamedTuple):
         """None: bridges stay inside a node."""
 
 
+class Judged(NamedTuple):
+    """What the calibrated model says of one call: how it runs, its seconds, and what bounds it."""
+
+    fastest: Fastest
+    seconds: float
+    bound: str
+
+
 class Exchange(NamedTuple):
     """An op on the links: ``payload_per_row * rows`` bytes between ``ranks`` on ``nodes``, timed by ``form``.
 
@@ -244,20 +252,28 @@ class Exchange(NamedTuple):
 
     def bound(self, at: Binding) -> str:
         """``link`` where the bytes take at least half of the time, judged by adding a few more; else ``latency``."""
-        rows = at.rows(self.rows)
-        once, more = (float(self.modelled_seconds(n)) for n in (rows, rows * (1 + FEW)))
-        if self.form.port is not None:
-            more = once + FEW * float(self.payload_per_row * rows) / self.form.port
-        return "link" if 2 * (more - once) >= FEW * once else "latency"
+        return self._judge(at).bound
 
     def answer(self, at: Binding, machine: Machine) -> Answer:
         """A table, fitted constants, or the algorithms of the links. A table does not say which algorithm ran."""
-        n = at.rows(self.rows)
-        name, volume, constants = self.form.fastest(self.ranks, float(self.payload_per_row * n))
+        (name, volume, constants), once, _ = self._judge(at)
         if self._is_measured(at):
             return MEASURED_ANSWER._replace(algorithm="measured", volume=volume)
-        found = machine.flat if constants is None else form_answer(constants, self.modelled_seconds(n))
+        found = machine.flat if constants is None else form_answer(constants, once)
         return found._replace(algorithm=name, volume=volume)
+
+    def _judge(self, at: Binding) -> Judged:
+        """What its calibrated model says; that of equal exchanges in a pass is asked for once."""
+        key = self.form, self.ranks, self.rows, self.payload_per_row, self.rate
+        if (found := at.judged.get(key)) is None:
+            rows = at.rows(self.rows)
+            payload = float(self.payload_per_row * rows)
+            once, more = (float(self.modelled_seconds(n)) for n in (rows, rows * (1 + FEW)))
+            if self.form.port is not None:
+                more = once + FEW * payload / self.form.port
+            bound = "link" if 2 * (more - once) >= FEW * once else "latency"
+            found = at.judged[key] = Judged(self.form.fastest(self.ranks, payload), once, bound)
+        return found
 
     def path(self, program: Program) -> Path:
         """Its axis; of several axes, those with more than one rank. A hop goes along the axes that cut the stages."""

@@ -26,6 +26,7 @@ from plandsl.backends.cost.num import are_numbers, maximum
 from plandsl.backends.cost.work.exchange import Exchange, Fastest, node_form
 from plandsl.backends.cost.work.site import Site
 from plandsl.backends.cost.work.work import HERE, Binding, ContextUse, Demand, Path, Shape
+from plandsl.ir.adapters import AdapterGemm
 from plandsl.ir.collectives import AllToAll
 from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
 from plandsl.ir.extents import Extents
@@ -300,7 +301,7 @@ class Mixtures:
         self.site, self.machine, self.extents = site, site.machine, site.extents
         program = site.program
         self.imbalance = dict(program.imbalance)
-        self.counts = {name: size for name, size in program.sizes if name in self.imbalance}
+        self.counts: dict[str, int | str] = {name: size for name, size in program.sizes if name in self.imbalance}
         self.prefill = program.phase == PREFILL
         self._forms: dict[int, ExpertForm] = {}
         self._fused: set[int] = set()
@@ -344,12 +345,19 @@ class Mixtures:
             crowd=self._crowd(op, pairs),
         )
 
-    def _crowd(self, op: GroupedGemm, pairs: Number) -> tuple[tuple[Number, Number], ...]:
+    def crowd_of(self, op: AdapterGemm) -> tuple[Number, tuple[tuple[Number, Number], ...]]:
+        """Inside experts: the experts of the fullest rank, and their chances."""
+        place = routed(op.x.type)
+        local = self.extents.local(op.weights[0].type.dim(place.experts))
+        return local, self._crowd(op, self.extents.local(op.x.type.dim(place)))
+
+    def _crowd(self, op: GroupedGemm | AdapterGemm, pairs: Number) -> tuple[tuple[Number, Number], ...]:
         """The experts of the fullest rank with their chances."""
         place = routed(op.x.type)
         skew = self.imbalance[place]
         if not isinstance(skew, Zipf):
-            return tuple(popular_experts(pairs, _local_experts(op, self.extents), int(self.counts[place])))
+            local = self.extents.local(op.weights[0].type.dim(place.experts))
+            return tuple(popular_experts(pairs, local, int(self.counts[place])))
         everyone = chances(skew.exponent, int(self.counts[place]), place.chosen)
         return tuple(busiest_experts(everyone, self.extents.ways(op.x.type.dim(place).axes)))
 
@@ -368,7 +376,7 @@ class Mixtures:
         whole = sum(_weight_elements(op, self.extents) for op in gemms)
         for op in gemms:
             self._forms[id(op)] = ExpertForm(constants, chip, shape, _weight_elements(op, self.extents) / whole)
-        self._fused |= {id(op) for op in ops if not isinstance(op, (GroupedGemm, *COLLECTIVES))}
+        self._fused |= {id(op) for op in ops if not isinstance(op, (GroupedGemm, AdapterGemm, *COLLECTIVES))}
 
     def _layer(self, gemms: list[GroupedGemm]) -> Layer | None:
         """The sizes of a layer that the form fits: one GEMM up, perhaps gated, and one down; None for others."""

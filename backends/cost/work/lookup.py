@@ -99,6 +99,8 @@ def _elementwise_table(work: Kernel, measured: Measured, extents: Extents) -> Li
     match op:
         case Norm() | AddNorm() if op.fn == "rms_norm":
             cols = extents.local(main.dim(op.over))
+            if isinstance(op, Norm) and op.groups is not None:
+                cols = cols * extents.sizes[op.heads] // extents.sizes[op.groups]
         case Rope():
             width = cols = sum(_row_width(out.type, extents) for out in op.outs) * turned_share(op, extents)
         case Map() if all(x.type.dims == main.dims for x in op.xs):

@@ -1,11 +1,11 @@
 """`Work`: what the cost model asks of every op, for the sizes of one pass (`Binding`).
 
-Its classes are `kernel.Kernel`, `attention.Softmax`, `experts.Experts` and `exchange.Exchange`. `costing.Costing` makes
-them from the ops of a program.
+Its classes are `kernel.Kernel`, `attention.Softmax`, `experts.Experts`, `adapters.Adapters` and `exchange.Exchange`.
+`costing.Costing` makes them from the ops of a program.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from plandsl.backends.cost.machine.machine import Answer, Machine, Rates
 from plandsl.backends.cost.num import maximum
@@ -22,20 +22,27 @@ class Binding:
     """The sizes of one pass: every dimension of a program, and the ``context`` that attention sees.
 
     Where a step stands for several contexts, ``contexts`` are pairs of (weight, context) and ``context`` is the mean.
+    Where the tokens of ``each`` requests are bound as those of one, as in mixed steps, it says how many. ``judged`` is
+    what work remembers of other work that is equal to it.
     """
 
-    __slots__ = ("_rows", "context", "contexts", "extents")
+    __slots__ = ("_rows", "context", "contexts", "each", "extents", "judged")
 
     def __init__(
-        self, extents: Extents, context: Number = 0, contexts: Sequence[tuple[Number, Number]] | None = None
+        self,
+        extents: Extents,
+        context: Number = 0,
+        contexts: Sequence[tuple[Number, Number]] | None = None,
+        each: Number = 1,
     ) -> None:
-        self.extents, self.context = extents, context
+        self.extents, self.context, self.each = extents, context, each
         self.contexts = ((1.0, context),) if contexts is None else contexts
         self._rows: dict[tuple[Dim, ...], Number] = {}
+        self.judged: dict[Hashable, Any] = {}
 
     def at(self, context: Number) -> "Binding":
         """The same sizes at another context."""
-        other = Binding(self.extents, context)
+        other = Binding(self.extents, context, each=self.each)
         other._rows = self._rows
         return other
 
@@ -45,6 +52,10 @@ class Binding:
         if found is None:
             found = self._rows[dims] = self.extents.product(dims)
         return found
+
+    def requests(self, batch: Dim) -> Number:
+        """Requests of one rank, where ``batch`` is the dimension that they have there."""
+        return self.extents.local(batch) * self.each
 
     def time_rows(self, dims: tuple[Dim, ...], seconds: Callable[[Number], Number]) -> Number:
         """``seconds`` of the rows that ``dims`` make; an empty chunk is not launched and takes 0 seconds."""

@@ -34,26 +34,8 @@ ASSUMED_WORDS = {"otherwise": "falling back to"}
 
 def print_estimate(plan: PlanSpec, estimate: Estimate, console: Console) -> None:
     """Print the whole report of one plan."""
-    fleet = [] if estimate.fleet is None else [fleet_line(estimate.fleet)]
-    parts: list[RenderableType] = [title_of(plan, estimate)]
-    if estimate.requires:
-        parts += [requirement_table(estimate.requires), Text()]
-    parts += [_overview(plan, estimate), *fleet, Text()]
-    if estimate.simulated is not None:
-        from plandsl.answers.text.short import short_lines
-
-        parts += [*short_lines(estimate, estimate.simulated), Text()]
-    if estimate.pools or estimate.shift or estimate.speculate or estimate.tower:
-        from plandsl.answers.text.parts import part_tables
-
-        parts += [line for table in part_tables(estimate) for line in (table, Text())]
-    parts += [memory_table(estimate), Text()]
-    if estimate.start is not None:
-        from plandsl.answers.text.start import start_table
-
-        pools = estimate.pools
-        both = () if pools is None else (("prefill", pools.prefill.estimate), ("decode", pools.decode.estimate))
-        parts += [start_table(both or (("", estimate),)), Text()]
+    parts: list[RenderableType] = [title_of(plan, estimate), *overview_parts(plan, estimate)]
+    parts += [memory_table(estimate), Text(), *start_parts(estimate)]
     parts += [time_table(estimate), Text()]
     if estimate.communication.rows:
         parts += [communication_table(estimate.communication, len(estimate.stages)), Text()]
@@ -61,12 +43,41 @@ def print_estimate(plan: PlanSpec, estimate: Estimate, console: Console) -> None
     print_lines(console, *parts)
 
 
+def overview_parts(plan: PlanSpec, estimate: Estimate) -> Iterator[RenderableType]:
+    """What is required, the metrics, a short simulation, and a table for each part of a plan of several."""
+    if estimate.requires:
+        yield from (requirement_table(estimate.requires), Text())
+    yield _overview(plan, estimate)
+    if estimate.fleet is not None:
+        yield fleet_line(estimate.fleet)
+    yield Text()
+    if estimate.simulated is not None:
+        from plandsl.answers.text.short import short_lines
+
+        yield from (*short_lines(estimate, estimate.simulated), Text())
+    if estimate.pools or estimate.shift or estimate.speculate or estimate.tower:
+        from plandsl.answers.text.parts import part_tables
+
+        yield from (line for table in part_tables(estimate) for line in (table, Text()))
+
+
+def start_parts(estimate: Estimate) -> list[RenderableType]:
+    """What engines start with; nothing for a plan without an engine that says so."""
+    if estimate.start is None:
+        return []
+    from plandsl.answers.text.start import start_table
+
+    pools = estimate.pools
+    both = () if pools is None else (("prefill", pools.prefill.estimate), ("decode", pools.decode.estimate))
+    return [start_table(both or (("", estimate),)), Text()]
+
+
 def print_comparison(estimates: Sequence[Estimate], console: Console) -> None:
     """Print the plans of a file side by side, and the pairs of plans that lie within each other's band."""
     asked = any(e.requires for e in estimates)
     header = ("compared", "GPUs", "TTFT", "TPOT", "throughput", "per GPU", "fits", *["requirements"] * asked)
     table = plain_table("l", *"rrrrrr", *"r" * asked, header=header)
-    told = [_compared(e) for e in estimates]
+    told = [compared_values(e) for e in estimates]
     steps = [tpot for _, tpot, _ in told if tpot is not None]
     best = [min(ttft for ttft, _, _ in told), min(steps, default=None), max(rate for _, _, rate in told)]
     for e, values in zip(estimates, told, strict=True):
@@ -86,7 +97,7 @@ def print_comparison(estimates: Sequence[Estimate], console: Console) -> None:
         print_lines(console, table, Text(said, style="dim"), *money)
 
 
-def _compared(e: Estimate) -> tuple[float, float | None, float]:
+def compared_values(e: Estimate) -> tuple[float, float | None, float]:
     """TTFT, TPOT and throughput, by simulation where there is one; a TPOT that no request has is 0."""
     s = e.simulated
     if s is None:
@@ -175,13 +186,35 @@ def _add_encoding(table: Sheet, e: Estimate, rate: Text, per_gpu: str) -> None:
 
 
 def _footnotes(plan: PlanSpec, e: Estimate) -> Iterator[RenderableType]:
+    if e.notes:
+        yield notes_table(e)
+    yield from trust_lines(plan, e)
+    assumed: dict[str, list[str]] = {}
+    for entry, path, value in e.assumed:
+        assumed.setdefault(entry, []).append(f"{ASSUMED_WORDS.get(path, path)} {value}")
+    text = calibration_words(e)
+    if assumed:
+        text += "; assumed: " + "; ".join(f"{entry}: {', '.join(items)}" for entry, items in assumed.items())
+    yield Text(text, style="dim")
+
+
+def calibration_words(e: Estimate) -> str:
+    """The calibration and the engine."""
+    return f"calibration {e.calibration}" + ("" if e.engine is None else f", engine {e.engine}")
+
+
+def notes_table(e: Estimate) -> Sheet:
+    """A line for each note, with its code."""
     notes = plain_table("l", "l")
     for note in e.notes:
         # a file may have several models from configs: the note says which
         config = f"{'/'.join(note.span.file.split('/')[-2:])}: " if note.code == "N201" and note.span else ""
         notes.add_row(Text(note.code, style="yellow"), Text(config + note.message))
-    if e.notes:
-        yield notes
+    return notes
+
+
+def trust_lines(plan: PlanSpec, e: Estimate) -> Iterator[Text]:
+    """Why bands are missing, where constants come from, and the conventions behind the numbers."""
     reasons = dict.fromkeys(why for metric in e.banded if (why := e.no_band(metric)))
     if reasons:
         yield Text(f"no band: {'; '.join(reasons)}", style="dim")
@@ -200,13 +233,6 @@ def _footnotes(plan: PlanSpec, e: Estimate) -> Iterator[RenderableType]:
         waits = (("for room", e.load.queue_s), ("for other prefills", e.load.line_s), ("at the start", e.load.start_s))
         shown = ", ".join(f"{show_time(t)} {what}" for what, t in waits if t > 0)
         yield Text(f"a first token waits {shown}" if shown else "no first token waits", style="dim")
-    assumed: dict[str, list[str]] = {}
-    for entry, path, value in e.assumed:
-        assumed.setdefault(entry, []).append(f"{ASSUMED_WORDS.get(path, path)} {value}")
-    text = f"calibration {e.calibration}" + ("" if e.engine is None else f", engine {e.engine}")
-    if assumed:
-        text += "; assumed: " + "; ".join(f"{entry}: {', '.join(items)}" for entry, items in assumed.items())
-    yield Text(text, style="dim")
 
 
 def _slowest_gpus(phase: PhaseEstimate) -> str:

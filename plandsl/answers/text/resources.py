@@ -45,14 +45,14 @@ def memory_table(e: Estimate) -> Sheet:
     whole = Bar(partial(_memory_bar, e.memory))
     table.add_row(word, show_bytes(abs(free)), show_percent(abs(free) / e.memory.capacity), whole)
     if several:
-        for first, last, (a, b), m in _equal_stages(e):
+        for first, last, (a, b), m in equal_stages(e):
             name = f"  stage {first}" if first == last else f"  stages {first} to {last}"
             on = f" on {e.stage_gpus[first]}" if e.stage_gpus else ""
             table.add_row(name, show_bytes(m.total), show_percent(m.total / m.capacity), f"layers {a}..{b}{on}")
     return table
 
 
-def _equal_stages(e: Estimate) -> Iterator[tuple[int, int, tuple[int, int], Memory]]:
+def equal_stages(e: Estimate) -> Iterator[tuple[int, int, tuple[int, int], Memory]]:
     """Runs of neighbouring stages with equal memory: the first and last stage, their layers, and the memory of one."""
     start = 0
     for i in range(1, len(e.stages) + 1):
@@ -84,9 +84,10 @@ def time_table(e: Estimate) -> Sheet:
     table = plain_table("l", "r", *"rrl" * len(timed), header=(title, "runs", *phases), labels=2)
     table.starts = (2, 5)
     both: dict[tuple[str, str], list[OpTime | None]] = {}
+    none: list[OpTime | None] = [None] * len(timed)
     for i, phase_estimate in enumerate(timed):
         for op in phase_estimate.ops:
-            both.setdefault((op.op, op.name), [None] * len(timed))[i] = op
+            both.setdefault((op.op, op.name), [*none])[i] = op
     sums = tuple(sum(o.time_s for o in p.ops) or 1.0 for p in timed)
 
     def weight(pair: list[OpTime | None]) -> float:

@@ -38,11 +38,14 @@ TIMES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "latency": "latency"}
 
 def print_simulation(plan: PlanSpec, found: Simulation, console: Console) -> None:
     """Print the whole report of one plan."""
+    required = [requirement_table(found.requires), Text()] if found.requires else []
+    print_lines(console, title_of_run(plan, found), *required, *simulation_parts(found))
+
+
+def simulation_parts(found: Simulation) -> list[RenderableType]:
+    """What was served, how long requests took, what servers held, and how far to trust it."""
     spent = [] if found.spent is None else [Text(line) for line in spent_line(found.spent, encodes=found.encodes)]
-    parts: list[RenderableType] = [title_of_run(plan, found)]
-    if found.requires:
-        parts += [requirement_table(found.requires), Text()]
-    parts += [Text(_served(found)), *spent, Text(), times_table(found), Text()]
+    parts: list[RenderableType] = [Text(_served(found)), *spent, Text(), times_table(found), Text()]
     if found.prefill:
         parts += [held_table(found.prefill.occupancy, "a prefill server had"), Text()]
     if isfinite(found.occupancy.busy):
@@ -56,7 +59,7 @@ def print_simulation(plan: PlanSpec, found: Simulation, console: Console) -> Non
         parts += [_cached(found.found), Text()]
     if found.adapters:
         parts += [_adapters(found.adapters), Text()]
-    print_lines(console, *parts, *_footnotes(found))
+    return [*parts, *_footnotes(found)]
 
 
 SIDE_BY_SIDE = 5

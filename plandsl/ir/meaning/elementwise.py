@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from plandsl.ir.meaning import Array
@@ -30,10 +32,16 @@ def layer_norm(x: Array, along: int) -> Array:
     return rms_norm(x - x.sum(along, keepdims=True) / max(x.shape[along], 1), along)
 
 
-def norm_sums(x: Array, along: int, centred: bool) -> Array:
-    """The sum of squares of ``x`` along dimension ``along``; if ``centred``, also the sum, as one more dimension."""
-    squares: Array = (x * x).sum(along)
-    return np.stack([squares, x.sum(along)], axis=-1) if centred else squares
+def moments(x: Array, along: int) -> Array:
+    """The sum and the sum of squares along dimension ``along``, in a last dimension of two."""
+    out: Array = np.stack([x.sum(along), (x * x).sum(along)], axis=-1)
+    return out
+
+
+def norm_sums(x: Array, along: int) -> Array:
+    """The sum of squares of ``x`` along dimension ``along``."""
+    out: Array = (x * x).sum(along)
+    return out
 
 
 def rms_norm_by(x: Array, along: int, sums: Array, count: int) -> Array:
@@ -43,10 +51,17 @@ def rms_norm_by(x: Array, along: int, sums: Array, count: int) -> Array:
 
 
 def layer_norm_by(x: Array, along: int, sums: Array, count: int) -> Array:
-    """`layer_norm` of a part of ``count`` values, whose `norm_sums` over all parts are known."""
-    squares, mean = (np.expand_dims(sums[..., i], along) / count for i in range(2))
+    """`layer_norm` of a part of ``count`` values, whose `moments` over all parts are known."""
+    mean, squares = (np.expand_dims(sums[..., i], along) / count for i in range(2))
     out: Array = (x - mean) / np.sqrt(np.maximum(squares - mean * mean, 0.0) + EPSILON)
     return out
+
+
+def grouped_norm(norm: Callable[[Array, int], Array], x: Array, along: int, each: int) -> Array:
+    """``norm`` over dimension ``along`` and ``each`` neighbours of the dimension before it, which hold whole groups."""
+    shape = x.shape
+    joined = x.reshape(*shape[: along - 1], shape[along - 1] // each, each * shape[along], *shape[along + 1 :])
+    return norm(joined, along).reshape(shape)
 
 
 def merge_tokens(x: Array, along: int, tokens: int, joins: bool) -> Array:
@@ -63,7 +78,7 @@ def merge_tokens(x: Array, along: int, tokens: int, joins: bool) -> Array:
         mean: Array = apart.sum(axis=along + 1) / tokens
         return mean
     near = np.moveaxis(apart, along + 1, -2)
-    out: Array = near.reshape((*near.shape[:-2], -1))
+    out: Array = near.reshape((*near.shape[:-2], near.shape[-2] * near.shape[-1]))
     return out
 
 

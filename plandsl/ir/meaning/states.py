@@ -15,8 +15,8 @@ def convolve(taps: Array, tokens: Array, bias: Array | float = 0.0) -> Array:
     """
     width = taps.shape[0]
     count = tokens.shape[1] - width + 1
-    out: Array = sum(taps[n] * tokens[:, n : n + count] for n in range(width)) + bias
-    return out
+    first, *others = (taps[n] * tokens[:, n : n + count] for n in range(width))
+    return sum(others, first) + bias
 
 
 def unit_length(q: Array, k: Array) -> tuple[Array, Array]:

@@ -1,0 +1,1 @@
+"""`planc lsp`: what `plandsl.editing` says, in the Language Server Protocol. It needs the extra `lsp`."""

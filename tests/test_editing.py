@@ -1,0 +1,264 @@
+"""What an editor knows of a text that is being written: findings as it changes, completions, hovers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plandsl.driver import check_module, open_text
+from plandsl.editing.complete import complete
+from plandsl.editing.hover import about_entry, hover
+from plandsl.editing.reading import Reading
+from plandsl.grammar.modules import FOLDERS, catalog_names
+from plandsl.limits import MAX_ERRORS, MAX_FILE_BYTES
+from tests.draws import draws, pick
+from tests.marks import marked
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.plan"))
+OWN = (ROOT / "examples" / "own_model.plan").read_text("utf-8")
+
+
+# ---- findings
+
+
+def test_findings_are_those_of_check():
+    for path in EXAMPLES[pick(5, "check") :: 5]:
+        text = path.read_text("utf-8")
+        assert set(Reading(text, str(path)).check()) == set(check_module(open_text(text, str(path))))
+
+
+WORDS = (
+    "",
+    "}",
+    "{",
+    " = ",
+    "tp = 3\n",
+    "\n\n",
+    "chat",
+    "x",
+    "8 GB",
+    "plan q = own\n",
+    "let chat = 2\n",
+    "# ",
+    "hidden",
+)
+
+
+@draws(0.4)
+@given(st.data())
+def test_findings_after_edits_are_those_of_a_fresh_reading(data):
+    """What is taken over from an earlier version is what would be found anew, at its new place."""
+    text, reading = OWN, Reading(OWN)
+    for _ in range(data.draw(st.integers(1, 4), "edits")):
+        start = data.draw(st.integers(0, len(text)))
+        gone = data.draw(st.sampled_from((0, 0, 1, 7, 40)))
+        text = text[:start] + data.draw(st.sampled_from(WORDS)) + text[start + gone :]
+        reading = Reading(text, before=reading)
+        assert reading.look() == Reading(text).look(), text
+
+
+def test_a_change_looks_again_at_what_depends_on_it_alone():
+    before = Reading(OWN)
+    before.check()
+    other = Reading(
+        OWN.replace("tokens -> seq", "tokens, batch -> seq").replace("# A model", "#\n# A model"), before=before
+    )
+    other.check()
+    kept = {key for key in other.pieces if other._look_at(key) is before._look_at(key)}
+    assert kept == set(other.pieces) - {("sharding", "split_tokens"), ("plan", "ulysses")}
+
+
+def test_an_error_that_broken_text_hid_shows_once_the_text_is_whole():
+    text = "workload w { input = other, output = 1 }\nlet BROKEN\n"
+    broken = Reading(text)
+    assert [d.code for d in broken.look()] == ["E101"], "`other` may be what could not be read"
+    whole = Reading(text.replace("BROKEN", "b = 1"), before=broken)
+    assert [d.code for d in whole.look()] == ["E201"]
+    again = Reading(text, before=whole)
+    assert again.look() == broken.look()
+
+
+def test_compiled_findings_move_with_their_lines():
+    text = "# one\n" + OWN.replace("tp = 4, pp = 2", "tp = 4")
+    before = Reading(text)
+    found = [d for d in before.check() if d.span is not None]
+    moved = Reading("\n\n\n" + text, before=before)
+    assert any(d.code == "N301" for d in found), "four of eight GPUs are idle"
+    assert [d.span.line for d in moved.check() if d.span] == [d.span.line + 3 for d in found if d.span]
+    assert moved.plan("own") is before.plan("own")
+
+
+def test_unsaved_texts_of_used_files_count_and_nothing_else_is_read(tmp_path):
+    (tmp_path / "shared.plan").write_text("let many = 1\n")
+    text = 'use "shared.plan"\nworkload w { input = many, output = other }\n'
+    root = str(tmp_path / "root.plan")
+    assert [d.code for d in Reading(text, root).look()] == ["E201"]
+    unsaved = {tmp_path / "shared.plan": "let many = 1\nlet other = 2\n", tmp_path / "new.plan": "let new = 1\n"}
+    assert Reading(text, root, unsaved).look() == []
+    assert Reading('use "new.plan"\nlet a = new\n', root, unsaved).look() == []
+    outside = {tmp_path.parent / "secret.plan": "let a = 1\n"}
+    (found,) = Reading('use "../secret.plan"\n', root, outside).look()
+    assert "outside the folder" in found.message
+
+
+def test_huge_and_hostile_texts_are_bounded():
+    (found,) = Reading("x" * (MAX_FILE_BYTES + 1)).look()
+    assert found.code == "E108"
+    assert complete(Reading("x" * (MAX_FILE_BYTES + 1)), 1, 5).items == []
+    many = Reading("".join(f"plan p{n} {{ }}\n" for n in range(800)))
+    assert len([d for d in many.look() if d.severity == "error"]) <= MAX_ERRORS
+    deep = "let a = " + "(" * 2000
+    assert Reading(deep).look()
+    hover(Reading(deep), 1, 5)
+    assert complete(Reading(deep), 1, len(deep)).column
+
+
+def test_a_reading_that_nobody_waits_for_stops():
+    reading = Reading(OWN)
+    assert reading.check(lambda: True) == reading.module.diagnostics
+    assert reading._checked == {}
+
+
+# ---- completion
+
+OFFERS = {
+    "pl¦": ["plan"],
+    "plan p { mod¦ }": ["model"],
+    "plan p { node = h100¦ }": ["h100_8", "h100_sxm_8"],
+    "plan p { model = llama_3_1_8b ¦ }": ["with"],
+    "plan p { model = mine with { weights = ¦ } }": ["bf16", "fp8"],
+    "plan p { workload { inp¦": ["input"],
+    "plan p { sharding { ¦": ["tp", "mesh", "place"],
+    "plan p { prefill { node = h200¦": ["h200_8"],
+    "plan p { require tt¦": ["ttft"],
+    "plan p { require ttft <= 8 ¦": ["ms", "s"],
+    "plan p { require ttft <= 8 m¦": ["ms", "min"],
+    "plan p { require cost <= 8 ¦": ["USD"],
+    "plan p { engine = vl¦": ["vllm"],
+    "gpu a { memory = 80 G¦": ["GB", "GiB"],
+    "gpu a { compute { bf16 = 1 ¦": ["TFLOP/s"],
+    "gpu a { assumed { mem¦": ["memory"],
+    "node n { link { topology = ¦": ["switch", "torus"],
+    "engine e { kernels = ¦": ["vllm", "sglang"],
+    "workload w { input = ¦": ["lognormal"],
+    "workload w { input = lognormal(¦": ["mean", "p95"],
+    "workload w { rate = ¦": ["poisson", "at_once"],
+    "workload w { class a { req¦": ["require"],
+    "search s { vary tp in [1, 2], ¦": ["pp", "batch"],
+    "search s { vary node in [h1¦": ["h100_8"],
+    "search s { vary model.¦": ["weights"],
+    "search s { vary tp in [1]\n where ¦": ["tp", "gpus"],
+    "search s { vary tp in [1]\n maximize ¦": ["throughput_per_gpu"],
+    "let a = mi325x.mem¦": ["memory"],
+    "let big = 2\nworkload w { batch = b¦": ["big"],
+    "sharding s { mesh a = 2, b = 3\n heads -> ¦": ["a", "b"],
+    "sharding s { mesh a = 2, b = 3\n place a in ¦": ["node"],
+    "sharding s { in ¦": ["attention"],
+    "model m { hidden = 3, ffn = 4 * hi¦": ["hidden"],
+    "model m { hidden = 3\n block x[tokens, hidden] {\n h = rms_norm(x)\n q = ¦": ["h", "x", "rope"],
+    "model m { hidden = 3\n block x[tokens, hidden] {\n h = rms_norm(x, ¦": ["over", "gain"],
+    "model m { hidden = 3\n block x[tokens, hidden] {\n h = x @ w[¦": ["hidden", "tokens"],
+    "model m { hidden = 3\n ¦": ["layers", "block", "head"],
+    "plan p = q with { mod¦": ["model"],
+}
+
+
+@pytest.mark.parametrize("text", OFFERS)
+def test_what_may_stand_at_the_cursor_is_offered(text):
+    at = marked(text)
+    offered = [item.label for item in complete(Reading(at.text), at.line, at.column).items]
+    assert set(OFFERS[text]) <= set(offered), offered[:40]
+
+
+@pytest.mark.parametrize(
+    "text", ["# pl¦", "plan ¦", "plan p {\n  model = qwen3_8b\n  mod¦\n}", "let a = 8 ¦x", 'gpu a { source = "me¦']
+)
+def test_nothing_is_offered_where_nothing_fits(text):
+    at = marked(text)
+    offered = [item.label for item in complete(Reading(at.text), at.line, at.column).items]
+    assert "model" not in offered
+    assert "llama_3_1_8b" not in offered
+
+
+def test_files_are_offered_after_use_in_the_folder_of_the_root_file_alone(tmp_path):
+    inner = tmp_path / "root"
+    (inner / "deep").mkdir(parents=True)
+    for name in ("root/a.plan", "root/b.txt", "root/deep/c.plan", "outside.plan"):
+        (tmp_path / name).write_text("")
+
+    def offered(typed: str) -> list[str]:
+        reading = Reading(f'use "{typed}"', str(inner / "root.plan"))
+        return [item.label for item in complete(reading, 1, 6 + len(typed)).items]
+
+    assert offered("") == ["a.plan", "deep/"]
+    assert offered("deep/") == ["deep/c.plan"]
+    assert offered("../") == offered("/") == offered("..") == []
+
+
+def test_every_completion_that_names_an_entry_exists():
+    for kind in FOLDERS:
+        names = catalog_names(kind)
+        assert f"`{names[0]}`" in about_entry(kind, names[pick(1, kind)])
+    assert about_entry("gpu", "no_such") == ""
+
+
+@draws(1.5)
+@given(st.sampled_from(EXAMPLES), st.data())
+def test_any_place_of_any_text_has_completions_and_a_hover_that_point_at_it(path, data):
+    text = path.read_text("utf-8")
+    cut = data.draw(st.integers(0, len(text)))
+    text = text[:cut] + text[cut + data.draw(st.sampled_from((0, 0, 3, 200))) :]
+    reading = Reading(text)
+    line = data.draw(st.integers(1, len(reading.lines)))
+    column = data.draw(st.integers(1, len(reading.lines[line - 1]) + 1))
+    found = complete(reading, line, column)
+    assert 1 <= found.column <= column
+    assert len({item.label for item in found.items}) == len(found.items)
+    if (said := hover(reading, line, column)) is not None:
+        assert said.span.line == line
+        assert said.span.column <= column <= said.span.end_column
+        assert said.text.strip()
+
+
+# ---- hover
+
+SAYS = {
+    OWN.replace("plan own", "plan o¦wn"): ("TTFT", "TPOT", "fits", "tpot <= 10 ms: met"),
+    OWN.replace("k = rope", "k¦ = rope"): ("rope", "heads@tensor", "16 x 3,000 x 6 x 80"),
+    OWN.replace("a @ w_o", "a @ w¦_o"): ("all_reduce over tensor", "147 MB"),
+    OWN.replace("require tpot", "require tp¦ot"): ("Time per output token", "`tpot <= 10 ms` is met"),
+    OWN.replace("h100_8", "h100¦_8"): ("node `h100_8`", "8 x h100_sxm", "source:"),
+    OWN.replace("ffn = 4800", "f¦fn = 4 * hidden"): ("a dimension of the model, 6,144",),
+    OWN.replace("layers = 13", "lay¦ers = 13"): ("how often the block runs", "needed"),
+    OWN.replace("bf16", "bf¦16"): ("16 bits",),
+    OWN.replace("rms_norm(x) @", "rms_¦norm(x) @"): ("over the last dimension", "In a prefill of plan `own`"),
+    OWN.replace("window =", "win¦dow ="): ("the last so many positions",),
+    OWN.replace("tp = 4", "t¦p = 4"): ("axis: `tensor`",),
+    "let a = 2 * 4 GB¦\n": ("1 GB is 1,000,000,000",),
+    "let ¦a = 2 * 4 GB\n": ("8.00 GB",),
+    "plan p { model = llama_3_1_8b wi¦th { } }": ("with other fields",),
+    "gpu a = h100_sxm with { mem¦ory = 2 }": ("bytes that a program sees",),
+}
+
+
+@pytest.mark.parametrize("text", SAYS)
+def test_a_hover_says_what_follows_from_a_word(text):
+    at = marked(text)
+    said = hover(Reading(at.text), at.line, at.column)
+    assert said is not None
+    assert [part for part in SAYS[text] if part not in said.text] == [], said.text
+
+
+def test_numbers_of_a_hover_are_those_of_the_estimate():
+    at = marked(OWN.replace("plan own", "plan o¦wn"))
+    said = hover(Reading(at.text), at.line, at.column)
+    plan = Reading(OWN).plan("own")
+    assert said is not None
+    assert plan is not None
+    (ttft,) = re.findall(r"TTFT \| ([\d.]+) ms", said.text)
+    assert abs(float(ttft) / 1e3 / plan.estimate().ttft_s - 1) < 5e-3, "three digits"

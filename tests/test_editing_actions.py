@@ -1,0 +1,105 @@
+"""Fixes, the outline, folds, the meaning of tokens, and the texts between them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.editing import changes, dense
+from plandsl.editing.actions import LONG, MOST_READ, actions, apply
+from plandsl.editing.inlays import inlays
+from plandsl.editing.outline import TYPES, folds, outline, painted
+from plandsl.editing.reading import Reading
+from plandsl.limits import MAX_ERRORS
+from tests.draws import pick
+from tests.test_slips import TABLE
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.plan"))
+OWN = (ROOT / "examples" / "own_model.plan").read_text("utf-8")
+
+UNMENDED = {
+    "a command of planc",
+    "a fence",
+    "a plan without a name",
+    "a rate per minute",
+    "a word of another tool that varies",
+    "an equals sign in `vary`",
+    "an import",
+}
+"""Slips whose hint leaves something to be chosen: a name, a list, which lines, or whose fix brings another mistake."""
+
+
+@pytest.mark.parametrize("name", sorted(TABLE)[pick(6, "actions") :: 6])
+def test_a_hint_is_an_action_that_works(name):
+    """An action is offered for each slip that has one fix; what it makes has fewer mistakes, and not this one."""
+    reading = Reading(TABLE[name].text)
+    found = [d for d in reading.check() if d.severity == "error"]
+    offered = actions(reading, found)
+    assert bool(offered) != (name in UNMENDED)
+    for action in offered[:3]:
+        after = Reading(apply(reading.text, action.edits))
+        errors = [d for d in after.check() if d.severity == "error"]
+        assert len(errors) < len(found)
+        assert (action.of.message, action.of.span) not in [(d.message, d.span) for d in errors]
+
+
+def test_a_long_text_has_few_fixes_tried():
+    """Each fix that is tried reads the whole text again."""
+    many = "".join(f"plan p{n} {{ modle = qwen3_8b, node = h100_9 }}\n" for n in range(60))
+    reading = Reading(many + "# " + "x" * 4 * LONG)
+    found = [d for d in reading.look() if d.severity == "error"]
+    assert len(found) == MAX_ERRORS
+    assert len(actions(reading, found)) <= MOST_READ / 16
+
+
+def test_an_action_says_what_it_writes():
+    reading = Reading("plan p {\n  model = lama_3_1_8b\n  node = h100_8\n  workload { input = 1, output = 1 }\n}\n")
+    (found,) = [d for d in reading.check() if d.severity == "error"]
+    first = actions(reading, [found])[0]
+    assert first.title == "write `llama_3_1_8b`"
+    assert apply(reading.text, first.edits) == reading.text.replace("lama", "llama", 1)
+
+
+def test_edits_are_made_from_the_end_to_the_start():
+    reading = Reading("let a = 1\nlet b = 2\n")
+    spans = [let.name.span for let in reading.unit.lets.values()]
+    from plandsl.editing.actions import Edit
+
+    assert apply(reading.text, [Edit(span, "long_name") for span in spans]) == "let long_name = 1\nlet long_name = 2\n"
+
+
+@pytest.mark.parametrize("path", EXAMPLES[pick(4, "outline") :: 4], ids=lambda p: p.stem)
+def test_the_shape_of_a_text_is_that_of_its_brackets(path):
+    reading = Reading(path.read_text("utf-8"), str(path))
+    entries = outline(reading)
+    assert [e.name for e in entries if e.kind == "plan"] == reading.plans
+    for entry in entries:
+        assert reading.slice(entry.at) == entry.name
+        for part in entry.parts:
+            assert entry.span[1:3] <= part.span[1:3] <= part.at[1:3] <= part.span[3:5] <= entry.span[3:5]
+    for fold in folds(reading):
+        assert fold.first < fold.last <= len(reading.lines)
+    tokens = painted(reading)
+    assert [t.span for t in tokens] == sorted(t.span for t in tokens)
+    assert {t.type for t in tokens} <= set(TYPES)
+    words = {t.span for t in reading.tokens if t.text[:1].isalnum()}
+    assert words <= {t.span for t in tokens}, "every word has a meaning"
+
+
+def test_inlays_say_what_is_derived():
+    said = {(one.line, one.text) for one in inlays(Reading(OWN), 1, 60)}
+    texts = dict(said)
+    assert texts[28] == "= 8 GPUs"
+    assert texts[16] == "16 x 3,000 x 1,536, all_reduce over tensor"
+    assert texts[25].startswith("TTFT ")
+    some = inlays(Reading("model m { hidden = 8, ffn = 4 * hidden }\nlet a = 2 GB / 1 GB/s\n"), 1, 9)
+    assert [(one.line, one.text) for one in some] == [(1, "= 32"), (2, "= 2.00 s")]
+    assert inlays(Reading(OWN), 1, 60, stopped=lambda: True) == []
+
+
+def test_a_dense_file_has_its_size():
+    assert 500 <= dense(500).count("\n") <= 540
+    assert [d for d in Reading(dense(500)).look() if d.severity == "error"] == []
+    assert len(set(changes(dense(500)))) >= 20
