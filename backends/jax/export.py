@@ -21,6 +21,7 @@ from plandsl.backends.jax.regions import (
 )
 from plandsl.backends.jax.sources import functions_of_one, meanings
 from plandsl.ir.compute import Map
+from plandsl.ir.names import HEAD
 from plandsl.ir.program import Program
 from plandsl.ir.types import Mesh, Value
 from plandsl.spec.model import ADAPTERS
@@ -168,7 +169,7 @@ def _room(sharding: Sharding, shardings: Sequence[Sharding], room: int) -> _Room
         adapters=0 if model.lora is None else model.size(ADAPTERS),
         merged=model.merged,
         patch=model.size(model.embedding.dims[0]) if model.reads_patches else 0,
-        width=model.size(value_out(sharding.prefill.regions[-1]).type.names[-1]),
+        width=model.size(value_out(sharding.prefill.region(HEAD)).type.names[-1]),
     )
 
 
