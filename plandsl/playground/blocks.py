@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from plandsl.tables import Bar, Sheet
+from plandsl.tables import Bar, Sheet, runs_of, style_names
 from plandsl.terms import TERMS, find_term
 
 PARTS_OF_BAR = 200
@@ -37,20 +35,7 @@ def blocks(parts: Iterable[RenderableType]) -> Iterator[dict[str, Any]]:
 
 def text_runs(text: Text) -> Runs:
     """The pieces of a text, each of one style."""
-    cuts = sorted({0, len(text.plain), *(at for span in text.spans for at in (span.start, span.end))})
-    out: Runs = []
-    for start, stop in itertools.pairwise(cuts):
-        styles = [text.style, *(span.style for span in text.spans if span.start <= start and stop <= span.end)]
-        if piece := text.plain[start:stop]:
-            out.append([piece, style_names(styles)])
-    return out
-
-
-def style_names(styles: Iterable[str | Style]) -> str:
-    """The names of the styles that are left when each takes effect after the one before: ``bold red``."""
-    whole = Style.combine(Style.parse(s) if isinstance(s, str) else s for s in styles)
-    colour = whole.color.name if whole.color is not None and not whole.color.is_default else ""
-    return " ".join(filter(None, ("bold" if whole.bold else "", "dim" if whole.dim else "", colour)))
+    return [[piece, style] for piece, style in runs_of(text)]
 
 
 def _table(table: Table) -> dict[str, Any]:
