@@ -175,7 +175,7 @@ def test_the_numbers_are_those_of_the_estimate(small: PlanShown) -> None:
         sorted(op.flops * op.count / op.time_s for op in with_flops), rel=1e-5
     )
     memory = read.charts["plan-one-memory"]["spec"]["layer"][0]["data"]["values"]
-    assert sum(row["v"] for row in memory) * 2**30 == pytest.approx(e.memory.total, rel=1e-5)
+    assert sum(row["v"] for row in memory) * 1e9 == pytest.approx(e.memory.total, rel=1e-5)
     flows = read.charts["plan-one-flows-prefill"]["spec"]["data"]["values"]
     assert sum(row["v"] for row in flows) == pytest.approx(small.flows[0].total, rel=1e-5)
     for phase, chart in ((e.prefill, "prefill"), (e.decode, "decode")):

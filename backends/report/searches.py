@@ -36,7 +36,7 @@ def _scatter(name: str, found: SearchShown) -> Chart:
     groups = _groups(found)
     rows = [
         {"g": p.group if p.group in groups else OTHERS, "l": p.label, "tpot": _milli(p.tpot), "ttft": _milli(p.ttft),
-         "latency": rounded(p.latency), "y": rounded(p.throughput), "m": rounded(p.memory / 2**30), "f": int(p.front),
+         "latency": rounded(p.latency), "y": rounded(p.throughput), "m": rounded(p.memory / 1e9), "f": int(p.front),
          "r": f"{p.rank} of the best" if p.rank else "on the front" if p.front else "beaten, or out",
          "t": _told(p)}
         for p in found.points
@@ -47,7 +47,7 @@ def _scatter(name: str, found: SearchShown) -> Chart:
         _panel(f"by_{m}", field(m, units[m], scale=_domain([r[m] for r in rows]), axis=LOG_AXIS), up, vertical)
         for m in found.latencies
     ]
-    held = field("m", "memory of a GPU (GiB)", scale=_domain([r["m"] for r in rows]), axis=LOG_AXIS)
+    held = field("m", "memory of a GPU (GB)", scale=_domain([r["m"] for r in rows]), axis=LOG_AXIS)
     panels.append(_panel("by_memory", held, up, vertical))
     for panel, metric in zip(panels, found.latencies, strict=False):
         scale = 1.0 if metric == "latency" else 1e3

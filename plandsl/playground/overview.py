@@ -14,12 +14,13 @@ from plandsl.units import show_bytes, show_count, show_percent, show_time
 
 
 def row_of(e: Estimate, others: Sequence[Estimate]) -> dict[str, Any]:
-    """A plan in the table of all: its numbers in closed form, and which are the best of ``others``."""
-    steps = [o.tpot_s for o in others if o.tpot_s is not None]
+    """A plan in the table of all: its numbers in closed form, and which are the best of ``others`` that fit."""
+    fit = [o for o in others if o.fits]
+    steps = [o.tpot_s for o in fit if o.tpot_s is not None]
     best = {
-        "ttft": _is_best(e.ttft_s, [o.ttft_s for o in others], min),
+        "ttft": _is_best(e.ttft_s, [o.ttft_s for o in fit], min),
         "tpot": e.tpot_s is not None and _is_best(e.tpot_s, steps, min),
-        "throughput": _is_best(e.throughput_tokens_per_s, [o.throughput_tokens_per_s for o in others], max),
+        "throughput": _is_best(e.throughput_tokens_per_s, [o.throughput_tokens_per_s for o in fit], max),
     }
     return {
         "name": e.plan,
@@ -32,13 +33,13 @@ def row_of(e: Estimate, others: Sequence[Estimate]) -> dict[str, Any]:
         "memory": _used(e),
         "missed": sum(not r.ok for r in e.requires),
         "asked": len(e.requires),
-        "best": [name for name, is_best in best.items() if is_best],
+        "best": [name for name, is_best in best.items() if is_best and e.fits],
     }
 
 
 def _is_best(value: float, values: Sequence[float], best: Callable[[Sequence[float]], float]) -> bool:
     """Whether a value is the best of several that are not all alike."""
-    return value == best(values) and len(set(values)) > 1
+    return len(set(values)) > 1 and value == best(values)
 
 
 def overview(e: Estimate) -> dict[str, Any]:

@@ -75,7 +75,7 @@ export function showPlans(target, plans, chosen, choose) {
     return;
   }
   const rows = plans.map((plan) => {
-    const verdict = !plan.fits ? "does not fit" : !plan.asked ? "fits" : plan.missed ? `${plan.missed} missed` : "met";
+    const verdict = !plan.fits ? "too large" : !plan.asked ? "fits" : plan.missed ? `${plan.missed} missed` : "met";
     return el("tr", { class: plan.name === chosen ? "chosen" : null },
       el("th", { scope: "row" }, el("button", { type: "button", "aria-pressed": String(plan.name === chosen),
         onclick: () => choose(plan.name) }, plan.name)),
