@@ -53,7 +53,7 @@ extras: $(ALL)  ## install what some tests and `make partitioner` need: jax, not
 
 web: tests/web/node_modules  ## fetch what tests of pages take from npm: axe, which checks pages for all readers
 
-test-extras: $(ALL)  ## the tests that need these, and what is absent, and slow ones; LARGE=1 runs plans of 64 ranks and drawn plans too
+test-extras: $(ALL)  ## the tests that need these, and what is absent, and slow ones; LARGE=1 runs plans of 64 ranks, of pages and drawn ones too
 	LARGE=$(LARGE) $(BIN)/pytest -m "extras or slow" -rA --no-header -q
 
 lint: $(DEV)  ## ruff: rules and formatting

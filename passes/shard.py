@@ -23,7 +23,7 @@ from plandsl.ir.earlier import Earlier
 from plandsl.ir.experts import Combine, Dispatch, GroupedGemm
 from plandsl.ir.index import PickKeys
 from plandsl.ir.latent import LatentAttention
-from plandsl.ir.names import ENDS, HEAD, group_of, has_places, stem
+from plandsl.ir.names import ENDS, HEAD, MOMENTS, group_of, has_places, stem
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region
 from plandsl.ir.rule import Regular, Rule
@@ -54,7 +54,9 @@ def shard(program: Program, plan: PlanSpec) -> Program:
     layout = Layout(plan.sharding, program.phase, experts)
     sizes = dict(program.sizes)
     handed: dict[str, TensorType] = {}
-    return each_region(program, lambda region: Sharder(region, layout, program.mesh, sizes, handed).run())
+    made = each_region(program, lambda region: Sharder(region, layout, program.mesh, sizes, handed).run())
+    sums = any(MOMENTS in v.type.names for region in made.regions for v in region.values().values())
+    return evolve(made, sizes=(*made.sizes, (MOMENTS, 2))) if sums and MOMENTS not in sizes else made
 
 
 class Sharder:
@@ -165,6 +167,11 @@ class Sharder:
             return have
         return self._resharded(old, TensorType(old.type.dtype, dims))
 
+    def complete(self, value: Value) -> Value:
+        """The sum of the new partial sum ``value``, through a reshard."""
+        self.now[value.name] = value
+        return self._resharded(value, value.type.summed())
+
     def _emit(self, op: Op) -> None:
         """Add ``op`` with operands in the layouts that it needs, and record the types of its results."""
         new = (self.latents and self.latents.lay_out(op)) or self._lay_out(op)
@@ -225,6 +232,10 @@ class Sharder:
                 return self._in_place(op)
             case AdapterGemm() if (kept := self.keep_partial(op)) is not None:
                 return kept
+            case Norm() if self._sums_travel(op):
+                from plandsl.passes.shard_norms import norm_in_parts
+
+                return norm_in_parts(op, self._by_rules(op.x), self)
             case Ids():
                 return op
             case Earlier():
@@ -266,6 +277,20 @@ class Sharder:
         laid = self.lay(bias, tuple([Dim(n, dims[stem(n)]) for n in bias.type.names]))
         axes = tuple(axis for axis, _ in self.mesh.axes if axis in x.type.partial)
         return evolve(op, xs=(x, laid), first=group_of(axes))
+
+    def _by_rules(self, x: Value) -> tuple[Dim, ...]:
+        return self.layout.dims(x.type.names, self._region_of(x.type))
+
+    def _sums_travel(self, op: Norm) -> bool:
+        """Whether the rules split what ``op`` norms over, and no op that reads the result needs it whole."""
+        if op.groups is not None:  # a rank has whole groups
+            return False
+        axes = next(d.axes for d in self._by_rules(op.x) if d.name == op.over)
+        if self.mesh.ways(axes) == 1:
+            return False
+        from plandsl.passes.shard_norms import all_take_parts
+
+        return all_take_parts(op, axes, self)
 
     def _lie_alike(self, op: Map) -> bool:
         """Whether all operands of ``op`` that are not weights are complete and have one layout."""
@@ -318,7 +343,7 @@ class Sharder:
 
     def _dispatch(self, op: Dispatch) -> Dispatch:
         """Tokens keep their layout; the experts' places are split over axes that the tokens do not use."""
-        x = self._tokens(op.x.type.names, op.gates.type.names)
+        x = self.tokens(op.x.type.names, op.gates.type.names)
         place = routed(op.out.type)
         wanted = self.layout.dims(op.out.type.names, "experts")
         axes = next(_free_axes(d.axes, x) for d in wanted if d.name == place)
@@ -328,7 +353,7 @@ class Sharder:
     def _combine(self, op: Combine) -> Combine:
         """Lay out results like their tokens. Over axes that split experts but not tokens, a partial sum is left."""
         have, place = self.now[op.x.name].type, routed(op.x.type)
-        tokens = self._tokens(op.out.type.names, op.gates.type.names)
+        tokens = self.tokens(op.out.type.names, op.gates.type.names)
         tokens = tuple(d for d in tokens if d.name in op.gates.type.names)
         rest = tuple(
             Dim(d.name, _free_axes(d.axes, tokens))
@@ -339,7 +364,7 @@ class Sharder:
         gates = self.lay(op.gates, _pick(dims, op.gates.type.names))
         return evolve(op, x=self._resharded(op.x, TensorType(have.dtype, dims, have.partial)), gates=gates)
 
-    def _tokens(self, names: tuple[str, ...], tokens: tuple[str, ...]) -> tuple[Dim, ...]:
+    def tokens(self, names: tuple[str, ...], tokens: tuple[str, ...]) -> tuple[Dim, ...]:
         """A value of each token by the rules outside of `experts`, not split over axes that split inside an expert."""
         dims = self.layout.dims(names, self.rule_region)
         return tuple(_drop_axes((d,), self.busy)[0] if d.name in tokens else d for d in dims)

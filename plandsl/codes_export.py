@@ -137,6 +137,14 @@ EXPORT_CODES: dict[str, tuple[str, str, str, str]] = {
         "",
         "run small dimensions on devices of the host with `--shrink`, or run a plan with fewer ranks.",
     ),
+    "E537": (
+        "too little memory for the program",
+        "A program at real sizes holds the weights and the cache of its plan, and the values of its steps. The devices "
+        "that jax finds, or the machine, have less memory.",
+        "",
+        "take more ranks, a smaller batch or shorter prompts with `--set`, or run small dimensions with `--shrink`. "
+        "`planc compile` says what a plan holds on each GPU.",
+    ),
     "E520": (
         "formats that the device refuses",
         "A program at real sizes keeps the formats of its plan. The device could not multiply matrices in these.",

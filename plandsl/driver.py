@@ -375,10 +375,9 @@ class CompiledPlan:
         """
         from plandsl.backends.jax import export
 
-        if shrink:
-            return self.small.jax_program(room=room, exact=exact)
         title = f"{self.name}: {self.spec.model.name}, {self.spec.ranks} devices."
-        return export(title, self.shardings, room, exact=exact)
+        plans = {part: plan.small if shrink else plan for part, plan in self.parts.items()}
+        return export(title, [s for part, plan in plans.items() for s in plan.shardings(part)], room, exact=exact)
 
     @cached_property
     def small(self) -> CompiledPlan:
@@ -387,47 +386,54 @@ class CompiledPlan:
 
         return CompiledPlan(shrink(self.spec), ())
 
-    @cached_property
-    def shardings(self) -> list[Sharding]:
-        """Every sharding of every pool, as its programs are exported. (A draft has a program of its own.)"""
+    @property
+    def parts(self) -> dict[str, CompiledPlan]:
+        """The plans of the models that run: this plan (under an empty name), its `draft` and its `tower`."""
+        beside = {"draft": self.draft, "tower": self.tower}
+        return {"": self, **{name: plan for name, plan in beside.items() if plan is not None}}
+
+    def shardings(self, part: str = "") -> list[Sharding]:
+        """Every sharding of every pool, as its programs are exported, of the model that is ``part`` of a plan."""
         from plandsl.backends.jax import ONLY, Sharding
 
         found, first = [], 0
         for number, pool in enumerate(self.pools):
             for mode, name in zip(pool.modes, ("base", "tensor"), strict=False):
-                words = [("prefill_pool", "decode_pool")[number]] if self._pools else []
+                words = [part] if part else []
+                words += [("prefill_pool", "decode_pool")[number]] if self._pools else []
                 words += [name] if len(pool.modes) > 1 else []
                 both = mode.prefill.program, mode.decode.program
-                found.append(Sharding("_".join(words) or ONLY, mode.spec, *both, first))
+                found.append(Sharding("_".join(words) or ONLY, mode.spec, *both, first, part))
             first += pool.spec.ranks
         return found
-
-    def _runs(self) -> list[tuple[str, str]]:
-        """Pairs of the sharding that prefills and the one that decodes: each with itself and with each other."""
-        return [(a.name, b.name) for a in self.shardings for b in self.shardings if a.first <= b.first]
 
     @guarded
     def run(self, steps: int = 3, seed: int = 0) -> Verdict:
         """Run the small program in JAX, on devices of the host, and compare it with the unsharded reference.
 
-        Every pair of shardings runs: one prefills, and the other decodes on its cache. A draft runs by itself too.
+        Every pair of shardings runs: one prefills, and the other decodes on its cache. A draft and a tower run by
+        themselves too. An encoder has a prefill alone.
         """
-        from plandsl.backends.jax import run_pairs
-        from plandsl.backends.reference import expected, judge
-
         call = Arguments("run", steps=steps, seed=seed)
         call.whole("steps", 0, MAX_VERIFIED)
         call.whole("seed", 0)
-        small, pairs = self.small, self.small._runs()
-        known = expected(small.spec, plain_programs(evolve(small.spec, speculate=None)), steps, seed)
-        text = small.jax_program(room=steps, exact=True)
-        found = run_pairs(text, known.weights, known.ids, pairs, small.spec.ranks)
-        runs = {a if a == b else f"{a}, then {b}": logits for (a, b), logits in zip(pairs, found, strict=True)}
-        verdict = judge(runs, known, small.spec.ranks)
-        if not verdict.ok or self.draft is None:
-            return verdict
-        guessing = self.draft.run(steps, seed)
-        return verdict if guessing.ok else evolve(guessing, where=f"the draft's {guessing.where}")
+        text = self.jax_program(shrink=True, room=steps, exact=True)
+        found = [_run_part(text, part, plan.small, steps, seed) for part, plan in self.parts.items()]
+        return next((v for v in found if not v.ok), max(found, key=lambda v: v.worst))
+
+
+def _run_part(text: str, part: str, small: CompiledPlan, steps: int, seed: int) -> Verdict:
+    """Run the model that is ``part`` of the program ``text`` in each pair of its shardings, beside the reference."""
+    from plandsl.backends.jax import run_pairs
+    from plandsl.backends.reference import expected, judge
+
+    own = small.shardings(part)
+    pairs = [(a.name, b.name) for a in own for b in own if a.first <= b.first]
+    steps = 0 if small.spec.workload.encodes else steps
+    known = expected(small.spec, plain_programs(evolve(small.spec, speculate=None)), steps, seed)
+    found = run_pairs(text, known.weights, known.ids, pairs, small.spec.ranks)
+    runs = {a if a == b else f"{a}, then {b}": logits for (a, b), logits in zip(pairs, found, strict=True)}
+    return judge(runs, known, small.spec.ranks)
 
 
 def _check_run(name: str, **given: Any) -> None:

@@ -227,3 +227,13 @@ def test_a_search_in_python_finds_plans() -> None:
     assert len(found.table("rows")) == 14
     assert found.table("top")["tpot_s"].tolist() == [row.metrics["tpot"] for row in found.top]
     assert SERVE.with_(node="h100_1", sharding=None).search(top=2).seen == 14
+
+
+def test_the_best_plan_of_a_search_uses_the_files_that_its_file_uses(tmp_path: Path) -> None:
+    (tmp_path / "base.plan").write_text(
+        "plan base { model = llama_3_1_8b, node = h100_2, workload { input = 512, output = 64, batch = 8 } }"
+    )
+    file = tmp_path / "searches.plan"
+    file.write_text('use "base.plan"\nsearch quick {\n  plan = base\n  vary tp in [1, 2]\n  minimize tpot\n}\n')
+    best = plandsl.search(str(file), "quick").plan()
+    assert best.compile().spec.sharding.ranks == 2

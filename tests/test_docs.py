@@ -120,14 +120,18 @@ def updating(request):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A place to run in, from which `examples/` is seen as from the root."""
+    prepare(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def prepare(tmp_path):
+    """Make ``tmp_path`` a place to run in, from which `examples/` is seen as from the root."""
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     write_folder(tmp_path / "small_fp8", llama(first_kept))  # the files of weights that pages speak of
     write_gguf(tmp_path / "small-q4_k_m.gguf", gguf_llama())
     for path in (ROOT / "tests" / "bench").glob("vllm_*.json"):  # results of benchmarks
         (tmp_path / path.name).symlink_to(path)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def lay(block, folder):

@@ -10,7 +10,7 @@ from plandsl.diagnostics import PlanError
 from plandsl.show import show_plan
 from tests.test_towers import plan_of
 
-LOAD = "input = 1000, output = 20, rate = {rate} req/s, requests = 150, image_tokens = 128, images = {images}"
+LOAD = "input = 1000, output = 20, rate = {rate} req/s, requests = 60, image_tokens = 128, images = {images}"
 
 
 def load(images: str, rate: float = 200) -> str:

@@ -195,6 +195,7 @@ OFFERS = {
     "model m { hidden = 3\n block x[tokens, hidden] {\n h = x @ w[¦": ["hidden", "tokens"],
     "model m { hidden = 3\n ¦": ["layers", "block", "head"],
     "plan p = q with { mod¦": ["model"],
+    "model m { block a x[tokens, hidden] { k = x\n x = k }\n block b x[tokens, hidden] { x = earlier.¦": ["k"],
 }
 
 

@@ -60,6 +60,12 @@ def test_the_sharded_encoder_computes_the_same(sharding: str) -> None:
     assert verdict.ok, verdict.message
 
 
+def test_groups_of_texts_compute_the_same() -> None:
+    sharding = "mesh stage = 2, part = 2\n layers -> stage\n batch -> part"
+    verdict = plan_of(BATCH, "micro_batches = 4", sharding=sharding).verify()
+    assert verdict.ok, verdict.message
+
+
 def test_throughput_is_of_input_tokens_and_no_decode_step_takes_time() -> None:
     e = plan_of(BATCH).estimate()
     assert (e.tpot_s, e.encodes, e.latency_s) == (None, True, e.ttft_s)

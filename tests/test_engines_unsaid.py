@@ -55,7 +55,8 @@ NO_EFFECT = {
     ShiftSpec: "span",
     SpeculateSpec: "acceptance span",
     SplitSpec: "span",
-    ModelSpec: "layers sizes embedding blocks head causal entry prelude stream tower source stored span",  # the checkpoint has them
+    # the checkpoint has them
+    ModelSpec: "layers sizes embedding blocks head causal entry prelude stream tower source stored span",
     LoraSpec: "active mix host_bandwidth load_time disk_bandwidth",
     EngineSpec: "name prefill decode links step step_rank step_node request admit first first_request limits bands "
     "kept_output reserve context communicators libraries all_reduce workspace states logit graphs graph_layer "

@@ -207,6 +207,24 @@ def test_the_layer_of_qwen3_5_that_predicts_runs_sharded_and_attends() -> None:
     assert plan.verify().ok
 
 
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("llama_3_1_8b", "head_dim"),
+        ("gemma_2_27b", "head_dim"),
+        ("deepseek_v3", "qk_rope_head_dim"),
+        ("minimax_m2", "head_dim"),
+        ("gemma_4_31b", "global_head_dim"),
+    ],
+)
+def test_rope_turns_pairs_of_elements(name: str, field: str) -> None:
+    config = published(name)
+    more = {"text_config": config["text_config"] | {field: 3}} if "text_config" in config else {field: 3}
+    text, found = made(config | more)
+    assert not text
+    assert [(d.code, "turns" in d.message) for d in found if d.severity == "error"] == [("E214", True)]
+
+
 def test_keys_of_an_indexer_have_the_elements_that_are_turned() -> None:
     text, found = made(published("deepseek_v3_2") | {"index_head_dim": 32})
     assert not text
@@ -223,12 +241,10 @@ def test_a_head_that_a_config_of_starcoder2_does_not_speak_of_is_assumed_and_tol
     assert not made(config | {"tie_word_embeddings": False})[1]
 
 
-def test_the_norm_of_groups_of_heads_is_told() -> None:
-    config = published("nemotron_h_56b")
-    (note,) = (d for d in made(config)[1] if "normalised" in d.message)
-    assert (note.code, f"each of {config['n_groups']} groups" in note.message) == ("N201", True)
-    alone = made(config | {"n_groups": config["mamba_num_heads"]})[1]
-    assert not [d for d in alone if "normalised" in d.message]
+def test_groups_of_heads_are_normalised_together() -> None:
+    text, found = made(published("nemotron_h_56b"))
+    assert "over = state_dim, groups = state_groups, gain = none) * g_state[" in text
+    assert not [d for d in found if "normalised" in d.message]
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -44,7 +44,8 @@ WINGS = {
     "grammar.places",
     "grammar.repair", "grammar.searches", "grammar.shift", "grammar.speculate", "grammar.spellings", "grammar.split",
     "grammar.traffic", "grammar.unlike",
-    "columns", "ir.kinds", "ir.text", "passes.drafts", "passes.latent", "passes.nodes", "passes.shard_latent", "reflow",
+    "columns", "ir.kinds", "ir.text", "passes.drafts", "passes.latent", "passes.nodes", "passes.shard_latent",
+    "passes.shard_norms", "reflow",
     "spec.fractions",
 }  # fmt: skip
 """Modules that few plans need: the first that does loads them, inside a function, for start-up's sake."""

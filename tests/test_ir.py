@@ -47,6 +47,7 @@ from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
 from plandsl.ir.extents import Extents
 from plandsl.ir.index import PickKeys
 from plandsl.ir.latent import HeadGemm, LatentAttention
+from plandsl.ir.norms import NormSums
 from plandsl.ir.ops import OPS, Op
 from plandsl.ir.program import Part, Program, Region, verify
 from plandsl.ir.rule import Regular
@@ -88,6 +89,7 @@ KEYS = value("keys", "fp8[batch, context, kv_heads@a, head_dim]")
 SPLIT_KEYS = value("split", "fp8[batch, context@b, kv_heads@a, head_dim]")
 IQ, IK = value("iq", "bf16[batch, position@a, n, d]"), value("ik", "fp8[batch, context, d]")
 PICKED = value("pk", "int32[batch, position@a, picks.8]")
+PART = value("part", "bf16[batch, position, hidden@a]")
 STREAMS = value("xs", "bf16[batch, position, n, hidden]")
 SOME = value("some", "bf16[batch, position, heads@a, head_dim]{~b}")
 
@@ -104,6 +106,9 @@ SOUND: tuple[Op, ...] = (
     Excess(value("ex", str(U.type)), U, value("ms", "fp32[batch, position, moments]"), "ffn", 0.05),
     Norm(Y, X, GAIN),
     Norm(Y, X, None, "layer_norm"),
+    NormSums(value("ns", "fp32[batch, position]{+a}"), PART),
+    Norm(PART, PART, None, sums=value("ns", "fp32[batch, position]")),
+    Norm(PART, PART, value("pg", "bf16[hidden@a]"), "layer_norm", sums=value("ns", "fp32[batch, position, moments]")),
     AddNorm(value("t", str(X.type)), value("h", str(X.type)), X, Y, GAIN),
     Gemm((value("o", "bf16[batch, position, hidden]{+a}"),), U, (W,), "fp8"),
     Rope((value("r", str(Q.type)),), (Q,)),
@@ -226,6 +231,8 @@ UNSOUND: tuple[tuple[Op, str], ...] = (
     (Embed(Y, value("ids", "int32[batch@a, position]"), TABLE), "ids and table split on one axis"),
     (Norm(Y, SUM, GAIN), "norm of 's', which is a partial sum"),
     (Norm(Y, value("x", "bf16[batch, position, hidden@a]"), GAIN), "norm over 'hidden', which is split"),
+    (Norm(PART, PART, None, sums=value("ns", "fp32[batch, position]{+a}")), "norm of 'ns', which is a partial sum"),
+    (Norm(PART, PART, None, sums=value("ns", "fp32[batch@b, position]")), "different layouts"),
     (AddNorm(X, Y, X, value("b", "bf16[batch@a, position, hidden]"), GAIN), "tensors with different layouts"),
     (AddNorm(X, Y, *[value("b", "bf16[batch, position, hidden@a]")] * 2, GAIN), "'hidden', which is split"),
     (Gemm((Y,), X, (value("w", "bf16[heads, head_dim]"),)), "contracts nothing"),

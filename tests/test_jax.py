@@ -1,14 +1,18 @@
 """The backend `jax` prints each collective of a plan once, and a program that needs jax and numpy alone."""
 
 import ast
+import json
 import sys
 from collections import Counter
 from functools import cache
+from math import isclose
 from pathlib import Path
 
 import pytest
 
+from plandsl.backends.jax import run
 from plandsl.cli import main
+from plandsl.commands.run import predicted
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, check_plan, compile_text, open_file
 from plandsl.ir.collectives import AllGather, AllReduce, AllToAll, ReduceScatter, Rescale, Ring
@@ -26,6 +30,7 @@ CALLS = {
 """What a program calls for each op that communicates."""
 
 SHOWN = [
+    ("adapters", "turns"),
     ("experts", "dealt"),
     ("long_context", "states"),
     ("llama_4_scout", "context"),
@@ -33,8 +38,9 @@ SHOWN = [
     ("shift_llama_3_3_70b", "shift"),
     ("split_llama_3_3_70b", "split"),
     ("unlike_gpus", "by_hand"),
+    ("vision", "split"),
 ]
-"""Examples that have every collective, stages, pools and two shardings between them."""
+"""Examples that have every collective, stages, pools, two shardings, adapters and a tower between them."""
 
 PLAIN = "silu(h @ u[hidden, ffn]) @ d[ffn, hidden]"
 
@@ -68,7 +74,7 @@ def test_every_collective_of_a_program_is_called_once(file: str, name: str) -> N
     assert spec is not None
     plan = CompiledPlan(spec, ())
     made = functions(plan.jax_program())
-    for sharding in plan.shardings:
+    for sharding in (s for part, model in plan.parts.items() for s in model.shardings(part)):
         for program in sharding.programs:
             prefix = f"{sharding.prefix}{program.phase}_"
             for region in program.regions:
@@ -114,12 +120,72 @@ def test_steps_of_a_trace_are_no_option_of_a_program(capsys: pytest.CaptureFixtu
     assert "error[E400]: `--steps` is no option of `--to jax`" in capsys.readouterr().err
 
 
-def test_a_model_that_is_not_causal_is_no_program() -> None:
-    text = STATED.replace("BODY", PLAIN).replace("WEIGHTS", "bf16").replace("layers = 2", "layers = 2, causal = false")
-    (plan,) = compile_text(text)
+def test_an_encoder_is_a_program_without_cache_and_decode() -> None:
+    text = STATED.replace("BODY", PLAIN).replace("WEIGHTS", "bf16").replace("output = 4", "output = 0")
+    made = functions(compile_text(text)[0].jax_program())
+    assert [name for name in made if name.startswith("prefill_")] == [
+        "prefill_embedding",
+        "prefill_block",
+        "prefill_head",
+        "prefill_stage_0",
+    ]
+    assert not [name for name in made if name.startswith("decode_")]
+    w = "[hidden, heads, head_dim]"
+    attends = text.replace(PLAIN, f"attention(h @ q{w}, h @ k{w}, h @ v{w}) @ o[heads, head_dim, hidden]")
+    attends = attends.replace("ffn = 64", "heads = 4, head_dim = 16")
+    for output, kept in (("output = 0", 0), ("output = 4", 1)):
+        block = functions(compile_text(attends.replace("output = 0", output))[0].jax_program())["prefill_block"]
+        assert ast.unparse(block).count("new['") == kept
+
+
+TIMED = """
+plan p {
+  model = llama_3_1_8b, node = h100_8, workload { input = 512, output = 64, batch = 8 }
+  shift { base { sp = 4 }, tensor { tp = 4 }, threshold = 256 }
+  speculate { draft = llama_3_2_1b, tokens = 2, acceptance = 70 % }
+}
+"""
+
+
+def test_a_step_is_predicted_for_the_sharding_that_takes_it() -> None:
+    (plan,) = compile_text(TIMED)
+    found = predicted(plan)
+    assert {name for name, _ in found} == {s.name for part, one in plan.parts.items() for s in one.shardings(part)}
+    alone = {
+        name: compile_text(
+            f"plan q {{ model = llama_3_1_8b, node = h100_8, sharding {{ {rules} }},"
+            " workload { input = 512, output = 64, batch = 8 } }"
+        )[0].closed_form()
+        for name, rules in (("base", "sp = 4"), ("tensor", "tp = 4"))
+    }
+    for name, estimate in alone.items():
+        assert isclose(found[name, "prefill"], estimate.prefill.time_s)
+        assert estimate.decode.time_s < found[name, "decode"] < 1.5 * estimate.decode.time_s, "a step of three tokens"
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "said"),
+    [
+        ({"needed": 2, "devices": 1}, "E519", "XLA_FLAGS=--xla_force_host_platform_device_count=2"),
+        ({"memory": "RESOURCE_EXHAUSTED: Out of memory allocating 8000000000 bytes."}, "E537", "8.00 GB at once"),
+        ({"memory": "RESOURCE_EXHAUSTED: no more"}, "E537", "RESOURCE_EXHAUSTED: no more"),
+    ],
+)
+def test_a_program_that_a_machine_cannot_hold_says_what_lacks(
+    answer: dict[str, object], code: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "run_process", lambda *_: json.dumps({"device": "cpu", **answer}))
+    monkeypatch.setattr(run, "python_with_jax", lambda: "python")
     with pytest.raises(PlanError) as error:
-        plan.jax_program()
-    assert [d.code for d in error.value.diagnostics] == ["E515"]
+        run.time_program("")
+    assert [d.code for d in error.value.diagnostics] == [code]
+    assert said in str(error.value)
+
+
+def test_a_program_that_the_system_ends_is_told_as_too_large() -> None:
+    with pytest.raises(PlanError) as error:
+        run.run_process([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], None)
+    assert [d.code for d in error.value.diagnostics] == ["E537"]
 
 
 def test_export_writes_real_and_small_sizes(capsys: pytest.CaptureFixture[str]) -> None:

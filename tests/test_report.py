@@ -175,7 +175,7 @@ def test_the_numbers_are_those_of_the_estimate(small: PlanShown) -> None:
         sorted(op.flops * op.count / op.time_s for op in with_flops), rel=1e-5
     )
     memory = read.charts["plan-one-memory"]["spec"]["layer"][0]["data"]["values"]
-    assert sum(row["v"] for row in memory) * 2**30 == pytest.approx(e.memory.total, rel=1e-5)
+    assert sum(row["v"] for row in memory) * 1e9 == pytest.approx(e.memory.total, rel=1e-5)
     flows = read.charts["plan-one-flows-prefill"]["spec"]["data"]["values"]
     assert sum(row["v"] for row in flows) == pytest.approx(small.flows[0].total, rel=1e-5)
     for phase, chart in ((e.prefill, "prefill"), (e.decode, "decode")):
@@ -322,6 +322,55 @@ def test_wrong_input_is_told_and_nothing_is_written(
     assert f"error[{code}]" in told
     assert hint in told
     assert [path.name for path in tmp_path.iterdir()] == ["a.plan"]
+
+
+SEARCHES = """
+search best {
+  model = llama_3_1_8b, node = h100_2
+  vary tp in [1, 2], batch in [1, 8, 64]
+  workload { input = 512, output = 64 }
+  maximize throughput
+}
+
+search none {
+  model = arctic_embed_m, node = h100_1
+  vary batch in [1, 8]
+  workload { input = 512, output = 0 }
+  require ttft <= 1 us
+  maximize throughput
+}
+"""
+
+
+def test_a_file_of_searches_shows_the_best_plan_of_each_and_why_there_is_none(tmp_path: Path, capsys: Any) -> None:
+    path, out = tmp_path / "a.plan", tmp_path / "a.html"
+    path.write_text(SEARCHES)
+    assert main(["report", str(path), "-o", str(out), "--json"]) == OK
+    told = json.loads(capsys.readouterr().out)
+    assert (told["plans"], told["searches"]) == (["best_best"], ["best", "none"])
+    read = Read(out.read_text("utf-8"))
+    scatter = read.charts["search-best-scatter"]["spec"]
+    assert len(scatter["data"]["values"]) == 6
+    assert {row["g"] for row in scatter["data"]["values"]} == {"tp 1", "tp 2"}
+    assert sum(row["f"] for row in scatter["data"]["values"]) >= 1
+    words = "".join(read.words)
+    assert "nothing meets every requirement" in words
+    fields = [
+        panel["layer"][0]["encoding"]["x"]["field"] for panel in read.charts["search-none-scatter"]["spec"]["concat"]
+    ]
+    assert "tpot" not in fields, "an encoder has none"
+    assert main(["report", str(path), "-o", str(out), "--search", "none"]) == OK
+    assert "search-best" not in Read(out.read_text("utf-8")).all_of("id")
+
+
+def test_a_plan_that_does_not_fit_has_a_page_that_says_so(tmp_path: Path) -> None:
+    path, out = tmp_path / "a.plan", tmp_path / "a.html"
+    load = "rate = 4 req/s, input = 512, output = 64, requests = 200"
+    path.write_text(f"plan a {{ model = llama_3_1_405b, node = h100_1, engine = vllm\n workload {{ {load} }} }}")
+    assert main(["report", str(path), "-o", str(out)]) == OK
+    words = "".join(Read(out.read_text("utf-8")).words)
+    assert "fitsno" in words
+    assert "Not simulated: " in words
 
 
 def test_without_graphviz_the_page_has_everything_else(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:

@@ -8,7 +8,8 @@ import pytest
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.ir.collectives import AllReduce
-from plandsl.ir.meaning.streams import excess, match, mix, moments, spread
+from plandsl.ir.meaning.elementwise import moments
+from plandsl.ir.meaning.streams import excess, match, mix, spread
 from plandsl.ir.streams import Moments
 from plandsl.ir.text import read, show
 from plandsl.show import show_plan

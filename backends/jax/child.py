@@ -1,8 +1,8 @@
 """Runs an exported program in a process of its own, which needs jax and numpy but not plandsl.
 
 Called as ``python child.py PROGRAM WORK OUT [--exact]``. WORK is an ``.npz`` file: the weights as ``region|layer|name``
-(layer empty at the ends), ``ids`` ``[batch, tokens]``, and ``pairs``: a row for each run, of the sharding that
-prefills, the sharding that decodes. OUT gets the logits of each run and step.
+(layer empty at the ends), ``ids`` ``[batch, tokens]`` (or patches ``[batch, tokens, patch]``), and ``pairs``: a row for
+each run, of the sharding that prefills, the sharding that decodes. OUT gets the logits of each run and step.
 """
 
 import importlib.util
@@ -27,9 +27,10 @@ def main(program: str, work: str, out: str) -> None:
         array: np.ndarray = given[f"{region}|{'' if layer is None else layer}|{name}"]
         return array
 
-    weights = {name: made.load_weights(setting, get) for name, setting in made.SETTINGS.items()}
+    pairs = given["pairs"].tolist()
+    weights = {name: made.load_weights(made.SETTINGS[name], get) for name in {n for pair in pairs for n in pair}}
     found = {}
-    for number, (first, second) in enumerate(given["pairs"].tolist()):
+    for number, (first, second) in enumerate(pairs):
         for step, logits in enumerate(steps(made, weights, given["ids"], first, second)):
             found[f"{number}|{step}"] = np.asarray(logits, dtype=np.float64)
     np.savez(out, allow_pickle=False, **found)

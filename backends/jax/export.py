@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from plandsl.backends.jax import texts
+from plandsl.backends.jax import host_texts, texts
 from plandsl.backends.jax.formats import type_name
-from plandsl.backends.jax.layouts import Layouts, multiple, refuse, spec
+from plandsl.backends.jax.layouts import Layouts, multiple, spec
 from plandsl.backends.jax.regions import (
     caches_of,
     layers_of,
@@ -21,8 +21,10 @@ from plandsl.backends.jax.regions import (
 )
 from plandsl.backends.jax.sources import functions_of_one, meanings
 from plandsl.ir.compute import Map
+from plandsl.ir.names import HEAD
 from plandsl.ir.program import Program
 from plandsl.ir.types import Mesh, Value
+from plandsl.spec.model import ADAPTERS
 from plandsl.spec.plan import PlanSpec
 
 ONLY = "plan"
@@ -30,9 +32,10 @@ ONLY = "plan"
 
 
 class Sharding(NamedTuple):
-    """One sharding of a plan with its two programs: a pool, a mode of a pool, or the draft.
+    """One sharding of a plan with its two programs: a pool, or a mode of a pool.
 
-    ``first`` is the number of devices before its own.
+    ``first`` is the number of devices before its own. ``part`` is the model that it shards: `draft`, `tower`, or empty
+    for the plan's own.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Sharding(NamedTuple):
     prefill: Program
     decode: Program
     first: int = 0
+    part: str = ""
 
     @property
     def prefix(self) -> str:
@@ -47,34 +51,28 @@ class Sharding(NamedTuple):
         return "" if self.name == ONLY else f"{self.name}_"
 
     @property
-    def programs(self) -> tuple[Program, Program]:
-        """Both phases."""
-        return self.prefill, self.decode
+    def programs(self) -> tuple[Program, ...]:
+        """Both phases; of an encoder, prefill alone."""
+        return (self.prefill,) if self.spec.workload.encodes else (self.prefill, self.decode)
 
 
 def export(title: str, shardings: Sequence[Sharding], room: int = 0, *, exact: bool = False) -> str:
     """The program of a plan. Its cache has room for ``room`` steps after the prompt, at least for the plan's output.
 
-    With ``exact``, formats that jax lacks are float64, for a comparison. Raises `PlanError`: E515, or E516 for formats.
+    With ``exact``, all formats are float64, for a comparison. Raises `PlanError`: E515, or E516 for formats.
     """
-    for model in (s.spec.model for s in shardings):
-        if model.tower is not None or model.reads_patches:
-            reads = f"its tower `{model.tower.name}`" if model.tower is not None else "it"
-            raise refuse(f"{reads} reads patches of images, and such a program reads ids of tokens")
-    if not all(s.spec.model.causal for s in shardings):
-        raise refuse("its model is not causal, and a program gives the logits of the last token of a prompt alone")
     words = {op.fn for s in shardings for p in s.programs for r in p.regions for op in r.ops if isinstance(op, Map)}
-    fixed = [meanings(), functions_of_one(words), texts.ON_A_DEVICE, texts.SETTINGS]
+    fixed = [meanings(), functions_of_one(words), texts.ON_A_DEVICE, host_texts.SETTINGS]
     taken = names_in("\n".join([texts.HEAD, *fixed]))
     about = "Written by plandsl; needs jax and numpy. Run it for the time of its steps."
     parts = [f'"""{title}\n\n{about}\n"""', texts.HEAD]
     parts += [formats_text([p for s in shardings for p in s.programs], exact=exact), *fixed[:3]]
     for sharding in shardings:
         parts += _functions(sharding, taken)
-    parts.append(texts.SETTINGS)
+    parts.append(host_texts.SETTINGS)
     parts += [_setting(s, shardings, room) for s in shardings]
     names = ", ".join(f'"{s.name}": {s.prefix.upper()}SETTING' for s in shardings)
-    parts += [f"SETTINGS = {{{names}}}", texts.MAIN]
+    parts += [f"SETTINGS = {{{names}}}", host_texts.MAIN]
     return "\n\n\n".join(part.strip("\n") for part in parts if part) + "\n"
 
 
@@ -136,6 +134,10 @@ class _Room(NamedTuple):
     queries: int
     pad: int
     decoded: int
+    adapters: int
+    merged: int
+    patch: int
+    width: int
 
     def context(self, ways: int) -> int:
         """Positions of a cached context that ``ways`` ranks share."""
@@ -154,8 +156,8 @@ def prompt_parts(plan: PlanSpec) -> tuple[int, ...]:
 
 
 def _room(sharding: Sharding, shardings: Sequence[Sharding], room: int) -> _Room:
-    plan = sharding.spec
-    same = [p for s in shardings for p in s.programs if s.first == sharding.first]
+    plan, model = sharding.spec, sharding.spec.model
+    same = [p for s in shardings for p in s.programs if (s.part, s.first) == (sharding.part, sharding.first)]
     return _Room(
         batch=plan.workload.batch,
         pad_batch=multiple(same, "batch"),
@@ -163,7 +165,11 @@ def _room(sharding: Sharding, shardings: Sequence[Sharding], room: int) -> _Room
         groups=plan.micro_batches,
         queries=plan.queries,
         pad=multiple(same, "position") * multiple(same, "context"),
-        decoded=max(plan.workload.output, room) * plan.queries,
+        decoded=0 if plan.workload.encodes else max(plan.workload.output, room) * plan.queries,
+        adapters=0 if model.lora is None else model.size(ADAPTERS),
+        merged=model.merged,
+        patch=model.size(model.embedding.dims[0]) if model.reads_patches else 0,
+        width=model.size(value_out(sharding.prefill.region(HEAD)).type.names[-1]),
     )
 
 

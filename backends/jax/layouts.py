@@ -1,7 +1,8 @@
 """The layout of values in an exported program, where every part of a dimension has the same length.
 
-`batch` and `position` are padded to a multiple of the number of parts. Where a dimension has fewer items than parts
-(`kv_heads`), its items are repeated. A value that is a partial sum leaves a function as a stack of its terms.
+`batch` and `position` are padded to a multiple of the number of parts, and so is a vocabulary that an engine pads.
+Where a dimension has fewer items than parts (`kv_heads`), its items are repeated. A value that is a partial sum leaves
+a function as a stack of its terms.
 """
 
 from __future__ import annotations
@@ -22,16 +23,10 @@ class Layouts(NamedTuple):
     mesh: Mesh
 
     def local(self, name: str, axes: Iterable[str]) -> int:
-        """Items of dimension ``name`` that a rank has where ``axes`` split it."""
+        """Items of dimension ``name`` that a rank has where ``axes`` split it, padding counted."""
         held = self.sizes[name]
         for axis in axes:
-            ways = self.mesh.size(axis)
-            if name in REPLICATED and held < ways and ways % held == 0:
-                held = 1
-            elif held % ways:
-                raise refuse(f"{ways} ranks along '{axis}' do not divide '{name}' = {held}")
-            else:
-                held //= ways
+            held = -(-held // self.mesh.size(axis))
         return held
 
     def repeats(self, dim: Dim, from_axes: tuple[str, ...] = ()) -> int:
@@ -42,7 +37,7 @@ class Layouts(NamedTuple):
         return ways * self.local(dim.name, dim.axes) // self.local(dim.name, from_axes)
 
     def extent(self, dim: Dim) -> int:
-        """The length of the whole dimension, repeated items counted."""
+        """The length of the whole dimension, repeated items and padding counted."""
         return self.local(dim.name, dim.axes) * self.mesh.ways(dim.axes)
 
 

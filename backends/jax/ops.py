@@ -46,6 +46,7 @@ from plandsl.ir.index import PickKeys
 from plandsl.ir.latent import LatentAttention
 from plandsl.ir.limits import NONE, Limit, read_limits
 from plandsl.ir.names import axes_of, stem
+from plandsl.ir.norms import NormSums
 from plandsl.ir.ops import Op
 from plandsl.ir.states import Recurrence, ShortConv, States
 from plandsl.ir.streams import Excess, Match, Mix, Moments, Spread, Stack
@@ -62,21 +63,28 @@ class Writer:
         self.layouts, self.names, self.prefix = layouts, names, prefix
         self.contexts: dict[str, tuple[str, ...]] = {}
         """The axes that split the context of the cache that a value comes from, by the value's name."""
+        self.passing: set[str] = set()
+        """The names of keys and values that no later step reads: a rank has those of its own part of the step."""
 
     def write(self, op: Op) -> list[str]:
         """The lines that compute the results of ``op``."""
+        made = [v for v in op.results if "context" in v.type.names]
         for x in op.operands:
             if x.name in self.contexts:
-                self.contexts |= {v.name: self.contexts[x.name] for v in op.results if "context" in v.type.names}
-        if isinstance(op, CacheWrite):
-            self.contexts |= {v.name: v.type.on("context") for v in op.outs}
+                self.contexts |= {v.name: self.contexts[x.name] for v in made}
+            if x.name in self.passing:
+                self.passing |= {v.name for v in made}
+        if isinstance(op, CacheWrite) and op.transient:
+            self.passing |= {v.name for v in made}
+        elif isinstance(op, CacheWrite):
+            self.contexts |= {v.name: v.type.on("context") for v in made}
         texts = self._expressions(op)
         outs = [self.names(v) for v in op.results]
         if len(texts) != len(outs):  # one expression for all results
             lines = [f"{', '.join(outs)} = {text}" for text in texts if outs]
             return [*lines, *self._cast_state(op)] if isinstance(op, Recurrence) else lines
         lines = [f"{out} = {text}" for out, text in zip(outs, texts, strict=True)]
-        if isinstance(op, CacheWrite):
+        if isinstance(op, CacheWrite) and not op.transient:
             lines.append(_keep(op.cache, outs))
         elif isinstance(op, States):
             lines.append(_keep(op.state, map(self.names, op.kept)))
@@ -96,7 +104,9 @@ class Writer:
                 raise refuse(
                     f"its layers take `{op.made}` from earlier layers, and a scan over layers hands on one value"
                 )
-            case Stack() | Spread() | Mix() | Match() | Moments() | Excess():
+            case Moments():
+                return [cast(f"moments(wide({self.names(op.x)}), {self._at(op.x, op.over)})", op.out)]
+            case Stack() | Spread() | Mix() | Match() | Excess():
                 raise refuse(f"`{op.keyword}` is not among the functions that programs in JAX have")
             case Item():
                 if op.at is None:
@@ -106,7 +116,10 @@ class Writer:
                 numbers = {"token": "ids", "type": "jnp.zeros_like(ids)"}
                 return [numbers.get(op.of, "jnp.zeros_like(ids) + positions(ids.shape[1], past)")]
             case Norm():
-                return [self._norm(op, f"wide({self.names(op.x)})", op.x.type, op.out)]
+                return [self._norm(op, f"wide({self.names(op.x)})", op.x.type, op.out, op.sums)]
+            case NormSums():
+                at = self._at(op.x, op.over)
+                return [cast(f"norm_sums(wide({self.names(op.x)}), {at})", op.out)]
             case AddNorm():
                 total = cast(f"{self.names(op.a)} + {self.names(op.b)}", op.sum)
                 return [total, self._norm(op, f"wide({self.names(op.sum)})", op.a.type, op.out)]
@@ -118,8 +131,6 @@ class Writer:
             case Combine():
                 gates = f"{self.names(op.gates)} != 0" if op.plain else self.names(op.gates)
                 return [cast(f"combine({self.names(op.x)}, {gates})", op.out)]
-            case AdapterGemm():
-                raise refuse("it has no adapters, as `lora` of the model asks for")
             case Gemm():
                 return [self._gemm(op, i) for i in range(len(op.weights))]
             case Rope():
@@ -130,7 +141,8 @@ class Writer:
                 return [f"jnp.concatenate([{', '.join(map(self.names, op.xs))}], axis=-1)"]
             case Merge():
                 at = self._at(op.x, "position")
-                return [cast(f"merge_tokens({self.names(op.x)}, {at}, {op.tokens}, {op.joins})", op.out)]
+                live = f"only_tokens({self.names(op.x)}, {at}, total - past)"
+                return [cast(f"merge_tokens({live}, {at}, {op.tokens}, {op.joins})", op.out)]
             case Scale():
                 return [cast(f"{self.names(op.x)} * {op.by!r}", op.out)]
             case Quantize():
@@ -238,11 +250,14 @@ class Writer:
 
     # ---- arithmetic
 
-    def _norm(self, op: Norm | AddNorm, x: str, type_: TensorType, out: Value) -> str:
-        text = f"{op.fn}({x}, {type_.names.index(op.over)})"
+    def _norm(self, op: Norm | AddNorm, x: str, type_: TensorType, out: Value, sums: Value | None = None) -> str:
+        at = type_.names.index(op.over)
+        text = f"{op.fn}({x}, {at})"
         if isinstance(op, Norm) and op.groups is not None:
             each = self.layouts.sizes[op.heads] // self.layouts.sizes[op.groups]
-            text = f"grouped_norm({op.fn}, {x}, {type_.names.index(op.over)}, {each})"
+            text = f"grouped_norm({op.fn}, {x}, {at}, {each})"
+        elif sums is not None:
+            text = f"{op.fn}_by({x}, {at}, wide({self.names(sums)}), {self.layouts.sizes[op.over]})"
         return cast(text if op.gain is None else f"{text} * {self._aligned(op.gain, type_.names)}", out)
 
     def _aligned(self, value: Value, names: tuple[str, ...]) -> str:
@@ -259,10 +274,15 @@ class Writer:
 
     def _gemm(self, op: Gemm, i: int) -> str:
         w, out = op.weights[i], op.outs[i]
-        letters = dict(zip(dict.fromkeys(map(stem, (*op.x.type.names, *w.type.names))), ascii_letters, strict=False))
-        a, b, c = ("".join(letters[stem(n)] for n in v.type.names) for v in (op.x, w, out))
+        text, names = self.names(w), w.type.names
+        if isinstance(op, AdapterGemm):
+            batch, adapters = op.each
+            names = tuple(batch if n == adapters else n for n in names)
+            text = f"own_matrices({text}, {self._own_part('adapters', op.x.type.dim(batch))})"
+        letters = dict(zip(dict.fromkeys(map(stem, (*op.x.type.names, *names))), ascii_letters, strict=False))
+        a, b, c = ("".join(letters[stem(n)] for n in some) for some in (op.x.type.names, names, out.type.names))
         types = f"{op.compute}, {out.type.dtype}"
-        return f'gemm("{a},{b}->{c}", {self.names(op.x)}, {self.names(w)}, {types})'
+        return f'gemm("{a},{b}->{c}", {self.names(op.x)}, {text}, {types})'
 
     def _map(self, op: Map) -> str:
         names = op.xs[0].type.names
@@ -295,14 +315,24 @@ class Writer:
         made = []
         for i, (x, out) in enumerate(zip(op.xs, op.outs, strict=True)):
             kept, new = f'cache["{op.cache}"][{i}]', cast(self.names(x), out)
-            if not out.type.on("context"):
+            if op.transient:
+                own = out.type.on("context")[len(x.type.on("position")) :]
+                made.append(self._part_along(new, own, self._at(x, "position")))
+            elif not out.type.on("context"):
                 made.append(f"lax.dynamic_update_slice_in_dim({kept}, {new}, past, {self._at(x, 'position')})")
             else:
                 made.append(f"write_slots({kept}, {new}, {self._slots(out)}, {self._positions(x)}[0])")
         return made
 
+    def _part_along(self, text: str, axes: tuple[str, ...], at: int) -> str:
+        """The part along dimension ``at`` of a rank of ``axes``."""
+        return f"own_part({text}, {show_axes(axes)}, {self.layouts.mesh.ways(axes)}, {at})" if axes else text
+
     def _slots(self, keys: Value) -> str:
         """The positions of the slots of a rank's part of ``keys``."""
+        if keys.name in self.passing:
+            index = f", lax.axis_index({show_axes(keys.type.on('context'))})" if keys.type.on("context") else ""
+            return f"positions({self.names(keys)}.shape[1], 0{index})"
         whole, axes = self.contexts[keys.name], keys.type.on("context")
         ways = self.layouts.mesh.ways(whole)
         if not axes and not whole:
@@ -324,7 +354,7 @@ class Writer:
         if not op.alibi:
             return "" if op.softcap is None else f", change=Change({op.softcap!r})"
         dim = op.q.type.dims[2]
-        slopes = self._own_heads(f"alibi_slopes({self.layouts.sizes[dim.name]})", dim)
+        slopes = self._own_part(f"alibi_slopes({self.layouts.sizes[dim.name]})", dim)
         return f", change=Change({op.softcap!r}, {slopes})"
 
     def _attention(self, op: Attention) -> str:
@@ -397,13 +427,11 @@ class Writer:
             return f"decay_of({rate_text}, {step_text})"
         if not op.slopes:
             return "jnp.ones((1, 1, 1, 1), WIDE)"
-        return f"{self._own_heads(f'decay_slopes({self.layouts.sizes[heads.name]})', heads)}[:, None]"
+        return f"{self._own_part(f'decay_slopes({self.layouts.sizes[heads.name]})', heads)}[:, None]"
 
-    def _own_heads(self, text: str, heads: Dim) -> str:
-        """A rank's part of an array of all ``heads``."""
-        if not heads.axes:
-            return text
-        return f"own_part({text}, {show_axes(heads.axes)}, {self.layouts.mesh.ways(heads.axes)}, 0)"
+    def _own_part(self, text: str, dim: Dim) -> str:
+        """A rank's part of an array of all heads, or of all requests, whose layout ``dim`` says."""
+        return self._part_along(text, dim.axes, 0)
 
 
 def _keep(name: str, held: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ from itertools import groupby
 
 from plandsl.backends.jax.layouts import Layouts
 from plandsl.backends.jax.ops import Writer
+from plandsl.ir.adapters import AdapterGemm
 from plandsl.ir.collectives import Send
 from plandsl.ir.compute import CacheWrite
 from plandsl.ir.names import RegionName
@@ -15,7 +16,14 @@ from plandsl.ir.program import Part, Program, Region, in_order
 from plandsl.ir.states import States
 from plandsl.ir.types import TensorType, Value
 
-ARGUMENTS = ("w", "cache", "x", "ids", "past", "total", "new")
+TAKEN = ("w", "cache", "x", "ids", "past", "total", "adapters", "new")
+"""Names of arguments of functions, and of what they make beside values."""
+
+
+def step_arguments(program: Program) -> str:
+    """What the functions of ``program`` take beside weights, cache and input: the tokens of the step."""
+    adapters = any(isinstance(op, AdapterGemm) for region in program.regions for op in region.ops)
+    return "ids, past, total, adapters" if adapters else "ids, past, total"
 
 
 def function_name(prefix: str, phase: str, region: str) -> str:
@@ -38,7 +46,7 @@ def namer(region: Region, taken: Set[str]) -> Callable[[Value], str]:
             return f'w["{value.name}"]'
         if value.name not in found:
             made = value.name.replace(".", "_")
-            while made in taken or keyword.iskeyword(made) or made in ARGUMENTS or made in found.values():
+            while made in taken or keyword.iskeyword(made) or made in TAKEN or made in found.values():
                 made += "_"
             found[value.name] = made
         return found[value.name]
@@ -66,7 +74,7 @@ def write_region(
         text = f"jnp.expand_dims({text}, {tuple(range(len(out.type.pending)))})"
     layers = "" if region.layers is None else ", once for each layer"
     doc = f'"""`{region.name}` in {program.phase}{layers}: gives {out.type}."""'
-    head = f"def {function_name(prefix, program.phase, region.name)}(w, cache, x, ids, past, total):"
+    head = f"def {function_name(prefix, program.phase, region.name)}(w, cache, x, {step_arguments(program)}):"
     return "\n".join([head, f"    {doc}", *(f"    {line}" for line in lines), f"    return {text}, new"])
 
 
@@ -95,17 +103,17 @@ def layers_of(parts: tuple[Part, ...]) -> dict[RegionName, tuple[int | None, ...
 def caches_of(region: Region) -> Iterator[tuple[str, tuple[Value, ...]]]:
     """What a region keeps of each request: the name and the tensors of each KV cache, and of each op with a state."""
     for op in region.ops:
-        if isinstance(op, CacheWrite):
-            yield op.cache, op.outs
+        if isinstance(op, CacheWrite) and op.kept:
+            yield op.cache, op.kept
         elif isinstance(op, States):
             yield op.state, op.kept
 
 
 def write_stage(program: Program, index: int, parts: tuple[Part, ...], prefix: str) -> str:
     """The function of a stage: its regions one after the other, and layers of one region in one loop."""
-    layers = layers_of(parts)
+    layers, step = layers_of(parts), step_arguments(program)
     lines = [
-        f"def {stage_name(prefix, program.phase, index)}(w, cache, x, ids, past, total):",
+        f"def {stage_name(prefix, program.phase, index)}(w, cache, x, {step}):",
         f'    """Stage {index} in {program.phase}: {", ".join(map(str, parts))}."""',
         "    cache = dict(cache)",
     ]
@@ -114,10 +122,10 @@ def write_stage(program: Program, index: int, parts: tuple[Part, ...], prefix: s
         count = len(list(group))
         name, key = function_name(prefix, program.phase, region), f'"{region}"'
         if layers[region] == (None,):
-            lines.append(f"    x, _ = {name}(w[{key}], {{}}, x, ids, past, total)")
+            lines.append(f"    x, _ = {name}(w[{key}], {{}}, x, {step})")
             continue
         first, seen[region] = seen[region], seen[region] + count
         at = "" if count == len(layers[region]) else f", at=({first}, {first + count})"
-        call = f"layers({name}, w[{key}], cache[{key}], x, ids, past, total{at})"
+        call = f"layers({name}, w[{key}], cache[{key}], x, {step}{at})"
         lines.append(f"    x, cache[{key}] = {call}")
     return "\n".join([*lines, "    return x, cache"])

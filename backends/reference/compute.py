@@ -36,6 +36,7 @@ from plandsl.ir.index import PickKeys
 from plandsl.ir.latent import Latent, LatentAttention
 from plandsl.ir.limits import NONE, read_limits
 from plandsl.ir.meaning import elementwise, experts, streams
+from plandsl.ir.meaning.adapters import own_matrices
 from plandsl.ir.meaning.attention import (
     Change,
     Mask,
@@ -47,10 +48,11 @@ from plandsl.ir.meaning.attention import (
     rope,
 )
 from plandsl.ir.names import axes_of, stem
+from plandsl.ir.norms import NormSums
 from plandsl.ir.streams import Excess, Match, Mix, Moments, Spread, Stack, Streams
 from plandsl.ir.types import TensorType, Value
 
-OnDevice: TypeAlias = Compute | Item | Streams | Latent | PickKeys | Routing | Chunks
+OnDevice: TypeAlias = Compute | NormSums | Item | Streams | Latent | PickKeys | Routing | Chunks
 """Ops that a device runs on its own arrays."""
 
 Routed: TypeAlias = TopK | Dispatch | Combine
@@ -64,8 +66,11 @@ OPERATORS: dict[str, Callable[..., Array]] = {
 """The functions of a `Map` besides the functions of one tensor; its limits are applied first."""
 
 
-NORMS = {"rms_norm": elementwise.rms_norm, "layer_norm": elementwise.layer_norm}
-"""The functions of a `Norm`."""
+NORMS = {
+    "rms_norm": (elementwise.rms_norm, elementwise.rms_norm_by),
+    "layer_norm": (elementwise.layer_norm, elementwise.layer_norm_by),
+}
+"""The functions of a `Norm`: of whole rows, and of parts of rows with the sums of the whole."""
 
 
 def function_of(fn: str) -> Callable[..., Array]:
@@ -140,7 +145,10 @@ def compute(op: OnDevice, here: Local) -> tuple[Array, ...]:
             return (_ids(op, here),)
         case Norm():
             here.check_ranges(op, *op.operands)
-            return (_norm(here.array(op.x), op, op.x.type, here),)
+            return (_norm(here.array(op.x), op, op.x.type, here, op.sums),)
+        case NormSums():
+            along = op.x.type.names.index(op.over)
+            return (elementwise.norm_sums(here.array(op.x), along),)
         case AddNorm():
             here.check_ranges(op, *op.operands)
             total = here.array(op.a) + here.array(op.b)
@@ -196,7 +204,7 @@ def _streams(op: Streams, here: Local) -> Array:
         case Match():
             return streams.match(here.array(op.x), here.array(op.like))
         case Moments():
-            return streams.moments(here.array(op.x), op.x.type.names.index(op.over))
+            return elementwise.moments(here.array(op.x), op.x.type.names.index(op.over))
         case Excess():
             along, count = op.x.type.names.index(op.over), here.place.sizes[op.over]
             return streams.excess(here.array(op.x), here.array(op.moments), along, count, op.share)
@@ -232,17 +240,17 @@ def _embed(op: Embed, here: Local) -> Array:
     return elementwise.embed(here.array(op.ids), here.array(op.table), start)
 
 
-def _norm(x: Array, op: Norm | AddNorm, type_: TensorType, here: Local) -> Array:
+def _norm(x: Array, op: Norm | AddNorm, type_: TensorType, here: Local, sums: Value | None = None) -> Array:
     along = type_.names.index(op.over)
     if op.fn not in NORMS:
         raise Mismatch(f"no norm is called '{op.fn}'")
-    norm = NORMS[op.fn]
+    whole, by = NORMS[op.fn]
     if isinstance(op, Norm) and op.groups is not None:
         each = here.place.sizes[op.heads] // here.place.sizes[op.groups]
         if any(end % each for end in here.held_range(op.x, op.heads)):
             raise Mismatch(f"rank {here.rank} holds a part of a group of {op.heads} in {op.x}")
-        norm = partial(elementwise.grouped_norm, norm, each=each)
-    out = norm(x, along)
+        whole = partial(elementwise.grouped_norm, whole, each=each)
+    out = whole(x, along) if sums is None else by(x, along, here.array(sums), here.place.sizes[op.over])
     return out if op.gain is None else out * _align(op.gain, type_.names, here)
 
 
@@ -271,7 +279,7 @@ def _adapter_gemm(op: AdapterGemm, weight: Value, out: Value, here: Local) -> Ar
     start, stop = here.held_range(op.x, "batch")
     matrices = here.array(weight)
     own = here.requests[start:stop] % (len(matrices) + 1)
-    chosen = np.concatenate([matrices, np.zeros_like(matrices[:1])])[own]  # the last has no adapter
+    chosen = own_matrices(matrices, own)
     names = "batch", *weight.type.names[1:]
     letters = {n: k for k, n in enumerate(dict.fromkeys(map(stem, (*op.x.type.names, *names))))}
     x, w, y = ([letters[stem(n)] for n in found] for found in (op.x.type.names, names, out.type.names))

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from attrs import evolve, frozen
 
-from plandsl.backends.reference.machine import Machine
+from plandsl.backends.reference.machine import Machine, patches_of
 from plandsl.backends.reference.placement import TOLERANCE, Array, Mismatch, difference
 from plandsl.backends.reference.shrink import shrink
 from plandsl.backends.reference.weights import Weights, global_sizes, make_weights
@@ -160,7 +160,10 @@ def verify_plan(
 
 
 class Expected(NamedTuple):
-    """Weights and tokens ``[batch, input + steps]`` of a small plan, and the logits of a prefill and of each step."""
+    """Weights and tokens ``[batch, input + steps]`` of a small plan, and the logits of a prefill and of each step.
+
+    Of a model that reads images, the tokens are patches ``[batch, input, patch]``.
+    """
 
     weights: Weights
     ids: Array
@@ -178,6 +181,9 @@ def expected(small: PlanSpec, plain: Phases, steps: int = 3, seed: int = 0) -> E
     machine = Machine(_on_one_device(plain[0]), _on_one_device(plain[1]), weights, sizes)
     logits = [machine.prefill(ids[:, :prompt])]
     logits += [one_by_one(machine, ids[:, at : at + queries]) for at in range(prompt, ids.shape[1], queries)]
+    (given,) = plain[0].region(EMBEDDING).args
+    if len(given.type.names) > ids.ndim:
+        ids = patches_of(ids, global_sizes(plain[0], sizes)[given.type.names[-1]])
     return Expected(weights, ids, logits)
 
 

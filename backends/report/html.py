@@ -75,10 +75,19 @@ class Cell:
 
 
 def sorting_table(caption: str, header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Html:
-    """A table whose columns sort: each heading is a button. Without scripts it is a plain table."""
+    """A table whose columns sort: each heading is a button. Without scripts it is a plain table.
+
+    On paper a heading is text: Chromium repeats headings on each page, but draws no button again.
+    """
     numeric = [any(row[i].number for row in rows) for i in range(len(header))]
     heads = [
-        tag("th", tag("button", word, type="button"), scope="col", class_="n" if number else None)
+        tag(
+            "th",
+            tag("button", word, type="button"),
+            tag("span", word, class_="onpaper"),
+            scope="col",
+            class_="n" if number else None,
+        )
         for word, number in zip(header, numeric, strict=True)
     ]
     body = [

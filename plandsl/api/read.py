@@ -24,8 +24,11 @@ W = TypeVar("W", Plan, Search)
 DECLARED = (Model, Gpu, Node, Cluster, Calibration, Engine, Sharding)
 
 
-def read_whole(made: type[W], source: str | PurePath, name: str | None) -> W:
-    """The plan or the search that a file or a text holds. Raises `PlanError` for what is wrong with it."""
+def read_whole(made: type[W], source: str | PurePath, name: str | None, file: str = "") -> W:
+    """The plan or the search that a file, or a text that stands for ``file``, holds.
+
+    Raises `PlanError` for what is wrong with it.
+    """
     from plandsl.api.sources import open_source
 
     call = Arguments("read", source=source, name=name)
@@ -33,7 +36,7 @@ def read_whole(made: type[W], source: str | PurePath, name: str | None) -> W:
         call.text("name")
     if isinstance(source, Part):
         raise call.wrong("source", "a path or the text of a plan", code="E449")
-    module = open_source("read", source)
+    module = open_source("read", source, file=file)
     folder = "" if module.path.startswith("<") else str(Path(module.path).parent)
     names = module.plans if made.kind == "plan" else module.searches
     if module.errors:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from plandsl.api.plans import Plan
+from plandsl.api.read import read_whole
 from plandsl.arguments import Arguments
 from plandsl.columns import Table, pick_table
 from plandsl.grammar.resolve import Module
@@ -87,8 +87,7 @@ class SearchAnswer:
             row = self.top[call.whole("row", 0, len(self.top) - 1)]
         name = call.text("name") or f"{self.name}_best"
         text = self._found.search.write(name, row.combination)
-        made = Plan.read(f"{self._module.root.text}\n{text}", name)
-        return made.in_folder("" if self._module.path.startswith("<") else Path(self._module.path).parent)
+        return read_whole(Plan, f"{self._module.root.text}\n{text}", name, self._module.path)
 
     @property
     def tables(self) -> tuple[str, ...]:

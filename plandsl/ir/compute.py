@@ -15,7 +15,7 @@ from attrs import frozen
 from plandsl.diagnostics import Diagnostic, Span
 from plandsl.ir.base import COMPUTE, BaseOp, Facts, finding, span_field
 from plandsl.ir.functions import measured_map
-from plandsl.ir.names import Merged, axes_of
+from plandsl.ir.names import MOMENTS, Merged, axes_of
 from plandsl.ir.rule import Regular, Rule
 from plandsl.ir.types import Dim, TensorType, Value
 from plandsl.values import once
@@ -78,20 +78,22 @@ class Ids(BaseOp):
 class Norm(Regular):
     """``fn`` (rms_norm or layer_norm) over dimension ``over``, times the optional ``gain``.
 
-    With ``groups``, a dimension that says how many, neighbouring heads of a group are normalised together. The heads
-    are the dimension before ``over``. A rank has whole groups.
+    With ``sums`` (`plandsl.ir.norms`), complete over all ranks, ``over`` may be split. With ``groups``, a dimension
+    that says how many, neighbouring heads of a group are normalised together. The heads are the dimension before
+    ``over``. A rank has whole groups.
     """
 
     keyword: ClassVar[str] = "norm"
     facts: ClassVar[Facts] = Facts(COMPUTE, "norm", "norm", measured="rmsnorm")
     SPLIT: ClassVar[str] = "norm over '{dim}', which is split"
     RESULTS: ClassVar[tuple[str, ...]] = ("out",)
-    OPERANDS: ClassVar[tuple[str, ...]] = ("x", "gain")
+    OPERANDS: ClassVar[tuple[str, ...]] = ("x", "gain", "sums")
     out: Value
     x: Value
     gain: Value | None = None
     fn: str = "rms_norm"
     over: str = "hidden"
+    sums: Value | None = None
     fused: str | None = None
     groups: str | None = None
     span: Span | None = span_field()
@@ -104,8 +106,9 @@ class Norm(Regular):
 
     @once
     def rules(self) -> tuple[Rule, ...]:
-        """As ``x``, with ``over`` whole."""
-        return (Rule(self.operands, self.x.type.names, self.x.type.dtype, whole=(self.over,)),)
+        """As ``x``, with ``over`` whole unless its sums are given."""
+        whole = self.over if self.sums is None else MOMENTS
+        return (Rule(self.operands, self.x.type.names, self.x.type.dtype, whole=(whole,)),)
 
 
 @frozen(eq=False, repr=False, slots=False)

@@ -69,6 +69,8 @@ class Hosts:
     def host(self, op: Op) -> Op | None:
         """The op whose kernel may take up ``op``, whether the engine has such a kernel or not."""
         match op:
+            case Norm() if op.sums is not None:  # it comes after its sums, and not after what they are made of
+                return None
             case Norm() | AddNorm():
                 return self._all_reduce(op) or self._turned_with(op) or self._end_of_layer(op)
             case Map() if is_residual(op):

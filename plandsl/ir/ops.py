@@ -13,11 +13,13 @@ from plandsl.ir.earlier import Earlier, Item
 from plandsl.ir.experts import Routing
 from plandsl.ir.index import PickKeys
 from plandsl.ir.latent import Latent
+from plandsl.ir.norms import NormSums
 from plandsl.ir.states import Recurrence, ShortConv, States
 from plandsl.ir.streams import Streams
 
 Op: TypeAlias = (
     Compute
+    | NormSums
     | AdapterGemm
     | CacheWrite
     | Earlier

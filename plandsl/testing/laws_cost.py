@@ -336,8 +336,8 @@ def communication_is_complete(plan: CompiledPlan) -> None:
             assert found == Counter({key: n * passes for key, n in wanted.items()}), f"{phase}: {found} of {wanted}"
         total, exposed = estimate.communication.total(phase), told.communication_s
         along = total.share * told.time_s
-        if float(times.parts) == 1:
-            assert exposed <= along * SLACK, f"{phase}: {exposed} s of {along} s are exposed"
+        if float(times.parts) == 1:  # what is exposed is a difference of times, as exact as they are
+            assert exposed <= along * SLACK + 1e-12 * told.time_s, f"{phase}: {exposed} s of {along} s are exposed"
         if len(estimate.stages) == 1:
             all_ = exposed + told.overlapped_s
             assert isclose(all_, along, rel_tol=1e-6, abs_tol=1e-8 * told.time_s), f"{phase}: {along} of {all_} s"

@@ -32,6 +32,31 @@ def layer_norm(x: Array, along: int) -> Array:
     return rms_norm(x - x.sum(along, keepdims=True) / max(x.shape[along], 1), along)
 
 
+def moments(x: Array, along: int) -> Array:
+    """The sum and the sum of squares along dimension ``along``, in a last dimension of two."""
+    out: Array = np.stack([x.sum(along), (x * x).sum(along)], axis=-1)
+    return out
+
+
+def norm_sums(x: Array, along: int) -> Array:
+    """The sum of squares of ``x`` along dimension ``along``."""
+    out: Array = (x * x).sum(along)
+    return out
+
+
+def rms_norm_by(x: Array, along: int, sums: Array, count: int) -> Array:
+    """`rms_norm` of a part of ``count`` values, whose `norm_sums` over all parts are known."""
+    out: Array = x / np.sqrt(np.expand_dims(sums, along) / count + EPSILON)
+    return out
+
+
+def layer_norm_by(x: Array, along: int, sums: Array, count: int) -> Array:
+    """`layer_norm` of a part of ``count`` values, whose `moments` over all parts are known."""
+    mean, squares = (np.expand_dims(sums[..., i], along) / count for i in range(2))
+    out: Array = (x - mean) / np.sqrt(np.maximum(squares - mean * mean, 0.0) + EPSILON)
+    return out
+
+
 def grouped_norm(norm: Callable[[Array, int], Array], x: Array, along: int, each: int) -> Array:
     """``norm`` over dimension ``along`` and ``each`` neighbours of the dimension before it, which hold whole groups."""
     shape = x.shape

@@ -28,12 +28,6 @@ def match(x: Array, like: Array) -> Array:
     return out
 
 
-def moments(x: Array, along: int) -> Array:
-    """The sum and the sum of squares along dimension ``along``, in a last dimension of two."""
-    out: Array = np.stack([x.sum(along), (x * x).sum(along)], axis=-1)
-    return out
-
-
 def excess(x: Array, sums: Array, along: int, count: int, share: float) -> Array:
     """``max(x - mean - z std, 0)``, with the mean and the deviation of ``count`` elements from their ``sums``."""
     mean, square = np.moveaxis(sums, -1, 0) / count
