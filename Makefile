@@ -32,7 +32,7 @@ endif
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-all extras test-extras lint types fmt tables words vscode completions bench accuracy traffic calibrate memory \
-  loop study field figures partitioner seeds fuzz golden web docs release-check clean
+  loop study field figures partitioner seeds fuzz golden web page docs release-check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -128,6 +128,9 @@ docs: $(DOCS)  ## the pages of docs/ as a site, in build/site; the search needs 
 
 release-check: $(RELEASE)  ## build the wheel and the sdist into build/release, install each alone, run the README
 	$(BIN)/pytest -m release tests/test_release.py
+
+page:  ## bundle the scripts of the playground into backends/serve/static; needs npm
+	cd backends/serve/page && npm ci --no-audit --no-fund && npm run build
 
 clean:  ## remove all that make and the tools made, .venv too
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage htmlcov

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from plandsl.backends.jax import time_program
@@ -53,6 +55,25 @@ def compiled(name: str, folder: Path, tables: bool) -> CompiledPlan:
     return next(plan for plan in compile_text(text, str(folder / "loop.plan")) if plan.name == name)
 
 
+SPIN = 0.5
+"""Seconds that each core is kept busy to see how much of it there is."""
+
+
+def spin(seconds: float) -> float:
+    """Seconds of a core that this process gets in ``seconds``."""
+    end, begun = time.perf_counter() + seconds, time.process_time()
+    while time.perf_counter() < end:
+        pass
+    return time.process_time() - begun
+
+
+def share_of_cores() -> float:
+    """The share of all cores that programs get which want all of them: what others leave."""
+    cores = os.cpu_count() or 1
+    with ProcessPoolExecutor(cores) as pool:
+        return sum(pool.map(spin, [SPIN] * cores)) / (SPIN * cores)
+
+
 def main() -> None:
     """Run the loop."""
     made = argparse.ArgumentParser(description=__doc__)
@@ -66,7 +87,8 @@ def main() -> None:
     asked = ["--for", str(shapes), "--gpu", GPU, "--seconds", arguments.seconds]
     if planc(["measure", "-o", str(rows), *asked]) or planc(["calibrate", str(rows), "-o", str(calibration)]):
         raise SystemExit(1)
-    print(f"\nload of the machine: {', '.join(f'{x:.1f}' for x in os.getloadavg())} on {os.cpu_count()} cores")
+    print(f"\nload of the machine: {', '.join(f'{x:.1f}' for x in os.getloadavg())} on {os.cpu_count()} cores, "
+          f"of which a program on all of them gets {100 * share_of_cores():.0f} %")  # fmt: skip
     print(f"{'model':<10}{'step':<9}{'measured':>12}{'fitted':>12}{'off':>8}{'tables':>12}{'off':>8}")
     for name in MODELS:
         fitted, tables = (compiled(name, folder, own).estimate() for own in (False, True))
@@ -74,6 +96,7 @@ def main() -> None:
             predicted = [getattr(found, row.phase).time_s for found in (fitted, tables)]
             cells = "".join(f"{1e3 * p:>9.1f} ms{100 * (p / row.seconds - 1):>+7.0f}%" for p in predicted)
             print(f"{name:<10}{row.phase:<9}{1e3 * row.seconds:>9.1f} ms{cells}")
+    print(f"after this a program on all cores gets {100 * share_of_cores():.0f} % of them")
 
 
 if __name__ == "__main__":

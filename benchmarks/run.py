@@ -7,6 +7,7 @@ load on the machine then affects both alike.
 
 from __future__ import annotations
 
+import json
 import resource
 import statistics
 import subprocess
@@ -23,6 +24,7 @@ from benchmarks.simulations import main as simulations
 from plandsl.backends.cost.time.trace import trace
 from plandsl.driver import compile_file, compile_text, open_text
 from plandsl.grammar.parse import parse
+from plandsl.playground.answers import answer
 from plandsl.searches.run import Compiler, Run
 from plandsl.spec.search import SearchSpec
 
@@ -95,9 +97,21 @@ def main() -> None:
     batches = np.arange(1, 10_001)
     many = warm(lambda: plan.cost.evaluate(batch=batches), 20) / len(batches)
     line("another batch, in an array of 10,000", many, one, "one by one", "")
+    playground(text, full)
     editing()
     search_rates(one)
     simulations()
+
+
+def playground(text: str, full: float) -> None:
+    """Print what a key in the playground takes, in its worker: a file of three plans, of which one is shown."""
+    versions = [text.replace("batch = 64", f"batch = {batch}") for batch in range(65, 700)]
+    chosen = iter([json.dumps({"text": version, "plan": "hybrid"}).encode() for version in versions])
+    edit = warm(lambda: answer("estimate", next(chosen), 60.0))
+    line("playground, an edit to its answer", edit, full, "compile and estimate", "target <= 1.2")
+    spaces = iter([json.dumps({"text": text + "\n" * n, "plan": "hybrid"}).encode() for n in range(1, 600)])
+    same = warm(lambda: answer("estimate", next(spaces), 60.0))
+    line("playground, an edit of white space", same, full, "compile and estimate", "")
 
 
 SMALL = """plan small {

@@ -17,6 +17,7 @@ TARGET = ROOT / "plandsl" / "editing" / "words.json"
 TABLES: dict[tuple[str, str], tuple[str, ...]] = {
     ("model", "field"): ("model",),
     ("The block", "expression"): ("function",),
+    ("Several residual streams", ""): ("function",),
     ("Experts", "option"): ("experts()",),
     ("Layers with a state", "argument by name"): ("recurrence()",),
     ("Adapters", "field"): ("lora",),
@@ -83,7 +84,7 @@ def words(page: str) -> dict[str, dict[str, list[str]]]:
 
 def _said(title: str, cell: str) -> str:
     """A cell, behind the title of its column where that says more than "what"."""
-    return cell if title in ("what", "means", "dimension", "ops in one kernel") else f"{title}: {cell}"
+    return cell if title in ("what", "means", "what it is", "dimension", "ops in one kernel") else f"{title}: {cell}"
 
 
 def main() -> None:

@@ -18,9 +18,9 @@ T = TypeVar("T")
 class Context:
     """The findings, files, records and values of one compilation."""
 
-    def __init__(self, texts: Mapping[Path, str] = MappingProxyType({})) -> None:
+    def __init__(self, texts: Mapping[Path, str] = MappingProxyType({}), *, reads_files: bool = True) -> None:
         self.report = Report()
-        self.library = Library(self.report, texts)
+        self.library = Library(self.report, texts, reads_files=reads_files)
         self.records = Records(self.library)
         self.evaluator = Evaluator(self.library, self.records)
         self._made: dict[tuple[Any, int], tuple[Record, Any]] = {}

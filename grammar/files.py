@@ -14,12 +14,12 @@ from plandsl.grammar.parse import decode
 from plandsl.limits import MAX_FILES
 
 
-def open_root(library: Library, source: str | None, path: str) -> Unit:
+def open_root(library: Library, source: str | None, path: str, tree: s.File | None = None) -> Unit:
     """The root file, with every file that it uses; a file that cannot be read is reported."""
     real = _resolved_path(path)
     text = _read_root(library, path) if source is None else source
     # a file that is not text gives a finding about its bytes, and is not read as a plan
-    root = Unit(path, "" if library.report.errors else text, real)
+    root = Unit(path, "" if library.report.errors else text, real, tree=tree)
     library.folder = real.parent if real else None
     library.enter(root)
     library.sources[path] = text
@@ -101,9 +101,13 @@ def path_beside(file: str, written: str) -> str:
 def locate(library: Library, written: s.Str, unit: Unit, word: str, ending: str, *, folder: bool = False) -> Path:
     """The file, or with ``folder`` also a folder, at the path ``written`` after ``word`` in ``unit``.
 
-    Raises `Wrong` (E209) if it may not be read.
+    Raises `Wrong` (E209) if it may not be read, or (E597) if this compilation reads no files at all.
     """
     text, span = written.value, written.span
+    if not library.reads_files:
+        raise Wrong(
+            "E597", f"{word} reads a file, and a playground reads none", span, hint=_INSTEAD.get(word, _LOCALLY)
+        )
     if library.folder is None or unit.path is None:
         raise Wrong("E209", "this text was not read from a folder, so it can use no other file", span)
     if PurePosixPath(text).is_absolute() or "\\" in text or "\0" in text or ":" in text:
@@ -131,6 +135,16 @@ def locate(library: Library, written: s.Str, unit: Unit, word: str, ending: str,
     if not stat.S_ISREG(mode):
         raise Wrong("E209", f'"{text}" is not a regular file', span)
     return path
+
+
+_LOCALLY = "keep the plan in a file, and run `planc compile` on it"
+_INSTEAD = {
+    "`use`": f"copy the declarations into this text; or {_LOCALLY}",
+    "`hf`": f"`planc catalog model config.json` prints the model as text, to copy into this one; or {_LOCALLY}",
+    "`gguf`": f"`planc catalog model FILE.gguf` prints the model as text, to copy into this one; or {_LOCALLY}",
+    "`trace`": f"say what a trace has with `rate`, `input` and `output`; or {_LOCALLY}",
+}
+"""What to write in a playground instead of a word that reads a file; `_LOCALLY` goes for every word."""
 
 
 def _missing_file(written: str, span: Span) -> Wrong:

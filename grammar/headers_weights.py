@@ -63,14 +63,15 @@ def sort_tensors(tensors: Iterable[Tensor], layers: tuple[Layer, ...]) -> Sorted
                 role = MATRIX if module.endswith((".weight", ".qweight", ".weight_packed")) else SCALES
                 claims[place].append(Claim(tensor, role))
             continue
-        modules = layers[pattern.layer].modules if pattern.layer < len(layers) else ()
+        there = pattern.layers_in(layers)
+        modules = there[0].modules if there else ()
         key = id(modules), pattern.rest
         if key not in known:
             known[key] = _held(pattern.rest, modules)
         if (held := known[key]) is None:
             left.append(tensor)
         else:
-            claims[Place(pattern.layer, held[0])].append(Claim(tensor, held[1]))
+            claims[Place(there[0].number, held[0])].append(Claim(tensor, held[1]))
     return Sorted(claims, left)
 
 

@@ -16,8 +16,11 @@ from plandsl.grammar.hf_shape import Shape
 from plandsl.grammar.hf_template import render
 
 EMBEDDING, HEAD = "embed_tokens", "lm_head"
+PREDICTING = -1
+"""In a name, the layer of an `mtp` in a checkpoint that does not number it: ``mtp.layers.0.mlp.up_proj``."""
 
 _PREFIXES = ("model.language_model.", "language_model.model.", "language_model.", "model.")
+_PREDICTING = re.compile(r"mtp(?:\.layers\.0)?(?:\.|$)")
 _NO_TEXT = re.compile(r"(^|[.*])(vis|audio|image|img|mm_|multi_modal|multimodal|patch)")
 
 
@@ -38,10 +41,17 @@ class Module(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """The modules of one layer. ``number`` is its index, at least the number of layers for a layer of an `mtp`."""
+    """The modules of one layer, with its index: the number of layers for that of an `mtp`, which ``predicts``."""
 
     number: int
     modules: tuple[Module, ...]
+    predicts: bool = False
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """What checkpoints write before the names of its modules."""
+        number = f"layers.{self.number}."
+        return (number, "mtp.layers.0.", "mtp.") if self.predicts else (number,)
 
 
 def layers_of(shape: Shape, family: Family) -> tuple[Layer, ...]:
@@ -50,7 +60,7 @@ def layers_of(shape: Shape, family: Family) -> tuple[Layer, ...]:
     found = [Layer(n, kinds[kind]) for n, kind in enumerate(shape.kinds)]
     if shape.of_model.get("predicts"):
         parts = [_modules(family, part, shape.of_model | {"predicting": True}) for part in ("modules", "mtp_modules")]
-        found.append(Layer(len(found), (*parts[0], *parts[1])))
+        found.append(Layer(len(found), (*parts[0], *parts[1]), predicts=True))
     return tuple(found)
 
 
@@ -77,7 +87,7 @@ def _alternatives(text: str) -> Iterator[str]:
 
 
 class Pattern(NamedTuple):
-    """A name of a config, ready to match: one layer or all (None), and the rest of the name, or a pattern.
+    """A name of a config, ready to match: one layer, all (None) or `PREDICTING`, and the rest of the name or a pattern.
 
     ``expert``: the name means this expert alone.
     """
@@ -94,6 +104,12 @@ class Pattern(NamedTuple):
         """Whether the name means modules that are not written: of vision or audio."""
         return _NO_TEXT.search(self.text.removeprefix("re:")) is not None
 
+    def layers_in(self, layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+        """Those of all layers that the name may mean."""
+        if self.layer == PREDICTING:
+            return tuple(layer for layer in layers if layer.predicts)
+        return layers if self.layer is None else layers[self.layer : self.layer + 1]
+
 
 def read_pattern(text: str) -> Pattern:
     """The pattern that a name of a list stands for. Raises `UnreadablePattern`."""
@@ -104,6 +120,8 @@ def read_pattern(text: str) -> Pattern:
     layer: int | None = None
     if (found := re.match(r"layers\.(\d{1,6})(?:\.|$)", name)) is not None:
         layer, name = int(found[1]), name[found.end() :]
+    elif (found := _PREDICTING.match(name)) is not None:
+        layer, name = PREDICTING, name[found.end() :]
     elif name.startswith("layers.*"):
         name = name.removeprefix("layers.*").strip(".")
         if not name:
@@ -123,17 +141,17 @@ def matching(pattern: Pattern, layers: tuple[Layer, ...]) -> Iterator[tuple[Laye
     and each number of digits of the layer.
     """
     tried: dict[object, tuple[Module, ...]] = {}
-    for layer in layers if pattern.layer is None else layers[pattern.layer : pattern.layer + 1]:
+    for layer in pattern.layers_in(layers):
         key = layer.number if pattern.each_layer else (len(str(layer.number)), id(layer.modules))
         if key not in tried:
-            tried[key] = tuple(m for m in layer.modules if _means(pattern, m, layer.number))
+            tried[key] = tuple(m for m in layer.modules if _means(pattern, m, layer))
         yield from ((layer, module) for module in tried[key])
 
 
-def _means(pattern: Pattern, module: Module, number: int) -> bool:
+def _means(pattern: Pattern, module: Module, layer: Layer) -> bool:
     if pattern.group is None:
         return not pattern.rest or f".{pattern.rest}." in f".{module.name}."
-    names = [f"layers.{number}.{name}".strip(".") for name in module.ancestors]
+    names = [f"{prefix}{name}".strip(".") for prefix in layer.prefixes for name in module.ancestors]
     names += [name.replace(".experts.", ".experts.0.") for name in names if ".experts." in name]
     if pattern.layer is not None:  # wildcards after the number of a layer
         return matches_any(pattern.group, module.ancestors)

@@ -68,9 +68,14 @@ def cycle(names: list[s.Name]) -> Wrong:
 
 
 class Unit:
-    """One source file: its text, and the names it declares."""
+    """One source file: its text, its ``tree``, and the names it declares.
 
-    def __init__(self, file: str, text: str, path: Path | None = None, in_catalog: bool = False) -> None:
+    A tree that is given is that of the text, in which nothing is wrong.
+    """
+
+    def __init__(
+        self, file: str, text: str, path: Path | None = None, in_catalog: bool = False, tree: s.File | None = None
+    ) -> None:
         self.file = file
         self.text = text
         self.path = path
@@ -82,7 +87,8 @@ class Unit:
         self.used: list[Unit] = []
         self.found: list[Diagnostic] = []
         self.incomplete = False  # a file that it uses could not be read
-        tree, found = parse(text, file)
+        tree, found = parse(text, file) if tree is None else (tree, [])
+        self.tree = tree
         self.found += found
         for item in tree.items:
             if isinstance(item, s.Version):
@@ -201,9 +207,12 @@ def catalog_find(kind: str, name: str) -> tuple[s.Decl, Unit] | None:
 class Library:
     """The files of one compilation, and the look-up of names in them."""
 
-    def __init__(self, report: Report, texts: Mapping[Path, str] = MappingProxyType({})) -> None:
+    def __init__(
+        self, report: Report, texts: Mapping[Path, str] = MappingProxyType({}), *, reads_files: bool = True
+    ) -> None:
         self.report = report
         self.texts = texts  # of files that somebody is writing, by their paths: each counts as the file's content
+        self.reads_files = reads_files  # beside the root file and the catalog
         self.sources: dict[str, str] = {}
         self.folder: Path | None = None  # of the root file: no file outside it is read
         self.configs: dict[Path, Unit | None] = {}  # the file that `hf` made of each config; None if it is wrong

@@ -54,7 +54,8 @@ class Module:
 
     def again(self) -> Module:
         """The same files, with nothing resolved and nothing found yet; they are not parsed again."""
-        context, library = Context(self._context.library.texts), self._context.library
+        library = self._context.library
+        context = Context(library.texts, reads_files=library.reads_files)
         context.library.folder = library.folder
         context.library.sources |= {unit.file: unit.text for unit in self.root.everywhere()}
         return Module(self.root, context, self._overrides)
@@ -185,11 +186,15 @@ def load(
     *,
     overrides: Sequence[tuple[str, str]] = (),
     texts: Mapping[Path, str] = MappingProxyType({}),
+    reads_files: bool = True,
+    tree: s.File | None = None,
 ) -> Module:
     """Read a file, or take ``source`` as its text, and the files it uses; nothing is resolved yet.
 
     ``texts`` are used files as somebody is writing them, by their paths with links followed; they are not read.
+    Without ``reads_files``, whatever names a file in ``source`` gives a finding (E597). ``tree`` is that of ``source``,
+    if it is known.
     """
-    context = Context(texts)
-    root = open_root(context.library, source, str(path))
+    context = Context(texts, reads_files=reads_files)
+    root = open_root(context.library, source, str(path), tree)
     return Module(root, context, overrides)

@@ -10,6 +10,8 @@ from functools import partial
 from attrs import evolve
 
 from plandsl.diagnostics import Label
+from plandsl.grammar import syntax as s
+from plandsl.grammar.draws import Kind, read_distribution
 from plandsl.grammar.modules import Wrong
 from plandsl.grammar.records import Layer
 from plandsl.grammar.schema import Reader
@@ -17,8 +19,10 @@ from plandsl.grammar.shift import sharding_under
 from plandsl.grammar.speculate import drop_stages
 from plandsl.grammar.values import expect, span_of
 from plandsl.limits import MAX_IMAGES
+from plandsl.spec.adapter_mix import chances_of
 from plandsl.spec.model import Apply, ModelSpec, Weight
 from plandsl.spec.plan import ShardingSpec, WorkloadSpec
+from plandsl.spec.traffic import Distribution, Empirical
 from plandsl.units import NUMBER
 
 TOWER = ("sharding",)
@@ -85,24 +89,46 @@ def _dims_of(model: ModelSpec, term: object) -> tuple[str, ...]:
 # ---- a plan with a tower
 
 
-def images_of(reader: Reader) -> tuple[float, int]:
-    """Images of a request, on average, and prompt tokens of each; 0 and 0 where a load has none."""
+IMAGES = Kind(NUMBER, 0, MAX_IMAGES, True)
+
+
+def images_of(reader: Reader) -> tuple[float, int, Distribution | None]:
+    """Images of a request, on average, prompt tokens of each, and what the number is drawn from.
+
+    0, 0 and None where a load has none.
+    """
     tokens = reader.whole("image_tokens")
-    images = reader.read("images", partial(_mean_images, reader))
-    if images is not None and tokens is None:
+    found = reader.read("images", partial(_images, reader))
+    if found is not None and tokens is None:
         reader.report_missing("image_tokens", "image_tokens = 256")
     if tokens is None:
-        return 0.0, 0
-    return (1.0 if images is None else images), tokens
+        return 0.0, 0, None
+    return (1.0, tokens, None) if found is None else (found[0], tokens, found[1])
 
 
-def _mean_images(reader: Reader, layer: Layer) -> float:
-    """``images``, a number that need not be whole."""
-    value = float(expect(reader.value(layer), NUMBER, layer).value)
+def _images(reader: Reader, layer: Layer) -> tuple[float, Distribution | None]:
+    """``images``: a mean, which need not be whole, or a distribution of whole numbers from 0."""
+    drawn = read_distribution(reader, layer, IMAGES, used=False) if isinstance(layer.value, s.Call) else None
+    if drawn is None:
+        value = float(expect(reader.value(layer), NUMBER, layer).value)
+    else:
+        if isinstance(drawn, Empirical):
+            why = "`images` of a file are not read: the closed form needs to know how many there are on average"
+            raise Wrong(
+                "E576", why, span_of(layer), hint="`images = uniform(0, 4)`, or another distribution of numbers"
+            )
+        value = mean_images(drawn, MAX_IMAGES)
     if not 0 < value <= MAX_IMAGES:
         why = f"`images` must be above 0 and at most {MAX_IMAGES:,}, found {value:g}"
         raise Wrong("E546", why, span_of(layer), hint="`images = 2`; without images, leave `image_tokens` out too")
-    return value
+    return value, drawn
+
+
+def mean_images(drawn: Distribution, most: int) -> float:
+    """The mean number of images of a prompt that holds at most ``most``."""
+    chances = chances_of(drawn, 0, MAX_IMAGES)
+    assert chances is not None, "a file has no images"
+    return sum(min(number, most) * chance for number, chance in chances.items())
 
 
 def tower_sharding(

@@ -12,6 +12,7 @@ from plandsl.grammar.records import Layer, Record
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.values import span_of
 from plandsl.spec.plan import WorkloadSpec
+from plandsl.spec.traffic import Distribution
 from plandsl.units import NUMBER, REQUEST_RATE, Quantity
 
 STATIC = ("input", "output", "batch", "in_flight", "concurrency")
@@ -37,7 +38,7 @@ def workload_spec(context: Context, record: Record, used: bool = True) -> Worklo
     encodes = _makes_nothing(reader)
     whole = {name: reader.whole(name) for name in ("batch", "in_flight", "concurrency", "requests")}
     reuse, prefix = _prefix(reader)
-    images, image_tokens = _images(reader)
+    images, image_tokens, drawn = _images(reader)
     demand = reader.number(DEMAND, REQUEST_RATE)
     _check_one_load(reader, used)
     if _varies(record):
@@ -51,6 +52,10 @@ def workload_spec(context: Context, record: Record, used: bool = True) -> Worklo
         sizes = None if size_in is None or size_out is None else (size_in, max(size_out, 1))
     if not reader.ok or sizes is None:
         return None
+    if drawn is not None and sizes[0] >= image_tokens:
+        from plandsl.grammar.towers import mean_images
+
+        images = mean_images(drawn, sizes[0] // image_tokens)
     return WorkloadSpec(
         record.name,
         input=sizes[0],
@@ -67,14 +72,15 @@ def workload_spec(context: Context, record: Record, used: bool = True) -> Worklo
         encodes=encodes,
         images=images,
         image_tokens=image_tokens,
+        drawn_images=drawn,
         span=record.span,
     )
 
 
-def _images(reader: Reader) -> tuple[float, int]:
-    """Images of a request, and prompt tokens of each; 0 and 0 for most loads."""
+def _images(reader: Reader) -> tuple[float, int, Distribution | None]:
+    """Images of a request, prompt tokens of each, and what their number is drawn from; nothing for most loads."""
     if not any(name in reader.record.fields for name in IMAGES):
-        return 0.0, 0
+        return 0.0, 0, None
     from plandsl.grammar.towers import images_of
 
     return images_of(reader)

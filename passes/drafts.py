@@ -51,6 +51,8 @@ def check_tower(plan: PlanSpec, tower: PlanSpec) -> Iterator[Diagnostic]:
     if load.images:
         each = "image" if load.images == 1 else "images"
         why = f"assumed: {load.images:g} {each} in every {load.input:,} prompt tokens, spread evenly over the prompts"
+        if load.drawn_images is not None:
+            why += "; the simulation draws how many each prompt has"
         yield Diagnostic("N525", why, load.span)
     yield from check_sharding_beside(plan, tower, TOWER)
     from plandsl.passes.legality import check

@@ -285,6 +285,17 @@ def _import(made: _Parser) -> None:
     made.add_argument("-o", "--output", metavar="OUT", help="a .plan file (default: standard output)")
 
 
+def _serve(made: _Parser) -> None:
+    made.add_argument("file", metavar="FILE", nargs="?", help="a .plan file to start with, or - for standard input")
+    made.add_argument("--port", metavar="N", type=int, help="(default: the first free one from 8765 on)")
+    made.add_argument("--host", metavar="NAME", default="127.0.0.1",
+                      help="a name or address of this machine, for others (default: this machine alone)")  # fmt: skip
+    made.add_argument("--open", action="store_true", help="open the page in the browser")
+    made.add_argument("--limit", metavar="SECONDS", type=float, help="most time of an answer (default: 1.6)")
+    made.add_argument("--for", metavar="SECONDS", dest="seconds", type=float, help="stop after this time")
+    made.add_argument("--idle", metavar="SECONDS", type=float, help="stop after this time without a request")
+
+
 VERBS: dict[str, tuple[str, Takes]] = {
     "init": ("write a small plan to start from", _init),
     "compile": ("compile every plan of a file and print its estimates", _compile),
@@ -310,6 +321,7 @@ VERBS: dict[str, tuple[str, Takes]] = {
     "simulate": ("serve the requests of a plan one by one: percentiles, goodput, occupancy", _simulate),
     "autoscale": ("find the fewest replicas for each hour of a load, and what they cost", _autoscale),
     "lsp": ("serve an editor: mistakes as one types, completions, derived numbers, fixes", _lsp),
+    "serve": ("open a playground in the browser: an editor, with estimates and pictures as you type", _serve),
     "completion": ("print the script that completes planc's commands in a shell", _completion),
     "export": ("write a plan as a file that another tool reads", _export),
     "import": ("read an engine's command line, script or manifest as a plan", _import),
@@ -386,6 +398,7 @@ TO_START = {
     "planc compile first.plan": "its estimates, and where the time goes",
     "planc explain first.plan": "what would make it faster",
     "planc search FILE": "the best sharding for a load",
+    "planc serve first.plan": "all of this in the browser, as you type",
     "planc simulate FILE": "percentiles under traffic",
     "planc catalog llama": "models, GPUs, nodes and engines that ship, by a part of the name",
     "planc explain TTFT": "what a word of a report means",

@@ -22,6 +22,7 @@ from plandsl.codes_names import NAME_CODES
 from plandsl.codes_python import PYTHON_CODES
 from plandsl.codes_render import RENDER_CODES
 from plandsl.codes_report import REPORT_CODES
+from plandsl.codes_serve import SERVE_CODES
 from plandsl.codes_states import STATE_CODES
 from plandsl.codes_syntax import SYNTAX_CODES
 from plandsl.codes_towers import TOWER_CODES
@@ -551,7 +552,7 @@ CODES: dict[str, Code] = {
         *(SYNTAX_CODES, NAME_CODES, HF_CODES, HEADER_CODES, MODEL_CODES, SHARDING_CODES),
         *(COMMAND_CODES, RENDER_CODES, MONEY_CODES, PYTHON_CODES, EDITING_CODES, EXPORT_CODES),
         *(STATE_CODES, TOWER_CODES, TRACE_CODES, COMPARE_CODES, MEASURE_CODES, INDEX_CODES, REPORT_CODES),
-        *(VERSION_CODES, EARLIER_CODES),
+        *(SERVE_CODES, VERSION_CODES, EARLIER_CODES),
     )
     for name, parts in table.items()
 }

@@ -1,4 +1,4 @@
-"""Codes of towers, which encode images, and of loads with images: E545 to E549 and N525."""
+"""Codes of towers, which encode images, and of loads with images: E545 to E549, E576 and N525."""
 
 _VIT = (
     "model vit {\n  layers = 2, hidden = 64, heads = 4, head_dim = 16, patch = 588, merged = 256, out = OUT\n"
@@ -48,11 +48,19 @@ TOWER_CODES: dict[str, tuple[str, ...]] = {
         _SEES + _PLAN.replace("LOAD", _LOAD).replace("workload", "tower { sharding { tp = 2, pp = 4 } }\n  workload"),
         "split its dimensions, or its images: `tower { sharding { mesh gpu = 4  batch -> gpu } }`.",
     ),
+    "E576": (
+        "images of a file",
+        "The number of images of a prompt is drawn from a distribution, whose mean the closed form needs. A file of "
+        "numbers is not read for it.",
+        _SEES
+        + _PLAN.replace("LOAD", 'input = 1000, output = 100, images = empirical("images.csv"), image_tokens = 256'),
+        "write a distribution of numbers, such as `images = uniform(0, 4)`.",
+    ),
     "N525": (
         "the images of a load are spread evenly",
         "A load says how many images a prompt has on average. The estimate and the simulation spread them evenly over "
         "the prompt tokens: a longer prompt has more images, and a chunk of a prompt has its share of them.",
         _SEES + _PLAN.replace("LOAD", _LOAD),
-        "give requests with and without images plans of their own, where they differ much.",
+        "where prompts differ much, say how: with `images = uniform(0, 4)` the simulation draws those of each prompt.",
     ),
 }

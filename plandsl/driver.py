@@ -533,9 +533,12 @@ def plain_programs(plan: PlanSpec) -> tuple[Program, Program]:
     return program_after(plan, "prefill", "build"), program_after(plan, "decode", "build")
 
 
-def open_text(text: str, file: str = "<text>", overrides: Overrides = ()) -> Module:
-    """Parse a plan that is in memory; ``use`` is resolved against the folder of ``file``."""
-    return load(text, file, overrides=set_pairs(overrides))
+def open_text(text: str, file: str = "<text>", overrides: Overrides = (), *, reads_files: bool = True) -> Module:
+    """Parse a plan that is in memory; ``use`` is resolved against the folder of ``file``.
+
+    Without ``reads_files``, whatever names a file gives a finding (E597).
+    """
+    return load(text, file, overrides=set_pairs(overrides), reads_files=reads_files)
 
 
 def open_file(path: str | Path, overrides: Overrides = ()) -> Module:

@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 from attrs import evolve
 
-from plandsl.show_traffic import traffic_lines
+from plandsl.show_traffic import show_distribution, traffic_lines
 from plandsl.spec.engine_bands import EngineBands
 from plandsl.spec.engine_limits import LIMITED, LimitsSpec
 from plandsl.spec.hardware import (
@@ -665,7 +665,8 @@ def show_workload(load: WorkloadSpec) -> str:
     if load.prefix is not None:
         fields.append(f"prefix = {load.prefix}")
     if load.images:
-        fields += [f"images = {_number(load.images)}", f"image_tokens = {load.image_tokens}"]
+        each = _number(load.images) if load.drawn_images is None else show_distribution(load.drawn_images, _number)
+        fields += [f"images = {each}", f"image_tokens = {load.image_tokens}"]
     if load.traffic is not None:
         fields += traffic_lines(load.traffic, _number, _percent, _requirement, load.encodes)
     return _declaration("workload", load.name, fields)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import ClassVar
 
 from rich.console import RenderableType
+from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
@@ -48,3 +50,18 @@ def cell_text(cell: RenderableType, style: str = "") -> Text:
     if isinstance(cell, Bar):
         return cell.__rich__()
     return cell if isinstance(cell, Text) else Text(str(cell), style=style)
+
+
+def runs_of(text: Text) -> Iterator[tuple[str, str]]:
+    """The pieces of a text, each with the names of its styles, for pages that lay it out by themselves."""
+    cuts = sorted({0, len(text.plain), *(at for span in text.spans for at in (span.start, span.end))})
+    for start, stop in pairwise(cuts):
+        styles = [text.style, *(span.style for span in text.spans if span.start <= start and stop <= span.end)]
+        yield text.plain[start:stop], style_names(styles)
+
+
+def style_names(styles: Iterable[str | Style]) -> str:
+    """The names of the styles that are left when each takes effect after the one before: ``bold red``."""
+    whole = Style.combine(Style.parse(s) if isinstance(s, str) else s for s in styles)
+    colour = whole.color.name if whole.color is not None and not whole.color.is_default else ""
+    return " ".join(filter(None, ("bold" if whole.bold else "", "dim" if whole.dim else "", colour)))

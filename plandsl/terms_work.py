@@ -22,6 +22,12 @@ WORK: Entries = {
         ("bound by", "bottleneck"),
         EXPLAIN,
     ),
+    "roofline": (
+        "A chart of ops: the FLOP/s that each reaches, over its FLOP for each byte of memory. The lines are what "
+        "the GPU's memory and arithmetic could give at most.",
+        ("roof", "FLOP per byte", "arithmetic intensity"),
+        "docs/report.md#what-it-shows",
+    ),
     "compute": ("Time of kernels. As a bound: the op is limited by FLOP/s.", ("FLOP/s", "compute-bound"), NUMBERS),
     "HBM bandwidth": (
         "How fast a GPU reads and writes its own memory. An op with the bound `memory` is limited by it.",

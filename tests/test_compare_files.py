@@ -115,6 +115,28 @@ def test_lengths_are_drawn_evenly_only_where_the_benchmark_drew_them() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "place", "both"),
+    [
+        ("vllm_8.json", (), {"request_rate": 5.0, "max_concurrency": 7}),
+        ("sglang.jsonl", (), {"request_rate": 5.0, "max_concurrency": 7}),
+        ("aiperf.json", ("input_config", "loadgen"), {"request_rate": 5.0, "concurrency": 7}),
+        ("guidellm.json", ("benchmarks", 1, "config", "strategy"), {"rate": 5.0, "max_concurrency": 7}),
+    ],
+)
+def test_a_rate_with_a_cap_is_read_of_every_format_that_has_both(
+    name: str, place: tuple[Any, ...], both: dict[str, Any]
+) -> None:
+    data = json.loads((BENCH / name).read_text().splitlines()[0] if name.endswith("l") else (BENCH / name).read_text())
+    inner = data
+    for key in place:
+        inner = inner[key]
+    inner |= both
+    found = [read_bench(document)[0] for document in parse_documents(json.dumps(data).encode(), "x.json")][-1]
+    assert found is not None
+    assert (found.kind, found.rate, found.cap) == (OPEN, 5.0, 7)
+
+
+@pytest.mark.parametrize(
     ("changes", "kind"),
     [
         ({"request_rate": "inf", "max_concurrency": None}, (AT_ONCE, 0, 0.0)),

@@ -63,10 +63,10 @@ from tests.checkpoints import first_kept, gguf_llama, llama, write_folder, write
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = (
-    "language.md", "cost.md", "api.md", "architecture.md", "calibration.md", "measuring.md", "accuracy.md",
-    "search.md", "traffic.md", "operator.md", "ci.md", "money.md", "laws.md", "gallery.md", "engines.md",
-    "machines.md", "traces.md", "compare.md", "partitioner.md", "editor.md", "report.md", "index.md", "tutorial.md",
-    "study.md", "tools.md", "howto/parallelism.md", "howto/memory.md", "howto/rate.md", "howto/fleet.md",
+    "language.md", "cost.md", "api.md", "architecture.md", "calibration.md", "measuring.md", "accuracy.md", "search.md",
+    "traffic.md", "operator.md", "ci.md", "money.md", "laws.md", "gallery.md", "engines.md", "machines.md", "traces.md",
+    "compare.md", "partitioner.md", "editor.md", "report.md", "playground.md", "index.md", "tutorial.md", "study.md",
+    "tools.md", "howto/parallelism.md", "howto/slow.md", "howto/memory.md", "howto/rate.md", "howto/fleet.md",
     "howto/benchmark.md", "howto/engine.md", "howto/calibrate.md", "howto/own_model.md",
 )  # fmt: skip
 FENCE = re.compile(r"^```([^\n`]+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)

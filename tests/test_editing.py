@@ -14,6 +14,8 @@ from plandsl.editing.complete import complete
 from plandsl.editing.hover import about_entry, hover
 from plandsl.editing.reading import Reading
 from plandsl.grammar.modules import FOLDERS, catalog_names
+from plandsl.grammar.parse import parse
+from plandsl.grammar.parse_again import parse_again
 from plandsl.limits import MAX_ERRORS, MAX_FILE_BYTES
 from tests.draws import draws, pick
 from tests.marks import marked
@@ -59,7 +61,35 @@ def test_findings_after_edits_are_those_of_a_fresh_reading(data):
         gone = data.draw(st.sampled_from((0, 0, 1, 7, 40)))
         text = text[:start] + data.draw(st.sampled_from(WORDS)) + text[start + gone :]
         reading = Reading(text, before=reading)
+        assert reading.unit.tree == parse(text, reading.file)[0]
         assert reading.look() == Reading(text).look(), text
+
+
+@draws(2)
+@given(st.sampled_from(EXAMPLES), st.data())
+def test_the_tree_of_a_changed_text_is_that_of_the_whole(path, data):
+    """Only the lines around a change are parsed again, where that gives the same."""
+    text = path.read_text("utf-8")
+    tree, _ = parse(text, "a")
+    start = data.draw(st.integers(0, len(text)))
+    gone = data.draw(st.sampled_from((0, 0, 1, 3)))
+    new = (
+        text[:start]
+        + data.draw(st.sampled_from((*WORDS, "+ 1", "; let z = 1", ",", "= 2", '"')))
+        + text[start + gone :]
+    )
+    again = parse_again(tree, text, new)
+    whole, found = parse(new, "a")
+    assert again in (None, whole)
+    if again is not None:
+        assert found == []
+
+
+def test_a_text_of_a_newer_version_stays_one():
+    newer = Reading("plandsl = 9\nlet a = 1\n")
+    assert [d.code for d in newer.look()] == ["E600"]
+    assert [d.code for d in Reading(newer.text, before=newer).look()] == ["E600"]
+    assert Reading("plandsl = 1\nlet a = 1\n", before=newer).look() == []
 
 
 def test_a_change_looks_again_at_what_depends_on_it_alone():
@@ -165,6 +195,7 @@ OFFERS = {
     "model m { hidden = 3\n block x[tokens, hidden] {\n h = x @ w[¦": ["hidden", "tokens"],
     "model m { hidden = 3\n ¦": ["layers", "block", "head"],
     "plan p = q with { mod¦": ["model"],
+    "model m { block a x[tokens, hidden] { k = x\n x = k }\n block b x[tokens, hidden] { x = earlier.¦": ["k"],
 }
 
 
@@ -239,6 +270,12 @@ SAYS = {
     OWN.replace("rms_norm(x) @", "rms_¦norm(x) @"): ("over the last dimension", "In a prefill of plan `own`"),
     OWN.replace("window =", "win¦dow ="): ("the last so many positions",),
     OWN.replace("tp = 4", "t¦p = 4"): ("axis: `tensor`",),
+    OWN.replace("w_v[hidden", "w_¦v[hidden"): ("1,536 x 1 x 80 on one rank", "246 KB", "13 layers", "another line"),
+    OWN.replace("tokens -> seq", "tokens -> s¦eq"): ("an axis of the mesh",),
+    OWN.replace("in attention", "in att¦ention"): ("attention alone",),
+    "search s { vary t¦p in [1, 2] }": ("axis: `tensor`", "sharding.tp"),
+    "workload w { input = logn¦ormal(mean = 9, p95 = 12) }": ("for example `lognormal(",),
+    "node n { link { topology = swi¦tch } }": ("a value of `topology`",),
     "let a = 2 * 4 GB¦\n": ("1 GB is 1,000,000,000",),
     "let ¦a = 2 * 4 GB\n": ("8.00 GB",),
     "plan p { model = llama_3_1_8b wi¦th { } }": ("with other fields",),

@@ -46,6 +46,10 @@ DECLARED = {
     OWN.replace("gelu(h @", "gelu(h¦ @"): (17, "h"),
     OWN.replace("rope(h @ w_k", "rope(h¦ @ w_k"): (11, "h"),
     OWN.replace("@ w_embed", "@ w_em¦bed"): (9, "w_embed"),
+    "model m {\n block a x[tokens, hidden] { k = x\n x = k }\n block b x[tokens, hidden] { x = earlier.¦k }\n}": (
+        2,
+        "k",
+    ),
     "let slo = 2 s\nplan p { require ttft <= s¦lo }\n": (1, "slo"),
     "model a { hidden = 8 }\nmodel b = a with { ffn = 2 * hi¦dden }\n": (1, "hidden"),
 }

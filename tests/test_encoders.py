@@ -172,6 +172,13 @@ def test_nobody_sends_anything_in_a_decode_step() -> None:
     assert [d.code for d in found.value.diagnostics] == ["E481"]
 
 
+def test_the_head_of_a_picture_speaks_of_no_output() -> None:
+    drawn = str(plan_of(BATCH).draw("devices")).replace("\N{NO-BREAK SPACE}", " ")
+    assert "512 tokens in, nothing out" in drawn
+    assert "latency" in drawn
+    assert "TTFT" not in drawn
+
+
 @pytest.mark.parametrize("rest", ["", "engine = vllm", "shift { tensor = wide, threshold = 600 }"])
 def test_no_line_of_a_report_and_no_table_is_about_decode(rest: str) -> None:
     wide = "sharding wide { mesh tensor = 2\n heads, ffn -> tensor }\n"

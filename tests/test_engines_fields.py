@@ -17,6 +17,7 @@ from plandsl.commands.import_ import _plan, _read
 from plandsl.driver import compile_text
 from plandsl.spec.scheduler import SCHEDULERS, SchedulerName
 
+ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = Path(__file__).parent / "configs"
 TIERS = "kv_tiers = [[80 GB, 50 GB/s]]"
 LOAD = "workload { input = 64, output = 8, batch = 4 }"
@@ -54,6 +55,8 @@ def there_and_back(text: str, engine: SchedulerName, model: str, folder: Path) -
         ("trtllm", "", TIERS, "output = 8", ["host_cache_size: 80000000000"]),
         ("vllm", "lora { adapters = 4, rank = 16, targets = [w_o, w_down] }", "", "output = 8",
          ["--lora-target-modules o_proj down_proj"]),
+        ("vllm", "lora { adapters = 4, rank = 16, targets = all }", "", "output = 8",
+         ["--lora-target-modules qkv_proj o_proj gate_up_proj down_proj"]),
         ("sglang", "lora { adapters = 4, rank = 16, targets = [w_k, w_up] }", "", "output = 8",
          ["--lora-target-modules k_proj up_proj"]),
     ],
@@ -170,6 +173,8 @@ def test_states_in_a_format_that_no_engine_keeps_are_an_error(
         ("vllm serve llama_3_1_8b --kv-offloading-size 4 --kv-offloading-backend lmcache", "E508",
          "--kv-offloading-backend", "native"),
         ("vllm serve llama_3_1_8b --mm-encoder-tp-mode data", "E508", "--mm-encoder-tp-mode", "drop the flag"),
+        ("vllm serve llama_3_1_8b --kv-transfer-config.kv_connector NixlConnector --kv-offloading-size 9", "E508",
+         "--kv-offloading-size", "name both in a MultiConnector"),
         ("vllm serve llama_3_1_8b --enable-lora --max-loras 2 --max-lora-rank 8 --lora-target-modules q_prj", "E508",
          "--lora-target-modules", "q_proj"),
         ("sglang serve llama_3_1_8b --lora-target-modules --tp 2", "E507", "--lora-target-modules", "words"),
@@ -225,6 +230,8 @@ def test_a_command_is_read_as_people_give_it(words: list[str], plan: str, capsys
     ("words", "why", "hint"),
     [
         (["nowhere.sh"], "`nowhere.sh` is neither a file nor a command", "a script, a manifest"),
+        ([str(ROOT / "examples" / "adapters.plan")], "is a plan already", "planc compile"),
+        ([str(ROOT / "tests" / "bench" / "vllm_1.json")], "it is JSON", "planc compare PLAN"),
         (["--", "vllm", "server", "m"], "expected `vllm serve`", "planc import -- vllm serve MODEL"),
         (["--node", "b200", "--", "vllm", "serve", "llama_3_1_8b"], "no node `b200`", "did you mean `b200_8`"),
         (["--", "vllm", "serve", "llama_3_1_8b", "-sc", '{"method": "mtp"'], "is no JSON, since", "expected JSON"),

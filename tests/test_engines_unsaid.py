@@ -39,7 +39,7 @@ MAPPED = {
 TOLD = {
     PlanSpec: "overlap chunks micro_batches algorithm kv_residency hop_tensors fuse_norms router",
     ShardingSpec: "context_form placed",
-    WorkloadSpec: "prefix demand images image_tokens",
+    WorkloadSpec: "prefix demand images image_tokens drawn_images",
     SpeculateSpec: "sharding",
     SplitSpec: "bandwidth latency kv_transfer between",
     ModelSpec: "compute index_cache lora",
@@ -55,7 +55,8 @@ NO_EFFECT = {
     ShiftSpec: "span",
     SpeculateSpec: "acceptance span",
     SplitSpec: "span",
-    ModelSpec: "layers sizes embedding blocks head causal entry tower source stored span",  # the checkpoint has them
+    # the checkpoint has them
+    ModelSpec: "layers sizes embedding blocks head causal entry prelude stream tower source stored span",
     LoraSpec: "active mix host_bandwidth load_time disk_bandwidth",
     EngineSpec: "name prefill decode links step step_rank step_node request admit first first_request limits bands "
     "kept_output reserve context communicators libraries all_reduce workspace states logit graphs graph_layer "

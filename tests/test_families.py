@@ -35,6 +35,9 @@ from tests.test_hf import CONFIGS, made, published, spec_of
 # - litgpt/config.py, which copies published files: olmo_2_13b and phi_4;
 # - internlm3_8b: the defaults of Internlm3Config in Huawei's atb_llm;
 # - minimax_m1: the card of MiniMax-Text-01, of the same shapes, and PaddlePaddle/FastDeploy pull request 6797;
+# - granite_4_h_small: sizes of the published file in a public document (Granite-4.0-H-Small, of 32.2 B parameters, 9 B
+#   of them active), and for the rest the defaults of GraniteMoeHybridConfig. The four layers that attend stand as in
+#   Granite-4.0-H-1B, which is assumed;
 # - gemma_3n_e4b: the defaults of Gemma3nTextConfig. llama.cpp prints 6.87 B parameters for its checkpoint, which has
 #   keys and values for the 15 layers that take those of earlier layers, too;
 # - gemma_4_*: copies of the published files in tests of public repositories (rasbt/LLMs-from-scratch, ollama/ollama and
@@ -67,6 +70,7 @@ COUNTS: dict[str, tuple[int, int]] = {
     "glm_5_2": (743_180_209_920 + 196_809_984, 41_053_720_320 + 196_809_984),  # the second are 21 indexers
     "gpt_neox_20b": (20_554_567_680, 20_554_567_680),
     "granite_3_1_2b": (2_533_531_648, 2_533_531_648),
+    "granite_4_h_small": (32_207_337_984, 8_803_121_664),
     "hunyuan_7b": (7_504_568_320, 7_504_568_320),
     "internlm3_8b": (8_804_241_408, 8_804_241_408),
     "jamba_v0_1": (51_570_323_328, 12_110_311_296),
@@ -170,6 +174,57 @@ def test_the_sharded_program_of_layers_that_share_is_the_unsharded_one(name: str
     assert plan.verify().ok
 
 
+@pytest.mark.parametrize(
+    ("changes", "mebibytes"),
+    [
+        ({}, 810),
+        ({"hidden_size": 4096, "intermediate_size": 12288, "num_attention_heads": 16}, 464),
+    ],
+    ids=["27b", "9b"],
+)
+def test_the_layer_of_qwen3_5_that_predicts_is_as_large_as_its_file(changes: dict[str, int], mebibytes: int) -> None:
+    """The cards of guru87/Qwen3.6-27B-MTP and guru87/Qwen3.5-9B-MTP, which hold these layers alone, in bf16."""
+    config = published("qwen3_5_27b")
+    spec = spec_of(made(config | {"text_config": config["text_config"] | changes})[0])
+    assert spec.predictor is not None
+    sizes = dict(spec.sizes)
+    shared = 2 * sizes["vocab"] * sizes["hidden"]
+    own = parameters(build_model(spec.predictor, "decode", "bf16")) - shared
+    assert round(2 * own / 2**20) == mebibytes
+
+
+def test_the_layer_of_qwen3_5_that_predicts_runs_sharded_and_attends() -> None:
+    """Also where the last layer of the model has a state."""
+    config = published("qwen3_5_27b")
+    cut = config | {"text_config": config["text_config"] | {"layer_types": ["linear_attention"] * 64}}
+    for each in (config, cut):
+        text, found = made(short(each))
+        assert not [d for d in found if "predict" in d.message]
+        assert text.split("  mtp")[1].count("attention(") == 1
+    model = re.findall(r"model (\w+) \{", text)[0]
+    load = "workload { input = 100, output = 10, batch = 4 }, speculate { draft = mtp, tokens = 1, acceptance = 85 % }"
+    (plan,) = compile_text(f"{text}plan p {{ model = {model}, node = h100_8, sharding {{ tp = 2 }}, {load} }}\n")
+    assert plan.verify().ok
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("llama_3_1_8b", "head_dim"),
+        ("gemma_2_27b", "head_dim"),
+        ("deepseek_v3", "qk_rope_head_dim"),
+        ("minimax_m2", "head_dim"),
+        ("gemma_4_31b", "global_head_dim"),
+    ],
+)
+def test_rope_turns_pairs_of_elements(name: str, field: str) -> None:
+    config = published(name)
+    more = {"text_config": config["text_config"] | {field: 3}} if "text_config" in config else {field: 3}
+    text, found = made(config | more)
+    assert not text
+    assert [(d.code, "turns" in d.message) for d in found if d.severity == "error"] == [("E214", True)]
+
+
 def test_keys_of_an_indexer_have_the_elements_that_are_turned() -> None:
     text, found = made(published("deepseek_v3_2") | {"index_head_dim": 32})
     assert not text
@@ -186,12 +241,10 @@ def test_a_head_that_a_config_of_starcoder2_does_not_speak_of_is_assumed_and_tol
     assert not made(config | {"tie_word_embeddings": False})[1]
 
 
-def test_the_norm_of_groups_of_heads_is_told() -> None:
-    config = published("nemotron_h_56b")
-    (note,) = (d for d in made(config)[1] if "normalised" in d.message)
-    assert (note.code, f"each of {config['n_groups']} groups" in note.message) == ("N201", True)
-    alone = made(config | {"n_groups": config["mamba_num_heads"]})[1]
-    assert not [d for d in alone if "normalised" in d.message]
+def test_groups_of_heads_are_normalised_together() -> None:
+    text, found = made(published("nemotron_h_56b"))
+    assert "over = state_dim, groups = state_groups, gain = none) * g_state[" in text
+    assert not [d for d in found if "normalised" in d.message]
 
 
 @pytest.mark.parametrize("name", SMALL)

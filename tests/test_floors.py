@@ -19,7 +19,7 @@ SCHEDULERS = {
 } | {"spec.scheduler"}
 """Of the floor `serving`, what knows tokens and blocks alone, and the words for it: nothing else is imported there."""
 
-KNOW_ALL = ("api", "driver", "editing", "entries", "commands", "lsp", "searches", "starter", "testing")
+KNOW_ALL = ("api", "driver", "editing", "entries", "commands", "lsp", "playground", "searches", "starter", "testing")
 """What may import every stage: the compiler on one page, and those who stand above it."""
 
 STARTS = ("__init__", "__main__", "cli", *KNOW_ALL)

@@ -21,6 +21,10 @@ from plandsl.grammar.headers import INDEX, Unreadable, read_safetensors
 from plandsl.grammar.headers_gguf import read_gguf
 from plandsl.grammar.hf_text import Kind, cover
 from tests.checkpoints import (
+    HEAD_DIM,
+    HEADS,
+    HIDDEN,
+    LAYERS,
     METADATA,
     Projection,
     Shapes,
@@ -107,6 +111,32 @@ def test_a_shape_that_the_config_contradicts_names_its_tensor(tmp_path: Path) ->
     why = 'the tensor "model.layers.2.mlp.up_proj.weight" is 256 x 256 of type BF16, '
     why += "but `w_up` has 131,072 elements by its config"
     assert findings(tmp_path, 'hf("tiny")') == [("E486", why)]
+
+
+def test_the_layer_that_predicts_further_tokens_is_found_by_its_name(tmp_path: Path) -> None:
+    """Qwen 3.5 names it ``mtp.layers.0``; its bytes count in a plan that drafts with it."""
+
+    def of(name: str) -> Shapes:
+        more = {f"{name}.self_attn.{one}_norm.weight": ("BF16", (HEAD_DIM,)) for one in "qk"}
+        return {f"{name}.self_attn.q_proj.weight": ("BF16", (2 * HEADS * HEAD_DIM, HIDDEN)), **more}
+
+    main = llama()
+    for layer in range(LAYERS):
+        main |= of(f"model.layers.{layer}")
+    first = {name: shape for name, shape in main.items() if name.startswith("model.layers.0.")}
+    own: Shapes = {name.replace("model.", "mtp.", 1): shape for name, shape in first.items()}
+    own["mtp.fc.weight"] = ("BF16", (HIDDEN, 2 * HIDDEN))
+    for name in ("norm", "pre_fc_norm_embedding", "pre_fc_norm_hidden"):
+        own[f"mtp.{name}.weight"] = ("BF16", (HIDDEN,))
+    state = {"linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 64}
+    state |= {"linear_value_head_dim": 64, "linear_conv_kernel_dim": 4}
+    config = {"architectures": ["Qwen3_5ForCausalLM"], "layer_types": ["full_attention"] * LAYERS} | state
+    alone = write_folder(tmp_path / "tiny", main, **config)
+    assert weights(compiled(tmp_path, 'hf("tiny")')) == alone
+    both = write_folder(tmp_path / "tiny", main | own, **config, mtp_num_hidden_layers=1)
+    plan = compiled(tmp_path, 'hf("tiny"), speculate { draft = mtp, tokens = 1, acceptance = 85 % }')
+    assert not [note for note in plan.notes if "tensor" in note.message]
+    assert weights(plan) == both - 2 * HIDDEN  # its last norm counts as that of the model, whose head it uses
 
 
 def test_what_the_model_has_no_place_for_is_told(tmp_path: Path) -> None:

@@ -249,6 +249,24 @@ def test_the_layer_after_the_last_is_the_one_that_predicts_further_tokens() -> N
     assert "mtp" not in stored("deepseek_v3", **BLOCKS)
 
 
+@pytest.mark.parametrize(
+    ("names", "kept"),
+    [
+        (["mtp"], True),
+        (["mtp.layers.0.mlp", "mtp.layers.0.self_attn"], True),
+        (["re:.*mtp.*"], True),
+        (["re:mtp\\.layers\\.0\\..*"], True),
+        (["mtp.*"], True),
+        (["mtp.fc"], False),
+        (["mtp.layers.1"], False),
+    ],
+)
+def test_the_layer_that_predicts_further_tokens_may_have_a_name_of_its_own(names: list[str], kept: bool) -> None:
+    found = stored("qwen3_5_27b", **BLOCKS, modules_to_not_convert=names)
+    assert ("mtp" in found) == kept
+    assert "w_up" not in found
+
+
 def test_experts_are_kept_one_by_one_only_if_all_are_listed() -> None:
     names = [f"model.layers.{n}.block_sparse_moe.experts.{e}.w2" for n in range(32) for e in range(8)]
     found = stored("mixtral_8x7b", **BLOCKS, modules_to_not_convert=names)

@@ -79,11 +79,9 @@ def test_a_request_with_an_adapter_sees_the_merged_weights_and_one_without_the_b
 
 SHARDINGS = [
     ("mixtral_8x7b", "tp = 2, ep = 2"),
-    ("mixtral_8x7b", "sp = 2, tp = 2"),
     ("gpt_oss_20b", "ep = 2, dp = 2"),  # experts have biases
     ("deepseek_v3", "mesh a = 2, b = 2; context -> a; heads -> b; experts -> a"),
     ("deepseek_v3", "mesh a = 2, b = 2; kv_rank -> a; heads -> b; tokens -> b"),  # a partial sum of `x A`
-    ("deepseek_v3", "tp = 2, cp = 2"),
     ("deepseek_v3_2", "tp = 2"),  # prefill absorbs too
 ]
 
@@ -94,7 +92,7 @@ def test_experts_and_latent_caches_with_adapters_verify(base: str, sharding: str
     assert verdict.ok, verdict.message
 
 
-@pytest.mark.parametrize(("base", "sharding"), [*SHARDINGS[:4], *SHARDINGS[5:]])
+@pytest.mark.parametrize(("base", "sharding"), [*SHARDINGS[:3], *SHARDINGS[4:]])
 def test_adapters_add_no_collective(base: str, sharding: str) -> None:
     """What they add is completed with the partial sums of their targets, inside experts after these are combined."""
     with_them, bare = (plan_of(lora, sharding, base) for lora in ("lora { adapters = 2, rank = 8, targets = all }", ""))

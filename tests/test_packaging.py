@@ -25,7 +25,7 @@ LINKED = {
     "plandsl.grammar": "grammar",
     "plandsl.passes": "passes",
 }
-STAY = ("grammar/editors/vscode/",)
+STAY = ("backends/serve/page/", "grammar/editors/vscode/")
 """Folders whose files are for people who work on a checkout, and stay out of the wheel."""
 
 # Together on one worker, so that the wheel is built once.

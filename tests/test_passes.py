@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from attrs import evolve
+from hypothesis import given
 
 from plandsl import passes
 from plandsl.answers.phases import OpTime
@@ -17,7 +18,7 @@ from plandsl.ir.collectives import AllReduce, AllToAll, Recv, ReduceScatter, Res
 from plandsl.ir.compute import Embed, Gemm
 from plandsl.ir.extents import Extents
 from plandsl.ir.ops import OPS
-from plandsl.ir.program import Program
+from plandsl.ir.program import PHASES, Program
 from plandsl.ir.schedule import Schedule
 from plandsl.ir.text import read, read_type, show, show_op
 from plandsl.ir.types import Mesh, TensorType, Value, tensor
@@ -27,6 +28,8 @@ from plandsl.passes.cut_stages import split_layers
 from plandsl.passes.insert_collectives import Router
 from plandsl.passes.runner import PassError, verify_result
 from plandsl.spec.plan import PlanSpec
+from plandsl.testing import deployments
+from tests.draws import draws
 
 GOLDEN = Path(__file__).parent / "golden" / "passes"
 CASES = sorted(path.relative_to(GOLDEN) for path in GOLDEN.glob("*/*.ir"))
@@ -161,6 +164,25 @@ def test_compiling_checks_what_every_pass_makes(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(passes, kept, getattr(passes, kept).__wrapped__)
     with pytest.raises(PassError, match="pass quantize: block: %h is used before it is defined"):
         passes.compile_phase(tiny("tp"), "prefill")
+
+
+@draws(1 / 6)
+@given(plan=deployments())
+def test_law_a_program_that_is_kept_is_the_one_that_would_be_made(plan: PlanSpec) -> None:
+    for mode in plan.modes:
+        load, sharding = mode.workload, mode.sharding
+        single = tuple(axis._replace(size=1) for axis in sharding.axes)
+        others = (
+            evolve(mode, workload=evolve(load, batch=load.batch + 1)),
+            evolve(mode, workload=evolve(load, encodes=not load.encodes)),
+            evolve(mode, chunked_prefill=None if mode.chunked_prefill else 64),
+            evolve(mode, sharding=evolve(sharding, axes=single)),
+            evolve(mode, sharding=evolve(sharding, rules=())),
+        )
+        for one in (mode, *others):
+            for phase in PHASES:
+                made = program_after(one, phase, "place-memory")
+                assert passes.compile_phase(one, phase).program == made
 
 
 def test_partial_sums_reach_no_op_that_computes() -> None:

@@ -40,6 +40,16 @@ plan one {
 """
 
 
+LARGEST = """
+model deep = llama_3_1_8b with { layers = 10000 }
+cluster many { node = h100_8, count = 8192, network { topology = fat_tree, bandwidth = 50 GB/s, latency = 5 us } }
+plan largest {
+  model = deep, cluster = many, sharding { dp = 128, tp = 8, pp = 64 }
+  workload { input = 1024, output = 128, batch = 1 }
+}
+"""
+
+
 class Read(HTMLParser):
     """The elements of a page in order, the text outside of scripts, and the scripts."""
 
@@ -165,7 +175,7 @@ def test_the_numbers_are_those_of_the_estimate(small: PlanShown) -> None:
         sorted(op.flops * op.count / op.time_s for op in with_flops), rel=1e-5
     )
     memory = read.charts["plan-one-memory"]["spec"]["layer"][0]["data"]["values"]
-    assert sum(row["v"] for row in memory) * 2**30 == pytest.approx(e.memory.total, rel=1e-5)
+    assert sum(row["v"] for row in memory) * 1e9 == pytest.approx(e.memory.total, rel=1e-5)
     flows = read.charts["plan-one-flows-prefill"]["spec"]["data"]["values"]
     assert sum(row["v"] for row in flows) == pytest.approx(small.flows[0].total, rel=1e-5)
     for phase, chart in ((e.prefill, "prefill"), (e.decode, "decode")):
@@ -186,6 +196,28 @@ def test_an_example_gives_a_page(path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_every_example_gives_a_page(path: Path, tmp_path: Path) -> None:
     check_example(path, tmp_path)
+
+
+@pytest.mark.extras
+@pytest.mark.parametrize("name", ["search_70b", "traffic/operator", "clusters/racks"])
+def test_the_same_file_gives_the_same_bytes(name: str, tmp_path: Path) -> None:
+    outs = [tmp_path / "one.html", tmp_path / "two.html"]
+    for out in outs:
+        assert main(["report", str(ROOT / "examples" / f"{name}.plan"), "-o", str(out), "--requests", "60"]) == OK
+    assert outs[0].read_bytes() == outs[1].read_bytes()
+
+
+@pytest.mark.extras
+def test_the_largest_plans_give_a_page_of_bounded_size(tmp_path: Path) -> None:
+    path, out = tmp_path / "a.plan", tmp_path / "a.html"
+    path.write_text(LARGEST)
+    assert main(["report", str(path), "-o", str(out)]) == OK
+    assert out.stat().st_size < 2_500_000
+    words = "".join(Read(out.read_text("utf-8")).words)
+    assert "stages 7 to 62 are not drawn" in words
+    assert "later passes are not drawn" in words
+    assert "layers are not drawn" in words
+    assert "A row stands for up to 2,048 ranks" in words
 
 
 def check_example(path: Path, folder: Path) -> None:
@@ -210,26 +242,25 @@ def check_example(path: Path, folder: Path) -> None:
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&<!--\u2028{{7*7}}"
 
 
-def test_nothing_that_a_plan_says_becomes_part_of_the_page(small: PlanShown) -> None:
-    def speaks(words: str) -> str:
-        e, spec = small.estimate, small.spec
-        require = e.requires[0]._replace(text=words)
-        flows = tuple(f._replace(cells=tuple(c._replace(axis=words) for c in f.cells)) for f in small.flows)
-        phase = e.prefill._replace(ops=tuple(evolve_op(op, words) for op in e.prefill.ops))
-        told = e._replace(plan=words, requires=(require,), assumed=((words, words, words),), calibration=words,
-                          notes=(Diagnostic("N301", words),), prefill=phase, engine=words)  # fmt: skip
-        return page_of(small._replace(estimate=told, spec=spec, flows=flows, devices=f"<svg>{words}</svg>"), file=words)
+def says(shown: PlanShown, words: str) -> str:
+    """A page in which ``words`` stand in the place of every name and text of a plan."""
+    e = shown.estimate
+    require = e.requires[0]._replace(text=words)
+    flows = tuple(f._replace(cells=tuple(c._replace(axis=words) for c in f.cells)) for f in shown.flows)
+    ops = tuple(evolve(op, name=words, axis=op.axis and words) for op in e.prefill.ops)
+    told = e._replace(plan=words, requires=(require,), assumed=((words, words, words),), calibration=words)
+    told = told._replace(notes=(Diagnostic("N301", words),), prefill=e.prefill._replace(ops=ops), engine=words)
+    one = shown._replace(estimate=told, flows=flows, devices=f"<svg xmlns='http://www.w3.org/2000/svg'>{words}</svg>")
+    return page_of(one, one._replace(estimate=told._replace(plan=f"{words}2")), file=words)
 
-    plain, hostile = Read(speaks("w" * len(HOSTILE))), Read(speaks(HOSTILE))
+
+def test_nothing_that_a_plan_says_becomes_part_of_the_page(small: PlanShown) -> None:
+    plain, hostile = Read(says(small, "w" * len(HOSTILE))), Read(says(small, HOSTILE))
     assert hostile.tags == plain.tags
     assert [n for _, n, _ in hostile.attributes] == [n for _, n, _ in plain.attributes]
     assert len(hostile.scripts) == len(plain.scripts)
-    assert sum(HOSTILE in text for text in hostile.words) >= 8
-    assert hostile.charts[next(iter(hostile.charts))]
-
-
-def evolve_op(op: Any, words: str) -> Any:
-    return evolve(op, name=words, axis=words and op.axis and words)
+    assert sum(HOSTILE in text for text in hostile.words) >= 16
+    assert hostile.charts
 
 
 def test_the_map_of_devices_is_a_picture_and_no_part_of_the_page(small: PlanShown) -> None:
@@ -291,6 +322,55 @@ def test_wrong_input_is_told_and_nothing_is_written(
     assert f"error[{code}]" in told
     assert hint in told
     assert [path.name for path in tmp_path.iterdir()] == ["a.plan"]
+
+
+SEARCHES = """
+search best {
+  model = llama_3_1_8b, node = h100_2
+  vary tp in [1, 2], batch in [1, 8, 64]
+  workload { input = 512, output = 64 }
+  maximize throughput
+}
+
+search none {
+  model = arctic_embed_m, node = h100_1
+  vary batch in [1, 8]
+  workload { input = 512, output = 0 }
+  require ttft <= 1 us
+  maximize throughput
+}
+"""
+
+
+def test_a_file_of_searches_shows_the_best_plan_of_each_and_why_there_is_none(tmp_path: Path, capsys: Any) -> None:
+    path, out = tmp_path / "a.plan", tmp_path / "a.html"
+    path.write_text(SEARCHES)
+    assert main(["report", str(path), "-o", str(out), "--json"]) == OK
+    told = json.loads(capsys.readouterr().out)
+    assert (told["plans"], told["searches"]) == (["best_best"], ["best", "none"])
+    read = Read(out.read_text("utf-8"))
+    scatter = read.charts["search-best-scatter"]["spec"]
+    assert len(scatter["data"]["values"]) == 6
+    assert {row["g"] for row in scatter["data"]["values"]} == {"tp 1", "tp 2"}
+    assert sum(row["f"] for row in scatter["data"]["values"]) >= 1
+    words = "".join(read.words)
+    assert "nothing meets every requirement" in words
+    fields = [
+        panel["layer"][0]["encoding"]["x"]["field"] for panel in read.charts["search-none-scatter"]["spec"]["concat"]
+    ]
+    assert "tpot" not in fields, "an encoder has none"
+    assert main(["report", str(path), "-o", str(out), "--search", "none"]) == OK
+    assert "search-best" not in Read(out.read_text("utf-8")).all_of("id")
+
+
+def test_a_plan_that_does_not_fit_has_a_page_that_says_so(tmp_path: Path) -> None:
+    path, out = tmp_path / "a.plan", tmp_path / "a.html"
+    load = "rate = 4 req/s, input = 512, output = 64, requests = 200"
+    path.write_text(f"plan a {{ model = llama_3_1_405b, node = h100_1, engine = vllm\n workload {{ {load} }} }}")
+    assert main(["report", str(path), "-o", str(out)]) == OK
+    words = "".join(Read(out.read_text("utf-8")).words)
+    assert "fitsno" in words
+    assert "Not simulated: " in words
 
 
 def test_without_graphviz_the_page_has_everything_else(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:

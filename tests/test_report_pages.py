@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from plandsl.cli import OK, main
+from plandsl.driver import compile_text
 from tests.browser import NARROW, WIDE, Browser, Visit
+from tests.test_report import HOSTILE, SMALL, says, shown
 
 pytestmark = pytest.mark.extras
 
@@ -178,6 +180,18 @@ def test_what_is_marked_in_one_plot_of_a_search_is_marked_in_all(browser: Browse
         assert visit.errors == []
 
 
+def test_a_hostile_plan_runs_nothing(browser: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text(says(shown(compile_text(SMALL)[0]), HOSTILE), "utf-8")
+    with browser.visit(path.as_uri()) as visit:
+        asked: list[str] = []
+        visit.page.on("dialog", lambda dialog: asked.append(dialog.message))
+        drawn(visit)
+        visit.page.locator("figure .mark-rect path").first.hover(force=True)
+        assert (asked, visit.errors, visit.requests) == ([], [], [])
+        assert visit.page.evaluate("document.querySelectorAll('main img').length") == 2
+
+
 def test_a_page_prints_whole(browser: Browser, pages: Pages, tmp_path: Path) -> None:
     with browser.visit(pages("llama3_70b"), dark=True) as visit:
         drawn(visit)
@@ -186,6 +200,7 @@ def test_a_page_prints_whole(browser: Browser, pages: Pages, tmp_path: Path) -> 
         for words in (*wanted, "Roofline", "time (ms)", "link.latency", "rank that sends"):
             assert words in told, words
         assert "A click on a heading sorts" not in told
+        assert told.count("FLOP/byte") > 3, "headings come again on each page of a long table"
         visit.page.emulate_media(media="print", color_scheme="dark")
         assert visit.page.evaluate("getComputedStyle(document.documentElement).backgroundColor") == "rgb(255, 255, 255)"
 

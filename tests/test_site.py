@@ -124,7 +124,13 @@ def test_every_example_is_on_its_page() -> None:
 def test_the_navigation_names_pages_that_are_there() -> None:
     placed = re.findall(r"^ +- ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE)
     assert sorted(set(placed)) == sorted(placed), "a page stands twice"
-    made = {"examples.md", "contributing.md", "changelog.md", *(p for p in placed if p.startswith("reference/"))}
+    made = {
+        "examples.md",
+        "contributing.md",
+        "changelog.md",
+        "security.md",
+        *(p for p in placed if p.startswith("reference/")),
+    }
     assert set(placed) - made <= set(PAGES)
 
 

@@ -247,7 +247,7 @@ def test_a_tower_is_never_free() -> None:
 
 
 @given(plans().filter(lambda spec: not spec.workload.encodes and spec.model.tower is None).flatmap(with_images))
-@draws(1 / 10)
+@draws(1 / 20)
 def test_drawn_towers_keep_the_laws(spec: PlanSpec) -> None:
     assert_laws(compiled(spec))
 

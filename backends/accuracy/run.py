@@ -58,6 +58,8 @@ def evaluate(place: Path, shelf: Shelf, deployments: Deployments, tick: Tick = s
     files = [(name, path) for path in found if path.is_file() for name in sorted(_tables(path, known), key=known.index)]
     if not files:
         hint = f"files are known by name: {', '.join(known)}; or by a column `{FILE}` that has such names"
+        if place.suffix in (".json", ".jsonl"):
+            hint = f"the result of a benchmark is for `planc compare PLAN {place}`"
         raise PlanError([Diagnostic("E450", f"no measurements in {place}", hint=hint)])
     out: list[Judged] = []
     for done, (name, path) in enumerate(sorted(files, key=lambda one: known.index(one[0])), 1):

@@ -28,21 +28,25 @@ ALL = "all"
 """The word of SGLang for all modules that it can adapt."""
 
 
-def merged_modules(targets: Sequence[str]) -> tuple[str, ...]:
-    """The modules of vLLM that hold ``targets``; empty where it has no name for one of them, or all have adapters."""
+def merged_modules(targets: Sequence[str], inside: Sequence[str] = ()) -> tuple[str, ...]:
+    """The modules of vLLM that hold ``targets``; empty where it has no name for one of them.
+
+    ``inside`` are targets in experts, whose modules have other names.
+    """
     known = {name for names in MERGED.values() for name in names}
-    found = tuple(module for module, names in MERGED.items() if set(names) & set(targets))
-    return found if set(targets) <= known and len(found) < len(MERGED) else ()
+    if inside or not set(targets) <= known:
+        return ()
+    return tuple(module for module, names in MERGED.items() if set(names) & set(targets))
 
 
-def own_modules(targets: Sequence[str]) -> tuple[str, ...]:
+def own_modules(targets: Sequence[str], inside: Sequence[str] = ()) -> tuple[str, ...]:
     """The modules of SGLang that are ``targets``; `ALL` where it has no name for one of them."""
-    return tuple(OWN[name] for name in targets) if set(targets) <= set(OWN) else (ALL,)
+    return tuple(OWN[name] for name in targets) if not inside and set(targets) <= set(OWN) else (ALL,)
 
 
-def more_targets(targets: Sequence[str]) -> list[str]:
+def more_targets(targets: Sequence[str], inside: Sequence[str] = ()) -> list[str]:
     """Weights beside ``targets`` for whose adapters vLLM has room, because they share a module with a target."""
-    held = [name for module in merged_modules(targets) for name in MERGED[module]]
+    held = [name for module in merged_modules(targets, inside) for name in MERGED[module]]
     return [name for name in held if name not in targets]
 
 

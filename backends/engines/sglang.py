@@ -43,7 +43,7 @@ def write_sglang(server: Server, plan: PlanSpec, connector: str = "mooncake") ->
         out |= _draft(server.draft)
     if server.lora is not None:
         out |= {"enable-lora": True, "max-loras-per-batch": server.lora.adapters, "max-lora-rank": server.lora.rank}
-        out["lora-target-modules"] = list(own_modules(server.lora.targets))
+        out["lora-target-modules"] = list(own_modules(server.lora.targets, server.lora.inside))
         if server.lora.host is not None:
             out["max-loaded-loras"] = server.lora.host
     if server.state_cache:

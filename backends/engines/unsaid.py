@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from plandsl.backends.engines.commands import range_ratio
 from plandsl.backends.engines.degrees import read_degrees
@@ -13,7 +13,7 @@ from plandsl.backends.engines.towers import read_tower
 from plandsl.backends.engines.trtllm import fill_qkv
 from plandsl.backends.engines.vllm import lora_rank
 from plandsl.diagnostics import Diagnostic, PlanError, Span
-from plandsl.spec.model import LORA_RANK, LoraSpec
+from plandsl.spec.model import LORA_RANK, LoraSpec, inside_experts
 from plandsl.spec.plan import PlanSpec, WorkloadSpec
 from plandsl.spec.scheduler import SchedulerName, SchedulerSpec, scheduler_name
 from plandsl.spec.traffic import Fixed, Steady, TrafficSpec
@@ -141,7 +141,8 @@ def _is_split(plan: PlanSpec) -> bool:
 
 
 def _adapters(plan: PlanSpec, lora: LoraSpec, engine: SchedulerName, at: Span | None) -> Iterator[Diagnostic]:
-    yield from _targets(lora.targets, engine, at)
+    inside = {w.name for w in inside_experts(s.term for block in plan.model.blocks for s in block.statements)}
+    yield from _targets(lora.targets, sorted(inside & set(lora.targets)), engine, at)
     wished = plan.model.size(LORA_RANK)
     if engine == "vllm" and (rank := lora_rank(Lora(0, wished), plan)) != wished:
         yield _remark(f"vLLM reserves memory for rank {rank}, the next that it has after {wished}", at)
@@ -157,15 +158,17 @@ def _adapters(plan: PlanSpec, lora: LoraSpec, engine: SchedulerName, at: Span | 
             yield _remark(why, at, "set it to the number of your adapters, or write `host_adapters` in `lora`")
 
 
-def _targets(targets: tuple[str, ...], engine: SchedulerName, at: Span | None) -> Iterator[Diagnostic]:
-    """What an engine has room for beside the weights with adapters."""
+def _targets(
+    targets: tuple[str, ...], inside: Sequence[str], engine: SchedulerName, at: Span | None
+) -> Iterator[Diagnostic]:
+    """What an engine has room for beside the weights with adapters, some of which are ``inside`` experts."""
     if engine == "trtllm":
         if added := fill_qkv(targets):
             yield _remark(f"TensorRT-LLM holds zeros for {' and '.join(added)}: it adapts q, k and v together", at)
-    elif engine == "vllm" and (more := more_targets(targets)):
+    elif engine == "vllm" and (more := more_targets(targets, inside)):
         why = f"vLLM has room for adapters of {' and '.join(more)} too: they share a module with a target"
         yield _remark(why, at, "no argument of vLLM parts them")
-    elif not set(targets) <= set(OWN):
+    elif inside or not set(targets) <= set(OWN):
         why = f"which weights have adapters ({', '.join(targets)}) is said by the adapters' own files"
         yield _remark(why, at, "load adapters with these targets; the engine has room for all that it can adapt")
 

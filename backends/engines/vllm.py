@@ -8,7 +8,7 @@ from plandsl.backends.engines.modules import merged_modules, weights_of
 from plandsl.backends.engines.reading import Reading
 from plandsl.backends.engines.refusing import refuse
 from plandsl.backends.engines.server import Degrees, Draft, HostCache, Lora, Server
-from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.diagnostics import Diagnostic, PlanError, clip
 from plandsl.spec.plan import PlanSpec
 
 CONNECTORS = {"nixl": "NixlConnector", "mooncake": "MooncakeConnector"}
@@ -53,7 +53,7 @@ def write_vllm(server: Server, plan: PlanSpec, connector: str = "nixl") -> Setti
         out |= {"enable-lora": True, "max-loras": server.lora.adapters, "max-lora-rank": lora_rank(server.lora, plan)}
         if server.lora.host is not None:
             out["max-cpu-loras"] = server.lora.host
-        if modules := merged_modules(server.lora.targets):
+        if modules := merged_modules(server.lora.targets, server.lora.inside):
             out["lora-target-modules"] = list(modules)
     if server.encodes:
         out["runner"] = "pooling"
@@ -240,6 +240,10 @@ def _read_lora(r: Reading) -> Lora | None:
 def _read_host(r: Reading, ranks: int) -> HostCache | None:
     """Host memory behind the KV cache: of `--kv-offloading-size`, or of an offloading connector."""
     if (size := r.positive("kv-offloading-size")) is not None:
+        other = r.json("kv-transfer-config").get("kv_connector", OFFLOADING)
+        if other != OFFLOADING:
+            why = f"vLLM puts its own connector in the place of `{clip(str(other))}`, and no cache is sent on"
+            r.fail("kv-offloading-size", why, f"name both in a {MULTI}: `planc export` of a plan with `kv_tiers` does")
         if r.word("kv-offloading-backend") == "lmcache":
             why = "LMCache's own server says how large it is, and not this flag"
             raise r.wrong("kv-offloading-backend", why, "`--kv-offloading-backend native`, or drop both flags")

@@ -25,7 +25,7 @@ def header(canvas: Canvas, facts: Facts, caption: str, width: float) -> None:
     """Draw the title: plan, model, sharding, load, whether it fits, and its figures."""
     e, plan, load = facts.estimate, facts.plan, facts.plan.workload
     chips = [
-        (show_time(e.ttft_s), "TTFT", PANEL, INK),
+        (show_time(e.ttft_s), "latency" if e.encodes else "TTFT", PANEL, INK),
         *(() if e.tpot_s is None else ((show_time(e.tpot_s), "TPOT", PANEL, INK),)),
         (f"{show_count(e.throughput_tokens_per_s)} tok/s", "throughput", PANEL, INK),
     ]
@@ -49,7 +49,8 @@ def header(canvas: Canvas, facts: Facts, caption: str, width: float) -> None:
     if e.pools is not None:
         batch = f"batch {e.pools.prefill.estimate.batch} in prefill, {e.batch} in decode"
     cached = f" ({e.reuse.tokens} cached)" if e.reuse else ""
-    tokens = f"{load.input} tokens in{cached}, {load.output} out{_show_speculation(e)}"
+    out = "nothing" if e.encodes else str(load.output)
+    tokens = f"{load.input} tokens in{cached}, {out} out{_show_speculation(e)}"
     canvas.text(0, 60, f"{batch}{DOT}{tokens}", size=13, color=MUTED, width=width)
     for i, (value, label, back, ink) in enumerate(chips):
         x = width - (len(chips) - i) * CHIP + 8

@@ -135,6 +135,9 @@ def field(name: str, title: str | None, kind: str = "quantitative", **more: Any)
     return {"field": name, "type": kind, "title": title, **more}
 
 
+LOG_AXIS: Spec = {"tickCount": 12, "format": "~g"}
+"""An axis of a logarithmic scale: so many ticks are named that fewer decades than one have some, too."""
+
 LEGEND: Spec = {"orient": "top"}
 """A legend above a chart; the script of the page gives it as many columns as there is room for."""
 

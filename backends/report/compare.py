@@ -142,5 +142,5 @@ def _bar(
         "layer": [bar, *([band] if banded else [])],
     }
     heading = title[0].upper() + title[1:]
-    note = "Black: the band in which 80 % of measurements would lie." if banded else ""
+    note = "A thin line is the band in which 80 % of measurements would lie." if banded else ""
     return Chart(f"compared-{name}", heading, f"{heading} of each plan; the table has the numbers.", spec, note)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from html import escape
-from itertools import pairwise
 from typing import Any
 
 from rich.console import Group
 from rich.text import Text
 
-from plandsl.tables import Bar, Sheet
+from plandsl.tables import Bar, Sheet, runs_of
 
 VOID = ("meta", "img", "input", "br")
 """Elements without an end tag."""
@@ -76,10 +75,19 @@ class Cell:
 
 
 def sorting_table(caption: str, header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Html:
-    """A table whose columns sort: each heading is a button. Without scripts it is a plain table."""
+    """A table whose columns sort: each heading is a button. Without scripts it is a plain table.
+
+    On paper a heading is text: Chromium repeats headings on each page, but draws no button again.
+    """
     numeric = [any(row[i].number for row in rows) for i in range(len(header))]
     heads = [
-        tag("th", tag("button", word, type="button"), scope="col", class_="n" if number else None)
+        tag(
+            "th",
+            tag("button", word, type="button"),
+            tag("span", word, class_="onpaper"),
+            scope="col",
+            class_="n" if number else None,
+        )
         for word, number in zip(header, numeric, strict=True)
     ]
     body = [
@@ -126,22 +134,12 @@ def _part(part: Any, label: str) -> Html:
 
 def styled(told: Text) -> Html:
     """A text with its styles."""
-    out, ends = [], sorted({0, len(told.plain), *(at for span in told.spans for at in (span.start, span.end))})
-    for start, end in pairwise(ends):
-        styles = [str(told.style), *(str(s.style) for s in told.spans if s.start <= start and s.end >= end)]
-        out.append(_with_class(told.plain[start:end], " ".join(styles)))
-    return join(out)
+    return join(_with_class(piece, style) for piece, style in runs_of(told))
 
 
 def _with_class(words: str, style: str) -> Html:
-    """``words`` in the classes of a style, in which a later word overrules an earlier one: ``bold not bold``."""
-    found: dict[str, bool] = {}
-    before = ""
-    for word in style.split():
-        if word in STYLES:
-            found[word] = before != "not"
-        before = word
-    looks = [STYLES[word] for word, on in found.items() if on]
+    """``words`` in the classes of a style."""
+    looks = [STYLES[word] for word in style.split() if word in STYLES]
     return tag("span", words, class_=" ".join(looks)) if looks else text(words)
 
 

@@ -14,7 +14,7 @@ from plandsl.units import show_bytes, show_percent
 MOST_STAGES = 48
 """Most bars; a note counts the others."""
 
-GIB = 2**30
+GB = 1e9
 
 
 def memory_chart(name: str, e: Estimate) -> Chart:
@@ -22,18 +22,18 @@ def memory_chart(name: str, e: Estimate) -> Chart:
     bars = list(_bars(e))
     shown = bars[:MOST_STAGES]
     rows = [
-        {"w": where, "p": MEMORY_NAMES[part], "o": order, "v": rounded(getattr(m, part) / GIB),
+        {"w": where, "p": MEMORY_NAMES[part], "o": order, "v": rounded(getattr(m, part) / GB),
          "t": f"{show_bytes(getattr(m, part))}, {show_percent(getattr(m, part) / m.capacity)}"}
         for where, m in shown for order, part in enumerate(MEMORY) if getattr(m, part)
     ]  # fmt: skip
-    ends = [{"w": where, "c": rounded(m.capacity / GIB), "t": show_bytes(m.capacity)} for where, m in shown]
+    ends = [{"w": where, "c": rounded(m.capacity / GB), "t": show_bytes(m.capacity)} for where, m in shown]
     y = field("w", None, "nominal", sort=None, axis={"labelLimit": 220})
     bar: Spec = {
         **data(rows),
         "mark": {"type": "bar", "height": {"band": 0.7}},
         "encoding": {
             "y": y,
-            "x": field("v", "GiB of a GPU", stack="zero"),
+            "x": field("v", "GB of a GPU", stack="zero"),
             "color": field("p", None, "nominal", scale=colours({MEMORY_NAMES[p]: MEMORY[p] for p in MEMORY}),
                            legend=LEGEND),
             "order": {"field": "o"},
@@ -43,7 +43,7 @@ def memory_chart(name: str, e: Estimate) -> Chart:
     tick: Spec = {
         **data(ends),
         "mark": {"type": "tick", "color": "var(--ink)", "thickness": 2.5, "bandSize": 26},
-        "encoding": {"y": y, "x": field("c", "GiB of a GPU"), "tooltip": [field("t", "there is", "nominal")]},
+        "encoding": {"y": y, "x": field("c", "GB of a GPU"), "tooltip": [field("t", "there is", "nominal")]},
     }
     fullest = max(shown, key=lambda bar: bar[1].total / bar[1].capacity)
     share = show_percent(fullest[1].total / fullest[1].capacity)

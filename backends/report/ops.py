@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from plandsl.answers.estimate import Estimate
 from plandsl.answers.phases import OpTime
@@ -29,14 +29,14 @@ def ops_table(e: Estimate) -> Iterator[Html]:
         )
 
 
-def _rows(e: Estimate) -> Iterator[tuple[Sequence[Cell], float]]:
+def _rows(e: Estimate) -> Iterator[tuple[list[Cell], float]]:
     for phase, found in e.timed.items():
         whole = sum(op.time_s for op in found.ops) or 1.0
         for op in found.ops:
             yield _cells(op, phase, op.time_s / whole), op.time_s / whole
 
 
-def _cells(op: OpTime, phase: str, share: float) -> Sequence[Cell]:
+def _cells(op: OpTime, phase: str, share: float) -> list[Cell]:
     how = library(op.algorithm) if op.communicates else "fused" if op.fused else ""
     intensity = op.flops / op.bytes if op.flops and op.bytes else 0.0
     where = f"{op.axis}{f', {op.nodes} nodes' if op.nodes > 1 else ''}" if op.communicates else ""

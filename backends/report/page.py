@@ -75,14 +75,15 @@ def _anchors(names: list[str], kind: str) -> list[str]:
 
 
 def _about(page: Page) -> str:
-    plans = counted(len(page.compared), "plan")
-    searches = f" and {counted(len(page.searches), 'search')}".replace("searchs", "searches") if page.searches else ""
+    many = len(page.searches)
+    told = [counted(len(page.compared), "plan")] if page.compared else []
+    told += [f"{many} searches" if many > 1 else "1 search"] if many else []
     more = ""
     if page.left_out:
         more = f" Only compared: {', '.join(page.left_out[:5])}"
         more += f" and {len(page.left_out) - 5} more" if len(page.left_out) > 5 else ""
         more += ". `planc report --plan NAME` shows one of them whole."
-    return f"{plans}{searches}, estimated by plandsl {page.version}.{more}"
+    return f"{' and '.join(told)}, estimated by plandsl {page.version}.{more}"
 
 
 def _footer(page: Page) -> Html:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from plandsl import plotting
-from plandsl.backends.report.charts import LEGEND, Chart, Spec, colours, data, field, rounded
+from plandsl.backends.report.charts import LEGEND, LOG_AXIS, Chart, Spec, colours, data, field, rounded
 from plandsl.backends.report.html import Html, join, parts_html, tag
 from plandsl.backends.report.values import Point, SearchShown
 from plandsl.units import show_bytes, show_count, show_time
@@ -36,7 +36,7 @@ def _scatter(name: str, found: SearchShown) -> Chart:
     groups = _groups(found)
     rows = [
         {"g": p.group if p.group in groups else OTHERS, "l": p.label, "tpot": _milli(p.tpot), "ttft": _milli(p.ttft),
-         "latency": rounded(p.latency), "y": rounded(p.throughput), "m": rounded(p.memory / 2**30), "f": int(p.front),
+         "latency": rounded(p.latency), "y": rounded(p.throughput), "m": rounded(p.memory / 1e9), "f": int(p.front),
          "r": f"{p.rank} of the best" if p.rank else "on the front" if p.front else "beaten, or out",
          "t": _told(p)}
         for p in found.points
@@ -44,10 +44,10 @@ def _scatter(name: str, found: SearchShown) -> Chart:
     units = {"tpot": "TPOT (ms)", "ttft": "TTFT (ms)", "latency": "latency (s)"}
     up = _domain([row["y"] for row in rows])
     panels = [
-        _panel(f"by_{m}", field(m, units[m], scale=_domain([r[m] for r in rows])), up, vertical)
+        _panel(f"by_{m}", field(m, units[m], scale=_domain([r[m] for r in rows]), axis=LOG_AXIS), up, vertical)
         for m in found.latencies
     ]
-    held = field("m", "memory of a GPU (GiB)", scale=_domain([r["m"] for r in rows]))
+    held = field("m", "memory of a GPU (GB)", scale=_domain([r["m"] for r in rows]), axis=LOG_AXIS)
     panels.append(_panel("by_memory", held, up, vertical))
     for panel, metric in zip(panels, found.latencies, strict=False):
         scale = 1.0 if metric == "latency" else 1e3
@@ -83,7 +83,7 @@ def _scatter(name: str, found: SearchShown) -> Chart:
     note = (
         f"{many} are drawn. Drag over some of them to mark the same ones in the other plots. Rings: the Pareto front."
     )
-    note += " Dashed: required." if found.requires else ""
+    note += " Dashed: required." if any(len(panel["layer"]) > 2 for panel in panels) else ""
     return Chart(name, title, said, spec, note, columns=len(panels))
 
 
@@ -94,7 +94,7 @@ def _domain(values: Sequence[Any]) -> Spec:
 
 
 def _panel(name: str, x: Spec, up: Spec, vertical: str) -> Spec:
-    y = field("y", vertical, scale=up)
+    y = field("y", vertical, scale=up, axis=LOG_AXIS)
     tips = [field("l", "configuration", "nominal"), field("r", "it is", "nominal"), field("t", "with", "nominal")]
     colour: Spec = {
         "condition": {**field("g", None, "nominal", legend=LEGEND), "param": "brush"},

@@ -9,7 +9,7 @@ import numpy as np
 from plandsl.backends.cost.answers.simulation import Run
 from plandsl.backends.plots.bounds import bounds_of
 from plandsl.backends.plots.occupancy import Level, decode_steps, mean_and_peak, total_level
-from plandsl.backends.report.charts import Chart, Spec, data, field, rounded, time_unit
+from plandsl.backends.report.charts import LOG_AXIS, Chart, Spec, data, field, rounded, time_unit
 from plandsl.spec.plan import PlanSpec
 from plandsl.units import show_percent, show_time
 
@@ -34,7 +34,8 @@ def percentile_chart(name: str, plan: PlanSpec, run: Run) -> Chart | None:
         if m in run.simulation.times and getattr(s, m).number
     )
     title = "Times of requests, by share"
-    note = "A point of a curve: so many of the requests took at most so long. Dashed: required."
+    note = "A point of a curve: so many of the requests took at most so long."
+    note += " Dashed: required." if any(len(panel["layer"]) > 1 for panel in panels) else ""
     return Chart(name, title, f"{title}. {told}.", {"concat": panels}, note, columns=3)
 
 
@@ -52,7 +53,8 @@ def _percentiles(metric: str, plan: PlanSpec, run: Run) -> Iterator[Spec]:
     near = [b for b in bounds_of([plan], metric) if b.require.bound <= 8 * float(at[-1])]
     lines = [{"x": rounded(b.require.bound * factor), "t": b.text} for b in near]
     log = float(at[-1]) > 8 * float(at[0]) > 0
-    x = field("x", f"{TIMES[metric]} ({unit})", scale={"type": "log", "nice": False} if log else {"zero": False})
+    scaled: Spec = {"scale": {"type": "log", "nice": False}, "axis": LOG_AXIS} if log else {"scale": {"zero": False}}
+    x = field("x", f"{TIMES[metric]} ({unit})", **scaled)
     y = field("y", "% of requests", scale={"domain": [0, 100]})
     tips = [field("p", "percentile", "nominal"), field("t", TIMES[metric], "nominal")]
     curve: Spec = {

@@ -110,6 +110,11 @@ def _is_line(words: Sequence[str]) -> bool:
 def _no_engine(words: Sequence[str], name: str, file: str) -> Diagnostic:
     """The error (E505) about words, or the file ``name``, that start no engine."""
     first = words[0].split()[0] if words and words[0].split() else ""
+    if Path(name).suffix == ".plan":
+        return Diagnostic("E505", f"{file} is a plan already", hint=f"planc compile {file}")
+    if Path(name).suffix in (".json", ".jsonl"):
+        hint = f"the result of a benchmark is for `planc compare PLAN {file}`"
+        return Diagnostic("E505", f"{file} starts no engine: it is JSON", hint=hint)
     if not name and len(words) == 1 and not _is_line(words):
         why = f"`{clip(words[0])}` is neither a file nor a command that starts an engine"
         return Diagnostic("E505", why, hint=f"a script, a manifest, or a command: {EXAMPLE}")

@@ -5,7 +5,7 @@
 #    source ~/.local/share/bash_completion/planc
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_planc_subparsers=(init compile check render report verify laws search fmt catalog passes explain diff compare compare-comm measure calibrate accuracy simulate autoscale lsp completion export import run)
+_shtab_planc_subparsers=(init compile check render report verify laws search fmt catalog passes explain diff compare compare-comm measure calibrate accuracy simulate autoscale lsp serve completion export import run)
 
 _shtab_planc_init_option_strings=(-h --help --json --model --node)
 _shtab_planc_compile_option_strings=(-h --help --json --plan --set --dump --phase)
@@ -28,6 +28,7 @@ _shtab_planc_accuracy_option_strings=(-h --help --json --rows --use)
 _shtab_planc_simulate_option_strings=(-h --help --json --plan --set --requests --seeds --find-rate --rows --plot --view --scheduler)
 _shtab_planc_autoscale_option_strings=(-h --help --json --plan --set --every --requests --least --scheduler)
 _shtab_planc_lsp_option_strings=(-h --help --json --stdio --port)
+_shtab_planc_serve_option_strings=(-h --help --json --port --host --open --limit --for --idle)
 _shtab_planc_completion_option_strings=(-h --help --json)
 _shtab_planc_export_option_strings=(-h --help --json --plan --set --to --connector -o --output --ranks --steps --simulate --requests --shrink)
 _shtab_planc_import_option_strings=(-h --help --json --model --node -o --output)
@@ -74,6 +75,7 @@ _shtab_planc_simulate_pos_0_COMPGEN=_shtab_compgen_files
 _shtab_planc_simulate___rows_COMPGEN=_shtab_compgen_files
 _shtab_planc_simulate___plot_COMPGEN=_shtab_compgen_files
 _shtab_planc_autoscale_pos_0_COMPGEN=_shtab_compgen_files
+_shtab_planc_serve_pos_0_COMPGEN=_shtab_compgen_files
 _shtab_planc_export_pos_0_COMPGEN=_shtab_compgen_files
 _shtab_planc_export__o_COMPGEN=_shtab_compgen_files
 _shtab_planc_export___output_COMPGEN=_shtab_compgen_files
@@ -91,7 +93,7 @@ _shtab_planc_measure___with_choices=(jax torch)
 _shtab_planc_simulate___view_choices=(latency occupancy steps rates)
 _shtab_planc_completion_pos_0_choices=(bash zsh fish)
 _shtab_planc_export___connector_choices=(nixl mooncake)
-_shtab_planc_pos_0_choices=(init compile check render report verify laws search fmt catalog passes explain diff compare compare-comm measure calibrate accuracy simulate autoscale lsp completion export import run)
+_shtab_planc_pos_0_choices=(init compile check render report verify laws search fmt catalog passes explain diff compare compare-comm measure calibrate accuracy simulate autoscale lsp serve completion export import run)
 
 _shtab_planc_init__h_nargs=0
 _shtab_planc_init___help_nargs=0
@@ -169,6 +171,10 @@ _shtab_planc_lsp__h_nargs=0
 _shtab_planc_lsp___help_nargs=0
 _shtab_planc_lsp___json_nargs=0
 _shtab_planc_lsp___stdio_nargs=0
+_shtab_planc_serve__h_nargs=0
+_shtab_planc_serve___help_nargs=0
+_shtab_planc_serve___json_nargs=0
+_shtab_planc_serve___open_nargs=0
 _shtab_planc_completion__h_nargs=0
 _shtab_planc_completion___help_nargs=0
 _shtab_planc_completion___json_nargs=0

@@ -50,8 +50,8 @@ function _shtab_planc_using
   test "$_shtab_planc_cmdpath" = "$argv"
 end
 
-set -g _shtab_planc_commands init compile check render report verify laws search fmt catalog passes explain diff compare compare-comm measure calibrate accuracy simulate autoscale lsp completion export import run
-set -g _shtab_planc_opts_with_value --against --connector --devices --draws --dtype --dump --every --fit --for --format --gpu --law --least --model --node --output --phase --plan --plot --port --ranks --requests --rows --scheduler --search --seconds --seed --seeds --set --simulate --steps --to --top --use --view --with -o
+set -g _shtab_planc_commands init compile check render report verify laws search fmt catalog passes explain diff compare compare-comm measure calibrate accuracy simulate autoscale lsp serve completion export import run
+set -g _shtab_planc_opts_with_value --against --connector --devices --draws --dtype --dump --every --fit --for --format --gpu --host --idle --law --least --limit --model --node --output --phase --plan --plot --port --ranks --requests --rows --scheduler --search --seconds --seed --seeds --set --simulate --steps --to --top --use --view --with -o
 
 complete -c planc -e
 complete -c planc -f
@@ -222,6 +222,16 @@ complete -c planc -n '_shtab_planc_using lsp' -s h -l help -d 'show this help me
 complete -c planc -n '_shtab_planc_using lsp' -l json -d 'print the machine form'
 complete -c planc -n '_shtab_planc_using lsp' -l stdio -d 'speak over standard input and output (default)'
 complete -c planc -n '_shtab_planc_using lsp' -l port -x -d 'listen on port N of this machine instead'
+complete -c planc -n '_shtab_planc_using; and test $_shtab_planc_npos -eq 0' -a serve -d 'Open a playground in the browser: an editor, with estimates and pictures as you type.'
+complete -c planc -n '_shtab_planc_using serve' -s h -l help -d 'show this help message and exit'
+complete -c planc -n '_shtab_planc_using serve' -l json -d 'print the machine form'
+complete -c planc -n '_shtab_planc_using serve' -l port -x -d '(default: the first free one from 8765 on)'
+complete -c planc -n '_shtab_planc_using serve' -l host -x -d 'a name or address of this machine, for others (default: this machine alone)'
+complete -c planc -n '_shtab_planc_using serve' -l open -d 'open the page in the browser'
+complete -c planc -n '_shtab_planc_using serve' -l limit -x -d 'most time of an answer (default: 1.6)'
+complete -c planc -n '_shtab_planc_using serve' -l for -x -d 'stop after this time'
+complete -c planc -n '_shtab_planc_using serve' -l idle -x -d 'stop after this time without a request'
+complete -c planc -n '_shtab_planc_using serve; and test $_shtab_planc_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a .plan file to start with, or - for standard input'
 complete -c planc -n '_shtab_planc_using; and test $_shtab_planc_npos -eq 0' -a completion -d 'Print the script that completes planc'"'"'s commands in a shell.'
 complete -c planc -n '_shtab_planc_using completion' -s h -l help -d 'show this help message and exit'
 complete -c planc -n '_shtab_planc_using completion' -l json -d 'print the machine form'

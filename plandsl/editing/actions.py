@@ -1,11 +1,12 @@
 """Edits that an editor offers: fixes that hints of diagnostics name, the renaming of a name, and the canonical form.
 
-A fix is offered only where it works: the text that it makes is read, and must lack the mistake and have no other one.
+A fix is offered only where it works: the text that it makes is read, and must lack the mistake and have no new one.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -34,6 +35,9 @@ class Action(NamedTuple):
 MOST_TRIED = 16
 """Most texts that are read to find the fix of one finding."""
 
+MOST_OFFERED = 3
+"""Most fixes of one finding."""
+
 MOST_READ = 80
 """Most texts that are read to find the fixes of several findings; fewer in one of more than `LONG` characters."""
 
@@ -41,6 +45,9 @@ LONG = 32_768
 
 _QUOTED = re.compile(r"`([^`]+)`")
 _STRING = re.compile(r'write ("[^"]*")')
+_HIDES = {"E1": ("E2", "E3", "W2", "W3"), "E2": ("E3", "W3")}
+"""By the first digit of a code: those of findings that are made only where a text has none of it."""
+
 _LEAVES_OUT = re.compile(r"leave the `([^`]+)` out")
 _SIGNS = "<>=!"
 _REMOVES = re.compile(r"\b(leave (it|this one|the field) out|remove (one|it)|drop|is stated: leave)\b")
@@ -60,31 +67,37 @@ def actions(reading: Reading, found: Iterable[Diagnostic]) -> list[Action]:
 
 def _fixes(reading: Reading, diagnostic: Diagnostic, most: int) -> tuple[list[Action], int]:
     """The fixes of one finding, and how many texts were read to find them, at most so many."""
-    before = _weight(reading)
+    compiled, library = diagnostic not in reading.look(), reading.module.library
+    before = _found(reading, compiled)
     seen = {reading.text}
     made: list[Action] = []
     for title, edits in _candidates(reading, diagnostic):
-        if len(seen) > most:
+        if len(seen) > most or len(made) >= MOST_OFFERED:
             break
         text = apply(reading.text, edits)
         if text in seen:
             continue
         seen.add(text)
-        after = Reading(text, reading.file, reading.module.library.texts, before=reading)
-        if _weight(after) < before and not _still_there(after, diagnostic):
+        after = Reading(text, reading.file, library.texts, before=reading, reads_files=library.reads_files)
+        if _mends(diagnostic, before, _found(after, compiled)):
             made.append(Action(title, tuple(edits), diagnostic))
     return made, len(seen) - 1
 
 
-def _weight(reading: Reading) -> tuple[int, int]:
-    """How many errors and warnings a text has."""
-    found = reading.look() if len(reading.plans) > 8 else reading.check()
-    return sum(d.severity == "error" for d in found), sum(d.severity == "warning" for d in found)
+def _found(reading: Reading, compiled: bool) -> Counter[tuple[str, str]]:
+    """The errors and warnings of a text, by code and message; with ``compiled`` those too that its programs show."""
+    found = reading.check() if compiled else reading.look()
+    return Counter((d.code, d.message) for d in found if d.severity != "note")
 
 
-def _still_there(after: Reading, diagnostic: Diagnostic) -> bool:
-    same = (diagnostic.code, diagnostic.message, diagnostic.span)
-    return any((d.code, d.message, d.span) == same for d in after.look())
+def _mends(diagnostic: Diagnostic, before: Counter[tuple[str, str]], after: Counter[tuple[str, str]]) -> bool:
+    """Whether an edit mends a finding and brings no other.
+
+    A mistake of syntax may have hidden one in names, and one in names another one in shardings: these are not new.
+    """
+    key = diagnostic.code, diagnostic.message
+    hidden = _HIDES.get(diagnostic.code[:2], ())
+    return after[key] < before[key] and all(code[:2] in hidden for code, _ in after - before)
 
 
 # ---- what a hint may mean
@@ -102,7 +115,7 @@ def _candidates(reading: Reading, diagnostic: Diagnostic) -> Iterator[tuple[str,
         title = f"write `{_short(word)}`"
         for edits in _places(reading, word, span, item, strays=strays, hint=hint):
             yield title, edits
-    if _REMOVES.search(hint) or not hint:
+    if _REMOVES.search(hint):
         for stray in [*strays[::-1], *(label.span for label in diagnostic.labels)]:
             where = _item_at(reading, stray)
             if where is not None:
@@ -137,8 +150,8 @@ def _places(
     if item is not None:
         yield [Edit(item, word)]
         yield [Edit(_point(item, end=True), f"\n{_indent(reading, item)}{word}")]
-    if (body := _body_after(reading, span)) is not None:
-        yield [Edit(body, _first_of_body(reading, body, word))]
+    if (inside := _into_body(reading, span, word)) is not None:
+        yield [inside]
 
 
 def _head(reading: Reading, item: Span, span: Span, word: str) -> Edit | None:
@@ -285,18 +298,38 @@ def _whole_item(reading: Reading, item: Span) -> Span:
     return item
 
 
-def _body_after(reading: Reading, span: Span) -> Span | None:
-    """The place behind the first `{` on the line of a span."""
-    line = reading.lines[span.line - 1] if span.line <= len(reading.lines) else ""
-    at = line.find("{", span.column - 1)
-    return Span(span.file, span.line, at + 2, span.line, at + 2) if at >= 0 else None
+def _into_body(reading: Reading, span: Span, word: str) -> Edit | None:
+    """A word as the last item of the first body that opens on the line of a span, behind its start."""
+    closes: list[Token] = []
+    first: Token | None = None
+    before: Token | None = None
+    for token in reading.tokens:
+        if first is None:
+            starts = token.kind == "LBRACE" and token.span.line == span.line and token.span.column > span.column
+            first = token if starts else None
+            closes = [token] if starts else []
+        elif token.kind in OPENERS:
+            closes.append(token)
+        elif token.kind in CLOSERS:
+            closes.pop()
+            if not closes:
+                return _before_closing(reading, word, first, before, token)
+        if token.kind not in ("NEWLINE", "COMMENT"):
+            before = token
+    return None
 
 
-def _first_of_body(reading: Reading, at: Span, word: str) -> str:
-    rest = reading.lines[at.line - 1][at.column - 1 :].strip()
-    if not rest:
-        return f"\n{_indent(reading, at)}  {word}"
-    return f" {word}" + ("" if rest.startswith("}") else ",")
+def _before_closing(reading: Reading, word: str, first: Token, before: Token | None, closer: Token) -> Edit:
+    last = (before or first).span
+    place = Span(last.file, last.end_line, last.end_column, last.end_line, last.end_column)
+    if closer.span.line == first.span.line:
+        if before is first:
+            return Edit(place._replace(end_column=closer.span.column), f" {word} ")
+        return Edit(place, f", {word}")
+    # behind a comment at the end of the last item's line
+    line = reading.lines[closer.span.line - 2]
+    above = Span(last.file, closer.span.line - 1, len(line) + 1, closer.span.line - 1, len(line) + 1)
+    return Edit(above, f"\n{_indent(reading, closer.span)}  {word}")
 
 
 # ---- edits

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from plandsl.editing.fields import FIELDS, FUNCTIONS, ITEMS, METRICS, OPTIONS, VARIES, Takes, fields_of
 from plandsl.editing.place import Place, names_before, place_at
 from plandsl.editing.reading import Reading
+from plandsl.editing.symbols import occurrences
 from plandsl.editing.words import KEYWORDS, meaning, metric, option, unit
 from plandsl.grammar import syntax as s
 from plandsl.grammar.arrivals import FORMS as ARRIVALS
@@ -19,6 +20,7 @@ from plandsl.grammar.sharding import EVERY_MODEL, LEVELS, REGIONS, SUGAR
 from plandsl.grammar.tokens import Token
 from plandsl.grammar.version import LINE, WORD
 from plandsl.spec.formats import BITS
+from plandsl.spec.model import EARLIER
 from plandsl.units import UNITS, Dimension
 
 MOST = 1_000
@@ -106,7 +108,7 @@ def _starts(reading: Reading, place: Place) -> Iterator[Completion]:
         about, default = meaning(scope, name)
         detail = takes.what + (f"; default: {default}" if default and default != "needed" else "")
         detail += "; needed" if default.startswith("needed") else ""
-        section = takes.section and not takes.kind
+        section = takes.section and takes.kind in ("", "sharding", "workload")  # these are mostly written in place
         insert = f"{name} {{ $0 }}" if section else f"{name} = "
         yield Completion(name, "section" if section else "field", detail, about, insert)
     yield from _keywords(scope)
@@ -398,7 +400,12 @@ def _weights(reading: Reading) -> list[str]:
 
 
 def _parts(reading: Reading, place: Place) -> Iterator[Completion]:
-    """The fields of the declaration before a dot."""
+    """The fields of the declaration before a dot; behind ``earlier``, the values of other blocks."""
+    if place.item[-2:-1] and place.item[-2].text == EARLIER and place.scope == "block":
+        found = occurrences(reading.unit, reading.module.library)
+        names = dict.fromkeys(o.symbol.name for o in found if o.defines and o.symbol.kind == "value")
+        yield from (Completion(name, "name", "a value of an earlier layer") for name in names)
+        return
     words = [token.text for token in place.item if token.kind != "DOT"]
     name = words[-1] if words else ""
     in_vary = place.statement and place.statement[0].text == "vary"

@@ -51,6 +51,28 @@ def ops_by_line(plan: CompiledPlan, phase: str, file: str) -> dict[int, list[OpF
     return {line: list(facts) for line, facts in found.items()}
 
 
+class WeightFact(NamedTuple):
+    """A weight: its sharded type, what the fullest rank holds of it in one layer, and how many layers have it."""
+
+    type: str
+    local: tuple[int, ...]
+    bytes: float
+    layers: int
+
+
+def weight_of(plan: CompiledPlan, name: str) -> WeightFact | None:
+    """A weight of the model that a plan runs; None where no region has one of this name."""
+    run = plan.cost.evaluate().prefill.main
+    program = run.phase.schedule.program
+    extents = Extents(program, run.bind, run.phase.extents.mesh)
+    held = [(region, value) for region in program.regions for value in region.weights if value.name == name]
+    if not held:
+        return None
+    type_ = held[0][1].type
+    layers = sum(region.repeats for region, _ in held)
+    return WeightFact(str(type_), _local(type_, extents), bytes=float(extents.bytes(type_)), layers=layers)
+
+
 def _fact(op: Op, region: Region, extents: Extents) -> OpFact:
     value = op.results[0]
     axes: tuple[str, ...] = ()

@@ -6,18 +6,21 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from plandsl.diagnostics import Span
-from plandsl.editing.derived import OpFact, estimate_table, ops_of_line
-from plandsl.editing.fields import FUNCTIONS, ITEMS, METRICS, OPTIONS, fields_of
+from plandsl.editing.derived import OpFact, estimate_table, ops_of_line, weight_of
+from plandsl.editing.fields import FUNCTIONS, ITEMS, METRICS, OPTIONS, VARIES, fields_of
 from plandsl.editing.place import Place, place_at
 from plandsl.editing.reading import Reading
 from plandsl.editing.values import show_value
 from plandsl.editing.words import KEYWORDS, meaning, metric, option, unit
 from plandsl.entries import spec_line
 from plandsl.grammar import syntax as s
+from plandsl.grammar.arrivals import FORMS as ARRIVALS
+from plandsl.grammar.draws import FORMS as DISTRIBUTIONS
 from plandsl.grammar.modules import FOLDERS, KINDS, catalog_find
+from plandsl.grammar.sharding import LEVELS, SUGAR
 from plandsl.grammar.tokens import Token, split_number
 from plandsl.spec.formats import BITS, is_storage, item_bytes
-from plandsl.units import show_bytes
+from plandsl.units import counted, show_bytes
 
 
 class Hover(NamedTuple):
@@ -71,6 +74,13 @@ def _say(reading: Reading, token: Token, following: str, place: Place, column: i
         yield from _line(reading, token)
     elif place.scope == "block":
         yield from _of_block(reading, token, following, place)
+    elif (
+        place.scope == "search"
+        and place.statement
+        and place.statement[0].text in ("vary", "where")
+        and _varied(word, place)
+    ):
+        yield _varied(word, place)
     elif starts and (takes := fields_of(place.scope).get(word)) is not None:
         about, default = meaning(place.scope, word)
         yield f"`{word}`: {about}"
@@ -84,8 +94,10 @@ def _say(reading: Reading, token: Token, following: str, place: Place, column: i
         yield _verdict(reading, token, place)
     elif place.frame.scope.endswith("()") and not place.item and following == "EQ":
         yield option(place.frame.scope.removesuffix("()"), word)
+    elif place.scope in ("sharding", "rules") and (said := _of_sharding(word, place, following)):
+        yield said
     else:
-        yield from _value(reading, word, place, token)
+        yield from _value(reading, word, place, token, following)
 
 
 # ---- numbers
@@ -194,8 +206,9 @@ def _verdict(reading: Reading, token: Token, place: Place) -> str:
 # ---- values
 
 
-def _value(reading: Reading, word: str, place: Place, token: Token) -> Iterator[str]:
+def _value(reading: Reading, word: str, place: Place, token: Token, following: str) -> Iterator[str]:
     takes = place.takes
+    called = DISTRIBUTIONS.get(word) or ARRIVALS.get(word)
     if word in KEYWORDS:
         yield f"`{word}`: {KEYWORDS[word]}"
     elif takes is not None and takes.kind and reading.module.library.find(takes.kind, word, reading.unit):
@@ -210,6 +223,14 @@ def _value(reading: Reading, word: str, place: Place, token: Token) -> Iterator[
     elif place.scope == "model" and word in FUNCTIONS:
         yield f"`{word}`: {meaning('function', word).text}"
         yield from _line(reading, token)
+    elif place.scope == "model" and following == "LSQB":
+        yield from _line(reading, token, weight=word)
+    elif word in OF_EVERY_MODEL and place.frame.scope == "[dims]":
+        yield f"`{word}`: {OF_EVERY_MODEL[word]}; the compiler sets it"
+    elif takes is not None and word in takes.calls and called is not None:
+        yield f"`{word}`: for example `{called.example}`"
+    elif takes is not None and word in takes.words:
+        yield f"`{word}`: a value of `{place.field}`, {meaning(place.scope, place.field).text}"
     else:
         yield from _any(reading, word)
 
@@ -255,6 +276,52 @@ def _size(reading: Reading, place: Place, word: str) -> str:
     return f"{size:,}" if isinstance(size, int) else ""
 
 
+# ---- shardings and searches
+
+
+def _of_sharding(word: str, place: Place, following: str) -> str:
+    """What a name of a rule, of `place` or of `in` is."""
+    words = place.statement
+    if words and words[0].text == "in":
+        return f"`{word}`: {REGIONS_SAY.get(word, '')}" if word in REGIONS_SAY else ""
+    if (words and words[0].text in ("mesh", "place")) or any(token.kind == "ARROW" for token in words):
+        of = next((f", which `{name}` makes" for name, sugar in SUGAR.items() if sugar.axis == word), "")
+        if words[0].text == "place" and word in LEVELS:
+            return f"`{word}`: groups of these axes stay in one {word}"
+        return f"`{word}`: an axis of the mesh{of}"
+    if following in ("ARROW", "COMMA"):
+        return f"`{word}`: a dimension, split over the axes behind `->`" + (
+            f": {OF_EVERY_MODEL[word]}" if word in OF_EVERY_MODEL else ""
+        )
+    return ""
+
+
+REGIONS_SAY = {
+    "attention": "rules for attention alone: its queries, keys and values",
+    "experts": "rules for what is inside `experts(...)` alone",
+    "embedding": "rules for the embedding alone",
+    "head": "rules for the head alone",
+}
+OF_EVERY_MODEL = {
+    "tokens": "the tokens of a step, of all its requests",
+    "batch": "the requests of a step",
+    "context": "the positions in the KV cache",
+    "position": "the positions of a prompt",
+    "layers": "the layers of the model",
+}
+"""Dimensions that the compiler sets."""
+
+
+def _varied(word: str, place: Place) -> str:
+    """What a field that varies is, by its short name."""
+    if word == "in":
+        return "`in`: the values that the field takes, a list or a range such as `1..64 by * 2`"
+    path = VARIES.get(word, "")
+    scope, _, name = path.rpartition(".")
+    about = meaning(scope, name).text if path else meaning("plan", word).text
+    return f"`{word}`: {about}" + (f" (`{path}`)" if path else "") if about else ""
+
+
 # ---- blocks
 
 
@@ -267,22 +334,30 @@ def _of_block(reading: Reading, token: Token, following: str, place: Place) -> I
         yield f"`{word}`: {meaning('function', word).text}"
     elif size := _size(reading, place, word):
         yield f"`{word}`: a dimension of the model, {size}"
-    yield from _line(reading, token)
+    elif word in OF_EVERY_MODEL and place.frame.scope == "[dims]":
+        yield f"`{word}`: {OF_EVERY_MODEL[word]}; the compiler sets it"
+    yield from _line(reading, token, weight=word if following == "LSQB" else "")
 
 
-def _line(reading: Reading, token: Token) -> Iterator[str]:
-    """What a line of a model becomes in the first plan that runs it."""
+def _line(reading: Reading, token: Token, weight: str = "") -> Iterator[str]:
+    """What a line of a model becomes in the first plan that runs it, and first a ``weight`` of that line."""
     line = token.span.line
     for name in plans_of_line(reading, line):
         plan = reading.plan(name) if reading.estimate(name) is not None else None
         if plan is None:
             continue
+        if weight and (held := weight_of(plan, weight)) is not None:
+            sizes = " x ".join(f"{size:,}" for size in held.local)
+            where = f"on one rank of plan `{name}`, {show_bytes(held.bytes)}, in {counted(held.layers, 'layer')}"
+            yield f"**weight `{weight}`** `{held.type}`: {sizes} {where}"
         at = reading.line_compiled(("plan", name), line)
-        for phase in ("prefill", "decode"):
-            facts = ops_of_line(plan, phase, at, reading.file)
+        found = {phase: ops_of_line(plan, phase, at, reading.file) for phase in ("prefill", "decode")}
+        for phase, facts in found.items():
             if facts:
                 yield f"In a {'prefill' if phase == 'prefill' else 'decode step'} of plan `{name}`, on one rank:"
                 yield _table(("op", "result", "on one rank", "bytes"), [_row(fact) for fact in facts[:MOST_OPS]])
+        if at and not any(found.values()):
+            yield f"Plan `{name}` computes this in a kernel of another line."
         return
 
 

@@ -227,7 +227,7 @@ def _scope_of_body(outer: str, item: Sequence[Token]) -> str:
         return "rules"
     if outer == "workload" and first == "class":
         return "class"
-    if outer in ("model", "block") and (first in ("block", "mtp") or item[-1].kind == "RPAR"):
+    if outer in ("model", "block") and (first in ("block", "embedding", "mtp") or item[-1].kind == "RPAR"):
         return "block"
     takes = fields_of(outer).get(first)
     if len(item) > 1 and item[1].kind == "EQ":  # `model = NAME with {`

@@ -18,6 +18,7 @@ from plandsl.diagnostics import Diagnostic, Label, PlanError, Span
 from plandsl.driver import CompiledPlan, check_plan
 from plandsl.grammar import syntax as s
 from plandsl.grammar.modules import MAX_WORK, Unit
+from plandsl.grammar.parse_again import parse_again
 from plandsl.grammar.resolve import Module, load
 from plandsl.grammar.tokens import Token, scan
 from plandsl.limits import MAX_ERRORS, MAX_FILE_BYTES, MAX_PLANS
@@ -73,7 +74,7 @@ class Reading:
     """One version of a root file, with the files that it uses.
 
     ``texts`` are those of files that are open, by their resolved paths. ``before`` is an earlier version of the same
-    file, whose findings are taken over where they still hold.
+    file, whose findings are taken over where they still hold. Without ``reads_files``, what names a file gives E597.
     """
 
     def __init__(
@@ -82,10 +83,17 @@ class Reading:
         file: str = "<text>",
         texts: Mapping[Path, str] = MappingProxyType({}),
         before: Reading | None = None,
+        *,
+        reads_files: bool = True,
     ) -> None:
         self.text = text
         self.file = file
-        self.module = load(text, file, texts=texts)
+        good = before._good if before is not None and before.file == file else None
+        tree = parse_again(*good, text) if good else None
+        self.module = load(text, file, texts=texts, tree=tree, reads_files=reads_files)
+        self._good: tuple[s.File, str] | None = (
+            (self.unit.tree, text) if not any(d.code[:2] in ("E1", "E6") for d in self.unit.found) else good
+        )
         self._before = before._checked if before is not None else {}
         self._checked: dict[Key, Checked] = {}
         self._steps = 0

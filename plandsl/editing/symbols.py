@@ -11,6 +11,7 @@ from plandsl.grammar import syntax as s
 from plandsl.grammar.modules import KINDS, Library, Unit
 from plandsl.grammar.sharding import EVERY_MODEL, SUGAR
 from plandsl.limits import MAX_EXPANSION
+from plandsl.spec.model import EARLIER
 
 
 class Symbol(NamedTuple):
@@ -57,6 +58,7 @@ def occurrences(unit: Unit, library: Library) -> list[Occurrence]:
         walker.value("", let.value, None)
     for decl in unit.declarations:
         walker.declaration(decl)
+    walker.earlier()
     return sorted(walker.found, key=lambda one: one.span)
 
 
@@ -66,6 +68,7 @@ class _Walker:
         self.path = path_of(unit)
         self.found: list[Occurrence] = []
         self.known: set[Symbol] = set()
+        self.waiting: list[tuple[s.Name, str]] = []
 
     def put(self, kind: str, name: s.Name, symbol: Symbol | None = None, defines: bool = False) -> None:
         symbol = symbol or Symbol(kind, name.text, self.path)
@@ -117,6 +120,8 @@ class _Walker:
                     inner = inner.base
                 of = self.owner_of(kind, inner.name, self.unit) if isinstance(inner, s.Ref) else None
                 self.body(kind, body, of or owner)
+            case s.Dot(base=s.Ref(name=earlier), name=name) if earlier == EARLIER and owner is not None:
+                self.waiting.append((name, owner.block))
             case s.Dot(base=base):
                 self.value("any", base, owner)
             case s.Seq(items=items):
@@ -156,6 +161,14 @@ class _Walker:
             self.put("let", name, Symbol("let", ref.name, path_of(found_let[1])))
         elif owner is not None and ref.name in owner.sizes:
             self.dimension(name, owner)
+
+    def earlier(self) -> None:
+        """Names behind ``earlier``: of values that another block of the model makes, wherever it stands."""
+        for name, block in self.waiting:
+            made = [o.symbol for o in self.found if o.defines and o.symbol[:3] == ("value", name.text, self.path)]
+            others = [symbol for symbol in made if symbol.owner != block]
+            if others:
+                self.put("value", name, others[0])
 
     def is_value(self, name: str, owner: _Owner) -> bool:
         return Symbol("value", name, self.path, owner.block) in self.known
@@ -200,7 +213,14 @@ class _Walker:
             case s.Class(name=name, body=body):
                 self.put("class", name, Symbol("class", name.text, self.path, str(item.span.line)), defines=True)
                 self.body("class", body, owner)
-            case s.Embedding(weight=value) | s.Head(value=value):
+            case s.Embedding(weight=value, name=name, body=body):
+                inner = owner._replace(block=str(item.span[1:])) if owner else None
+                self.value("", value, inner)
+                if name is not None and inner is not None:
+                    self.put("value", name, Symbol("value", name.text, self.path, inner.block), defines=True)
+                if body is not None:
+                    self.statements(body, inner)
+            case s.Head(value=value):
                 self.value("", value, owner._replace(block=str(item.span[1:])) if owner else None)
             case s.Block(name=block, attributes=attributes, arg=arg, body=body):
                 if block is not None and owner is not None:

@@ -48,7 +48,7 @@ class Answer(NamedTuple):
 
 def print_found(found: Found, answer: Answer, seconds: float, console: Console) -> None:
     """Print the whole answer."""
-    print_lines(console, _title(found, seconds), Text(), *answer_parts(found, answer))
+    print_lines(console, title_of_search(found, seconds), Text(), *answer_parts(found, answer))
 
 
 def answer_parts(found: Found, answer: Answer) -> list[RenderableType]:
@@ -69,7 +69,8 @@ def answer_parts(found: Found, answer: Answer) -> list[RenderableType]:
     return parts + _reasons(found, printed)
 
 
-def _title(found: Found, seconds: float) -> Text:
+def title_of_search(found: Found, seconds: float) -> Text:
+    """The first line of an answer: the search, what it looked at, and how long it took."""
     t = found.tally
     out = Text(found.search.name, style="bold")
     plans = f"{found.plans:,} plan{'s' if found.plans != 1 else ''}"

@@ -6,6 +6,7 @@ Loaded for models with adapters whose load names some.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from math import erf, exp, log, sqrt
 
 from plandsl.limits import MAX_ADAPTERS
@@ -52,16 +53,16 @@ def mix_of(traffic: TrafficSpec) -> Mix:
     return _grouped(sorted((p for p in found.values() if p > 0), reverse=True))
 
 
-def chances_of(which: Distribution) -> dict[int, float] | None:
-    """The chance of each whole number from 1, as the simulation rounds what it draws; None where only a file says it.
+def chances_of(which: Distribution, least: int = 1, most: int = MAX_ADAPTERS) -> dict[int, float] | None:
+    """The chance of each whole number from ``least``, as the simulation rounds what it draws.
 
-    Numbers beyond `MAX_ADAPTERS` count as the last one.
+    None where only a file says it. Numbers beyond ``most`` count as the last one.
     """
     match which:
         case Empirical():
             return None
         case Fixed(value):
-            return {max(1, round(value)): 1.0}
+            return {min(max(least, round(value)), most): 1.0}
         case Uniform(low, high):
             return dict.fromkeys(range(int(low), int(high) + 1), 1 / (int(high) - int(low) + 1))
         case Zipf(exponent, low, high):
@@ -69,8 +70,8 @@ def chances_of(which: Distribution) -> dict[int, float] | None:
             whole = sum(weights.values())
             return {n: weight / whole for n, weight in weights.items()}
         case _:
-            below = [0.0, *(_below(which, n + 0.5) for n in range(1, MAX_ADAPTERS)), 1.0]
-            return {n: below[n] - below[n - 1] for n in range(1, MAX_ADAPTERS + 1) if below[n] > below[n - 1]}
+            upto = [0.0, *(_below(which, n + 0.5) for n in range(least, most)), 1.0]
+            return {n: b - a for n, (a, b) in enumerate(pairwise(upto), least) if b > a}
 
 
 def _below(which: Normal | Exponential | Lognormal, x: float) -> float:

@@ -13,7 +13,7 @@ from plandsl.spec.hardware import IDEAL, CalibrationSpec, ClusterSpec, EngineSpe
 from plandsl.spec.model import ModelSpec
 from plandsl.spec.origins import POOLED, UNMEASURED
 from plandsl.spec.scheduler import RouterName
-from plandsl.spec.traffic import TrafficSpec
+from plandsl.spec.traffic import Distribution, TrafficSpec
 from plandsl.units import Dimension
 from plandsl.values import FrozenValue, once
 
@@ -120,7 +120,8 @@ class WorkloadSpec(FrozenValue):
     With ``encodes`` nothing comes out of a request: a prompt is a text that an encoder reads. ``output`` is then 1, for
     the step that reads it.
 
-    A prompt has ``images`` on average, of ``image_tokens`` prompt tokens each, which ``input`` counts.
+    A prompt has ``images`` on average, of ``image_tokens`` prompt tokens each, which ``input`` counts. Where
+    ``drawn_images`` says how many each prompt has, a prompt has no more than fit in it, and ``images`` is their mean.
 
     With ``traffic`` requests arrive over time, and ``input`` and ``output`` are the rounded means of their lengths (1
     where a file has the lengths).
@@ -142,6 +143,7 @@ class WorkloadSpec(FrozenValue):
     encodes: bool = False
     images: float = 0.0
     image_tokens: int = 0
+    drawn_images: "Distribution | None" = None
     span: Span | None = field(default=None, eq=False)
 
     @property

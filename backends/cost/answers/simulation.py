@@ -28,7 +28,7 @@ from plandsl.backends.cost.deployments.build import Compiled, build_replicas
 from plandsl.backends.cost.deployments.prefix import reused_tokens
 from plandsl.backends.cost.deployments.replicas import Replicas
 from plandsl.backends.cost.deployments.server import Server
-from plandsl.backends.cost.serving.clock import Clock, ServerClock, step_clock
+from plandsl.backends.cost.serving.clock import Clock, server_clock, step_clock
 from plandsl.backends.cost.serving.leaping import can_leap, take_stretches
 from plandsl.backends.cost.serving.percentiles import figure
 from plandsl.backends.cost.serving.pools import simulate_pools
@@ -160,7 +160,7 @@ def time_servers(*pools: Replicas, clock: Callable[[Server], Clock] | None = Non
     """The servers of one pool, or of the pools of prefill and decode, each with a ``clock`` of its own."""
     if len(pools) == 1:
         return Servers(pools[0], (clock or step_clock)(pools[0].one))
-    prefill, decode = (Servers(pool, (clock or ServerClock)(pool.one)) for pool in pools)
+    prefill, decode = (Servers(pool, (clock or server_clock)(pool.one)) for pool in pools)
     return decode._replace(prefill=prefill)
 
 

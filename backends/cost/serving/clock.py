@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from plandsl.backends.cost.serving.scheduler import Batch
 from plandsl.backends.cost.serving.table import Contexts, Pieces, Rows, split_sum, write_sum
 from plandsl.backends.cost.time.phase import PhaseTimes
 from plandsl.backends.cost.time.trace import Tape, trace
+
+if TYPE_CHECKING:
+    from plandsl.backends.cost.deployments.towered import Towered
 
 HOT = 100
 """Steps of one shape after which its cost is worth compiling."""
@@ -306,6 +309,40 @@ class ServerClock:
         return kernels
 
 
+class ImagesClock(ServerClock):
+    """Asks a server whose prompts have images of their own number, which its tower encodes before a step.
+
+    A part of a prompt has its share of the prompt's images. What runs after the tower depends on tokens alone.
+    """
+
+    def __init__(self, server: Towered) -> None:
+        super().__init__(server.inner)
+        self.tower, self._encoded = server.tower, dict[float, float]()
+
+    def cost(self, batch: Batch) -> Cost:
+        """Seconds of a step."""
+        return self._with_tower(super().cost(batch), (batch,))
+
+    def cost_of_ranks(self, batches: Sequence[Batch]) -> Cost:
+        """Seconds of the slowest rank, behind the images of all ranks."""
+        return self._with_tower(super().cost_of_ranks(batches), batches)
+
+    def _with_tower(self, cost: Cost, batches: Sequence[Batch]) -> Cost:
+        """``cost`` with the tower before each of its parts."""
+        images = sum(p.live.images * min(p.tokens / p.live.input, 1) for batch in batches for p in batch.prompts)
+        if not images:
+            return cost
+        each = round(images / cost.parts, 3)
+        found = self._encoded.get(each)
+        if found is None:
+            if len(self._encoded) >= MOST:
+                self._encoded.clear()
+            patches = self.tower.plan.workload.input
+            times = self.tower.step(Step(Prompt(each, patches)), self.tower.in_flight)
+            found = self._encoded[each] = float(times.through)
+        return cost._replace(draft=cost.draft + found)
+
+
 class _Split(NamedTuple):
     """Seconds of a step with prompts as a sum: a constant, and what depends on rows, on tokens that need logits, on the
     prompts, and on what decodes.
@@ -417,7 +454,14 @@ def step_clock(server: Server) -> ServerClock:
 
     No ranks share its requests then.
     """
-    return table_clock(server) if int(server.main.ways) == 1 else ServerClock(server)
+    return table_clock(server) if int(server.main.ways) == 1 else server_clock(server)
+
+
+def server_clock(server: Server) -> ServerClock:
+    """The clock that asks the model of a server itself."""
+    if server.tower is None or server.plan.workload.drawn_images is None:
+        return ServerClock(server)
+    return ImagesClock(cast("Towered", server))
 
 
 def table_clock(server: Server) -> ServerClock:
@@ -431,7 +475,7 @@ def table_clock(server: Server) -> ServerClock:
     whole = len(main.prefill.schedule.stages) == 1 and server.plan.micro_batches == 1
     chunks = main.prefill.chunks or main.decode.chunks
     padded = server.plan.effective_engine.scheduler.graphs
-    return TableClock(server) if simple and whole and not chunks and not padded else ServerClock(server)
+    return TableClock(server) if simple and whole and not chunks and not padded else server_clock(server)
 
 
 def _seconds_of(times: PhaseTimes) -> tuple[Any, Any, Any]:

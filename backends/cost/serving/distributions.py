@@ -31,12 +31,12 @@ def draw_lengths(lengths: Lengths, n: int, seed: int, kind: int) -> tuple[Ints, 
     )
 
 
-def draw_whole(distribution: Distribution, stream: Stream, n: int) -> Ints:
-    """``n`` whole numbers from 1: `draw`, rounded to the nearest. `Uniform` includes both ends."""
+def draw_whole(distribution: Distribution, stream: Stream, n: int, least: int = 1) -> Ints:
+    """``n`` whole numbers from ``least``: `draw`, rounded to the nearest. `Uniform` includes both ends."""
     if isinstance(distribution, Uniform):
         low, high = distribution
         return np.minimum(low + np.floor(stream.uniform(n) * (high - low + 1)), high).astype(np.int64)
-    return np.clip(np.rint(draw(distribution, stream, n)), 1, MAX_DIMENSION).astype(np.int64)
+    return np.clip(np.rint(draw(distribution, stream, n)), least, MAX_DIMENSION).astype(np.int64)
 
 
 def draw(distribution: Distribution, stream: Stream, n: int) -> Floats:

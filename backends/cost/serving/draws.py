@@ -50,6 +50,7 @@ class Purpose(IntEnum):
     THINK = 6
     ADAPTERS = 7
     ADAPTED = 8
+    IMAGES = 9
 
 
 class Stream:

@@ -138,7 +138,7 @@ class _PoolsRun(Events):
         live = self.lives[index]
         self.log.arrival[index] = now
         first = self.firsts[index] = Live(index, live.input, 1, live.ids, live.grain)
-        first.priority, first.adapter = live.priority, live.adapter
+        first.priority, first.adapter, first.images = live.priority, live.adapter, live.images
         ours, theirs = self.replicas[0], self.replicas[self.many]
         moves = live.output > 1
         if ours.policy.refuses(first, ours.ranks[0]) or (moves and theirs.policy.refuses(live, theirs.ranks[0])):

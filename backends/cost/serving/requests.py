@@ -34,6 +34,7 @@ class Requests(NamedTuple):
     ``priority`` int64[n]: the lowest number comes first where a scheduler heeds it; None: all are equal.
 
     ``adapter`` int64[n]: the adapter (LoRA) that a request names, from 1; 0: none. None: no request names one.
+    ``images`` int64[n]: the images of a prompt; None: each token has its share of the mean of the load.
     """
 
     arrival_s: Floats
@@ -44,6 +45,7 @@ class Requests(NamedTuple):
     kind: Ints | None = None
     priority: Ints | None = None
     adapter: Ints | None = None
+    images: Ints | None = None
 
 
 class Closed(NamedTuple):
@@ -86,12 +88,12 @@ def split_blocks(requests: Requests) -> Requests:
 
 def take(requests: Requests, which: Ints) -> Requests:
     """Some of the requests, in the order of ``which``."""
-    columns = requests.session, requests.kind, requests.priority, requests.adapter
-    session, kind, priority, adapter = (None if column is None else column[which] for column in columns)
+    columns = requests.session, requests.kind, requests.priority, requests.adapter, requests.images
+    session, kind, priority, adapter, images = (None if column is None else column[which] for column in columns)
     blocks = None if requests.blocks is None else take_blocks(requests.blocks, which)
     return Requests(
         requests.arrival_s[which], requests.input[which], requests.output[which],
-        blocks=blocks, session=session, kind=kind, priority=priority, adapter=adapter,
+        blocks=blocks, session=session, kind=kind, priority=priority, adapter=adapter, images=images,
     )  # fmt: skip
 
 

@@ -21,11 +21,11 @@ class Live:
     last of them at ``shown_s``. ``computed`` tokens are in the cache; the request has ``held`` blocks, with a prefix
     cache these ``blocks``, of which others know the first ``keyed``. ``step`` is the last step that the request was in.
     ``ids`` name its blocks of ``grain`` tokens. Of two requests the one with the lower ``priority`` comes first.
-    ``adapter`` is the number of the adapter that it names, 0 if it names none.
+    ``adapter`` is the number of the adapter that it names, 0 if it names none; its prompt has ``images``.
     """
 
     __slots__ = (
-        "adapter", "blocks", "computed", "grain", "held", "ids", "index", "input", "keyed", "made", "output",
+        "adapter", "blocks", "computed", "grain", "held", "ids", "images", "index", "input", "keyed", "made", "output",
         "priority", "shown", "shown_s", "step",
     )  # fmt: skip
 
@@ -34,7 +34,7 @@ class Live:
         self.made = self.shown = self.computed = self.held = self.keyed = 0
         self.blocks: list[int] = []
         self.step = -1
-        self.priority = self.adapter = 0
+        self.priority = self.adapter = self.images = 0
         self.shown_s = 0.0
 
     @property

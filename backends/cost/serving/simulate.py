@@ -187,6 +187,9 @@ def lives(requests: Requests) -> list[Live]:
     if requests.adapter is not None:
         for live, adapter in zip(found, requests.adapter.tolist(), strict=True):
             live.adapter = adapter
+    if requests.images is not None:
+        for live, images in zip(found, requests.images.tolist(), strict=True):
+            live.images = images
     return found
 
 

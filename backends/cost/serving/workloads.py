@@ -98,6 +98,7 @@ def _draw(load: WorkloadSpec, count: int | None, block: int) -> Load:
         kind=drawn.kind if traffic.classes else None,
         priority=_priorities(kinds, drawn.kind),
         adapter=_name_adapters(drawn, kinds, traffic.seed),
+        images=draw_images(load, drawn.input),
     )
     names = tuple(one.name for one in traffic.classes)
     return Load(split_blocks(requests), closed, think_s=drawn.think_s if drawn.talks else None, kinds=names)
@@ -129,6 +130,18 @@ def draw_adapters(spec: AdaptersSpec, n: int, seed: int, kind: int = 0) -> Ints:
     assert spec.which is not None, "a column of a trace is not drawn"
     which = draw_whole(spec.which, Stream(seed, Purpose.ADAPTERS, kind), n)
     return np.where(Stream(seed, Purpose.ADAPTED, kind).uniform(n) < spec.share, which, 0)
+
+
+# ---- images
+
+
+def draw_images(load: WorkloadSpec, input_: Ints) -> Ints | None:
+    """The images of prompts of these lengths, as many as are drawn and fit; None where the load draws none."""
+    if load.drawn_images is None or not load.image_tokens:
+        return None
+    seed = 0 if load.traffic is None else load.traffic.seed
+    drawn = draw_whole(load.drawn_images, Stream(seed, Purpose.IMAGES), len(input_), least=0)
+    return np.minimum(drawn, input_ // load.image_tokens)
 
 
 # ---- when requests, or conversations, start
@@ -284,7 +297,8 @@ def _replay(load: WorkloadSpec, traffic: TrafficSpec, spec: TraceSpec, count: in
         blocks = take_blocks(Hashes(_ints(trace.offsets), _ints(trace.ids), trace.block), order)
     session = _ints(trace.session)[order] if len(trace.session) == n else None
     requests = Requests(arrival, _ints(trace.input)[order], _ints(trace.output)[order], blocks, session)
-    return split_blocks(requests._replace(adapter=_trace_adapters(traffic, trace, order, session)))
+    adapter, images = _trace_adapters(traffic, trace, order, session), draw_images(load, requests.input)
+    return split_blocks(requests._replace(adapter=adapter, images=images))
 
 
 def _trace_adapters(traffic: TrafficSpec, trace: Trace, order: Ints, session: Ints | None) -> Ints | None:

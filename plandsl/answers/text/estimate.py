@@ -34,12 +34,7 @@ ASSUMED_WORDS = {"otherwise": "falling back to"}
 
 def print_estimate(plan: PlanSpec, estimate: Estimate, console: Console) -> None:
     """Print the whole report of one plan."""
-    parts: list[RenderableType] = [title_of(plan, estimate), *overview_parts(plan, estimate)]
-    parts += [memory_table(estimate), Text(), *start_parts(estimate)]
-    parts += [time_table(estimate), Text()]
-    if estimate.communication.rows:
-        parts += [communication_table(estimate.communication, len(estimate.stages)), Text()]
-    parts += list(_footnotes(plan, estimate))
+    parts = [title_of(plan, estimate), *overview_parts(plan, estimate), *table_parts(plan, estimate)]
     print_lines(console, *parts)
 
 
@@ -48,6 +43,11 @@ def overview_parts(plan: PlanSpec, estimate: Estimate) -> Iterator[RenderableTyp
     if estimate.requires:
         yield from (requirement_table(estimate.requires), Text())
     yield _overview(plan, estimate)
+    yield from more_parts(estimate)
+
+
+def more_parts(estimate: Estimate) -> Iterator[RenderableType]:
+    """What stands below the metrics: a fleet, a short simulation, and a table for each part of a plan of several."""
     if estimate.fleet is not None:
         yield fleet_line(estimate.fleet)
     yield Text()
@@ -59,6 +59,15 @@ def overview_parts(plan: PlanSpec, estimate: Estimate) -> Iterator[RenderableTyp
         from plandsl.answers.text.parts import part_tables
 
         yield from (line for table in part_tables(estimate) for line in (table, Text()))
+
+
+def table_parts(plan: PlanSpec, estimate: Estimate) -> Iterator[RenderableType]:
+    """The tables of memory, time and communication, and the footnotes."""
+    yield from (memory_table(estimate), Text(), *start_parts(estimate))
+    yield from (time_table(estimate), Text())
+    if estimate.communication.rows:
+        yield from (communication_table(estimate.communication, len(estimate.stages)), Text())
+    yield from _footnotes(plan, estimate)
 
 
 def start_parts(estimate: Estimate) -> list[RenderableType]:
@@ -130,7 +139,7 @@ def _overview(plan: PlanSpec, e: Estimate) -> Sheet:
     share = show_percent(used) if used < 10 else f"{show_count(used)} times the capacity"
     fits = Text("yes", style="bold green") if e.fits else Text("NO", style="bold red")
     fits.append(f", {share} of {show_bytes(e.memory.capacity)}", style="not bold default")
-    table.add_row("fits", fits, "load", f"{_load_words(plan, e)}{batches if e.load is None else ''}{replicas}")
+    table.add_row("fits", fits, "load", f"{load_words(plan, e)}{batches if e.load is None else ''}{replicas}")
     if e.simulated is None:
         _add_metrics(table, e)
     if e.encodes:
@@ -147,7 +156,8 @@ def _with_money(table: Sheet, e: Estimate) -> Sheet:
     return table
 
 
-def _load_words(plan: PlanSpec, e: Estimate) -> str:
+def load_words(plan: PlanSpec, e: Estimate) -> str:
+    """What a plan serves: tokens in and out, and how many requests at once."""
     load = plan.workload
     if load.traffic is not None:
         known = load.traffic.lengths is not None or load.traffic.classes
