@@ -233,6 +233,12 @@ def test_plans_of_64_ranks_compute_what_the_reference_does(name: str) -> None:
 @settings(max_examples=40)
 @given(plan=mixtures())
 def test_law_drawn_plans_compute_what_the_reference_does(plan: PlanSpec) -> None:
-    verdict = CompiledPlan(plan, ()).run(steps=2)
+    """A plan that cannot be a program in JAX says why (E515); every other one agrees."""
+    try:
+        verdict = CompiledPlan(plan, ()).run(steps=2)
+    except PlanError as error:
+        if {d.code for d in error.diagnostics} != {"E515"}:
+            raise
+        return
     assert verdict.ok, verdict.message
     assert verdict.worst <= 1e-9
