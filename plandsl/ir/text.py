@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import zip_longest
 from typing import Any
 
 from attrs import fields
@@ -159,6 +158,10 @@ def read_op(line: str, known: dict[str, Value]) -> Op:
     return op
 
 
+def _spaced(line: str) -> str:
+    return " ".join(line.split())
+
+
 def _says(line: str, printed: str) -> bool:
     """Whether a line has what the op that was read of it prints, and no attribute that this does not have."""
     (head, _, given), (expected, _, every) = line.partition(_OPEN), printed.partition(_OPEN)
@@ -296,10 +299,12 @@ def read(text: str) -> Program:
     lines = [line.rstrip() for line in text.splitlines() if line.strip()]
     with _refusing("a program starts with `program NAME PHASE`"):
         program = _read_program(list(lines))
-    printed = show(program).splitlines()
-    for found, line in zip_longest(lines, printed, fillvalue=""):
-        if not _says(found.strip(), line.strip()):
-            raise ValueError(f"not part of a program: `{found}`, which reads as `{line}`")
+    left = [_spaced(line) for line in show(program).splitlines()]
+    for line in map(_spaced, lines):
+        said = next((printed for printed in left if _says(line, printed)), None)
+        if said is None:
+            raise ValueError(f"not part of a program: {line}")
+        left.remove(said)
     return program
 
 
