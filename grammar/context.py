@@ -55,6 +55,11 @@ MOST = 2000
 _SHIPPED: dict[tuple[Any, Unit, str, str], Any] = {}
 
 
+def forget_shipped() -> None:
+    """Make the values of entries of the catalog anew when they are next needed."""
+    _SHIPPED.clear()
+
+
 def is_shipped(record: Record) -> bool:
     """Whether a record is an entry of the catalog as it stands there: no file of a user adds anything to it."""
     layers = (layer for layers in (*record.fields.values(), tuple(record.axes.values())) for layer in layers)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import ClassVar
 
@@ -56,11 +57,12 @@ def runs_of(text: Text) -> Iterator[tuple[str, str]]:
     """The pieces of a text, each with the names of its styles, for pages that lay it out by themselves."""
     cuts = sorted({0, len(text.plain), *(at for span in text.spans for at in (span.start, span.end))})
     for start, stop in pairwise(cuts):
-        styles = [text.style, *(span.style for span in text.spans if span.start <= start and stop <= span.end)]
+        styles = (text.style, *(span.style for span in text.spans if span.start <= start and stop <= span.end))
         yield text.plain[start:stop], style_names(styles)
 
 
-def style_names(styles: Iterable[str | Style]) -> str:
+@lru_cache(1_000)
+def style_names(styles: tuple[str | Style, ...]) -> str:
     """The names of the styles that are left when each takes effect after the one before: ``bold red``."""
     whole = Style.combine(Style.parse(s) if isinstance(s, str) else s for s in styles)
     colour = whole.color.name if whole.color is not None and not whole.color.is_default else ""

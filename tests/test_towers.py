@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plandsl.api.kinds import Model
+from plandsl.api.plans import Plan
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.grammar.hf import translate
@@ -237,6 +239,15 @@ def test_a_wrong_tower_is_told(text: str, code: str, part: str) -> None:
     except PlanError as error:
         found = tuple(error.diagnostics)
     assert (code, True) in [(d.code, part in d.message) for d in found], [(d.code, d.message) for d in found]
+
+
+def test_a_tower_in_place_is_printed_by_an_object_as_the_model_that_it_is() -> None:
+    text = show_plan(plan_of("sharding { tp = 2 }").spec)
+    plan = Plan.read(text)
+    assert isinstance(plan.model.tower, Model)
+    assert Plan.read(str(plan)) == plan
+    (again,) = compile_text(str(plan))
+    assert bare(again.spec) == bare(plan_of("sharding { tp = 2 }").spec)
 
 
 def test_a_tower_is_never_free() -> None:

@@ -16,6 +16,7 @@ from plandsl.codes import CODES
 from plandsl.diagnostics import PlanError, article
 from plandsl.driver import check_module, open_file, open_text
 from plandsl.grammar import catalog
+from plandsl.grammar.context import forget_shipped
 from plandsl.grammar.schema import Reader
 from plandsl.spec.formats import BITS
 from plandsl.units import EXAMPLES, NUMBER, Dimension
@@ -46,6 +47,7 @@ def units_of(dimension: Dimension) -> str:
 def asked(read: Callable[[], None]) -> Fields:
     """What readers ask of fields while ``read`` runs."""
     found: Fields = {}
+    forget_shipped()  # entries of the catalog that the process has read already would not be read again
     with _watched(found):
         read()
     return found

@@ -85,6 +85,9 @@ class Model(Part):
     )
 
 
+Model.parts = MappingProxyType({"tower": Model})  # a model in place
+
+
 class Engine(Part):
     """A serving engine: ``Engine("vllm", max_requests=512)``."""
 

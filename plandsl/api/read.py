@@ -240,7 +240,7 @@ class Reading:
                     fields = self._fields(RequestClass, item.body)
                     put("classes", {item.name.text: make_part(RequestClass, None, "", fields)})
                 case s.Embedding():
-                    found["embedding"] = self.text(item.weight)
+                    found["embedding"] = self.text(item).removeprefix("embedding").lstrip()
                 case s.Head():
                     found["head"] = self.text(item.value)
                 case s.Block() | s.Mtp():

@@ -145,15 +145,32 @@ def _names(text: str) -> list[str]:
 
 
 def read_op(line: str, known: dict[str, Value]) -> Op:
-    """Read one line; its operands come from ``known``. Raises ValueError on anything that `show_op` does not print."""
+    """Read one line; its operands come from ``known``. Raises ValueError on anything that `show_op` does not print.
+
+    Attributes that are as by default may be left out.
+    """
     m = _OP.match(line.strip())
     if m is None or m["key"] not in _CLASSES:
         raise ValueError(f"not an op: {line.strip()}")
     with _refusing(line):
         op = _build_op(_CLASSES[m["key"]], m, known)
-    if show_op(op) != line.strip():
+    if not _says(line.strip(), show_op(op)):
         raise ValueError(f"not an op: {line.strip()} (it reads as {show_op(op)})")
     return op
+
+
+def _says(line: str, printed: str) -> bool:
+    """Whether a line has what the op that was read of it prints, and no attribute that this does not have."""
+    (head, _, given), (expected, _, every) = line.partition(_OPEN), printed.partition(_OPEN)
+    return head == expected and {*_items(given)} <= {*_items(every)}
+
+
+def _items(attributes: str) -> list[str]:
+    return re.split(r", (?=\w+ = )", attributes.removesuffix("}")) if attributes else []
+
+
+_OPEN = " {"
+"""What attributes stand behind; partial sums of a type have no space before their brace."""
 
 
 @contextmanager
@@ -272,13 +289,16 @@ def _pairs(text: str) -> list[tuple[str, str]]:
 
 
 def read(text: str) -> Program:
-    """Read what `show` prints; empty lines are left out. Raises ValueError on anything else."""
+    """Read what `show` prints, however it is indented, and without what `read_op` lets an op leave out.
+
+    Raises ValueError on anything else.
+    """
     lines = [line.rstrip() for line in text.splitlines() if line.strip()]
     with _refusing("a program starts with `program NAME PHASE`"):
         program = _read_program(list(lines))
     printed = show(program).splitlines()
     for found, line in zip_longest(lines, printed, fillvalue=""):
-        if found != line:
+        if not _says(found.strip(), line.strip()):
             raise ValueError(f"not part of a program: `{found}`, which reads as `{line}`")
     return program
 

@@ -50,7 +50,7 @@ def _table(table: Table) -> dict[str, Any]:
         "pairs": sheet is not None and sheet.pairs,
         "rows": [
             {
-                "style": style_names([row.style]) if row.style else "",
+                "style": style_names((row.style,)) if row.style else "",
                 "cells": [
                     _cell(cell, tip=at < labels or (sheet is not None and sheet.pairs)) for at, cell in enumerate(cells)
                 ],
@@ -65,6 +65,7 @@ def _cell(cell: RenderableType, *, tip: bool) -> dict[str, Any]:
     if isinstance(cell, Bar):
         drawn = cell.draw(PARTS_OF_BAR)
         return {"bar": [[len(piece) * 100 / PARTS_OF_BAR, style] for piece, style in text_runs(drawn)]}
-    text = cell if isinstance(cell, Text) else Text(str(cell))
-    name = find_term(text.plain.strip()) if tip else None
-    return {"runs": text_runs(text)} | ({"tip": TERMS[name].text} if name else {})
+    words = cell.plain if isinstance(cell, Text) else str(cell)
+    runs = text_runs(cell) if isinstance(cell, Text) else [[words, ""]] if words else []
+    name = find_term(words.strip()) if tip else None
+    return {"runs": runs} | ({"tip": TERMS[name].text} if name else {})
