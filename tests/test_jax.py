@@ -105,6 +105,19 @@ def test_names_of_values_do_not_hide_functions() -> None:
     assert "gemm_" in assigned
 
 
+def test_a_function_that_only_a_convolution_calls_is_in_the_program() -> None:
+    (plan,) = compile_text(
+        "plan p { model = qwen3_next_80b_a3b, node = h100_8, sharding { tp = 2 }, workload { input = 8, output = 4 } }"
+    )
+    (small,) = compile_text(
+        STATED.replace("h = rms_norm(x)", "h = silu(short_conv(rms_norm(x), c[taps, hidden]))")
+        .replace("ffn = 64", "ffn = 64, taps = 4")
+        .replace("BODY", "gelu(h @ u[hidden, ffn]) @ d[ffn, hidden]")
+        .replace("WEIGHTS", "bf16")
+    )
+    assert all("silu" in functions(one.jax_program(shrink=True)) for one in (plan, small))
+
+
 def test_formats_that_jax_lacks_are_named_and_small_programs_do_without() -> None:
     (plan,) = compile_text(STATED.replace("BODY", PLAIN).replace("WEIGHTS", "fp6"))
     with pytest.raises(PlanError) as error:

@@ -23,6 +23,7 @@ from plandsl.backends.jax.sources import functions_of_one, meanings
 from plandsl.ir.compute import Map
 from plandsl.ir.names import HEAD
 from plandsl.ir.program import Program
+from plandsl.ir.states import ShortConv
 from plandsl.ir.types import Mesh, Value
 from plandsl.spec.model import ADAPTERS
 from plandsl.spec.plan import PlanSpec
@@ -61,7 +62,8 @@ def export(title: str, shardings: Sequence[Sharding], room: int = 0, *, exact: b
 
     With ``exact``, all formats are float64, for a comparison. Raises `PlanError`: E515, or E516 for formats.
     """
-    words = {op.fn for s in shardings for p in s.programs for r in p.regions for op in r.ops if isinstance(op, Map)}
+    ops = [op for s in shardings for p in s.programs for r in p.regions for op in r.ops]
+    words = {op.fn for op in ops if isinstance(op, Map | ShortConv) and op.fn}
     fixed = [meanings(), functions_of_one(words), texts.ON_A_DEVICE, host_texts.SETTINGS]
     taken = names_in("\n".join([texts.HEAD, *fixed]))
     about = "Written by plandsl; needs jax and numpy. Run it for the time of its steps."
