@@ -35,6 +35,7 @@ from plandsl.ir.compute import Concat, Ids, Merge, Quantize
 from plandsl.ir.earlier import Earlier, Item
 from plandsl.ir.index import PickKeys
 from plandsl.ir.meaning.attention import Mask, attention, rope
+from plandsl.ir.norms import NormSums
 from plandsl.ir.ops import OPS, Op
 from plandsl.ir.program import Part, Program, Region
 from plandsl.ir.program import verify as findings
@@ -602,8 +603,8 @@ def test_every_op_is_run_by_some_case() -> None:
     found = {type(op) for p in programs for r in p.regions for op in r.ops}
     # test_speculate.py runs the `concat` of an `mtp`, test_chunks.py what `chunks` cut, test_states.py states,
     # test_lora.py adapters, test_lookups.py positions and types, test_towers.py what merges tokens, test_earlier.py
-    # what layers take from earlier ones, test_streams.py several residual streams
-    others = {Concat, Join, Split, PickKeys, ShortConv, Recurrence, AdapterGemm, Ids, Merge, Earlier, Item}
+    # what layers take from earlier ones, test_streams.py several residual streams, test_norms.py sums for norms
+    others = {NormSums, Concat, Join, Split, PickKeys, ShortConv, Recurrence, AdapterGemm, Ids, Merge, Earlier, Item}
     others |= set(get_args(Streams))
     assert found | others == set(OPS)
 
