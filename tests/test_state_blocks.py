@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plandsl.backends.cost.forms.recurrence import Shape, block_flops
+from plandsl.backends.cost.time.mixed import Mix
 from plandsl.backends.reference import states as reference
 from plandsl.backends.reference.shrink import shrink
 from plandsl.backends.reference.verify import Parts, compare
@@ -147,9 +148,15 @@ def test_a_block_counts_the_products_of_its_chunks() -> None:
 
 
 def test_a_step_with_decodes_hands_on_the_states_of_its_prompts_alone() -> None:
-    made = plan("Mamba-2", "cp = 2", "chunked_prefill = 512")
-    few, many = (made.evaluate(concurrency=n).tpot for n in (1, 64))
-    assert 0 < few < many
+    program = plan("Mamba-2", "cp = 2", "chunked_prefill = 512").cost.pools[0].main
+    works = program.prefill.work["block.mixer"]
+    found = []
+    for decodes in (1, 64):
+        (kind,) = program.mixer.kinds
+        times = kind.seconds(Mix(chunk=512, before=0, prompts=1, decodes=decodes, context=1000))["block.mixer"]
+        found.append([s for s, w in zip(times, works, strict=True) if "blocks.context" in w.op.results[0].type.names])
+    assert len(found[0]) == 8  # of three convolutions and a recurrence, each with an all_gather
+    assert found[0] == found[1]
 
 
 def test_the_matrix_of_a_block_is_the_product_of_its_tokens() -> None:

@@ -157,16 +157,16 @@ def hand_on(op: BlockTail | BlockState, here: Local) -> Array:
     v, more = _values(op, here)
     decay, n = _decay(op, more, here), k.shape[-1]
     batch, _, heads, p = v.shape
-    added, moves = np.zeros((batch, heads, n, p)), np.ones((batch, heads, n, 1))
-    if op.delta:  # a state that begins with the unit matrix, and takes in no values, becomes A
+    begin = np.zeros((batch, heads, n, p))
+    if op.delta:  # columns that begin as the unit matrix, and take in no values, become A
         v = np.concatenate([v, np.zeros((*v.shape[:3], n))], axis=-1)
-        moves = np.broadcast_to(np.eye(n), (batch, heads, n, n))
-    else:
-        moves = moves * np.prod(decay, axis=1)[..., None]
-    begin = np.concatenate([added, moves], axis=-1) if op.delta else added
+        begin = np.concatenate([begin, np.broadcast_to(np.eye(n), (batch, heads, n, n))], axis=-1)
     _, after = recur(op, (np.zeros_like(k), k, v), decay, more.get("write"), begin)
     end = after[-1] if after else begin
-    return (end if op.delta else np.concatenate([end, moves], axis=-1))[None]
+    if not op.delta:
+        factors = np.broadcast_to(np.prod(decay, axis=1), (batch, heads, n))
+        end = np.concatenate([end, factors[..., None]], axis=-1)
+    return end[None]
 
 
 def recur(
