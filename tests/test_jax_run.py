@@ -53,6 +53,10 @@ PLANS = {
     "groups of requests": ("dp = 2, pp = 2", "micro_batches = 2"),
     "collectives in chunks": ("mesh t = 4\n heads, kv_heads, ffn, vocab -> t\n tokens -> t", "chunks = 3"),
     "more ranks than key heads": ("tp = 16", ""),
+    "a context on an axis of one rank": (
+        "mesh one = 1, two = 2\n context -> one\n heads, kv_heads, ffn, vocab -> two",
+        "",
+    ),
 }
 
 
@@ -66,6 +70,7 @@ STATES = {
         "nemotron_3_nano_30b_a3b",
         "node = h100_8, sharding { dp = 2, pp = 2, tp = 2 }, micro_batches = 2",
     ),
+    "requests that do not fill their groups": ("minimax_m1", "node = h100_8, sharding { cp = 3 }, micro_batches = 3"),
     "heads of a sequence": ("minimax_m1", "node = h100_8, sharding { sp = 4, tp = 2 }"),
     "prompts that ranks do not divide": ("minimax_m1", "node = h100_8, sharding { mesh seq = 3\n tokens -> seq }"),
     "a state of single values": ("jamba_v0_1", "node = h100_2, sharding { tp = 2 }"),

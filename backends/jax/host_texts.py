@@ -172,7 +172,8 @@ def run(
     """
     setting = SETTINGS[name]
     rows, tokens = ids.shape[:2]
-    pads = [(0, -rows % setting.pad_batch), (0, -tokens % setting.pad), (0, 0)]
+    unit = setting.pad_batch * (1 if phase == "prefill" else setting.groups)  # a decode step runs all groups together
+    pads = [(0, -rows % unit), (0, -tokens % setting.pad), (0, 0)]
     x: Any = np.pad(ids, pads[: ids.ndim]).astype(np.int32 if ids.ndim == 2 else WIDE)
     step = [x if ids.ndim == 2 else np.zeros(x.shape[:2], np.int32), np.int32(past), np.int32(past + tokens)]
     if setting.adapters:

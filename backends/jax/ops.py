@@ -318,7 +318,7 @@ class Writer:
             if op.transient:
                 own = out.type.on("context")[len(x.type.on("position")) :]
                 made.append(self._part_along(new, own, self._at(x, "position")))
-            elif not out.type.on("context"):
+            elif self.layouts.mesh.ways(out.type.on("context")) == 1:
                 made.append(f"lax.dynamic_update_slice_in_dim({kept}, {new}, past, {self._at(x, 'position')})")
             else:
                 made.append(f"write_slots({kept}, {new}, {self._slots(out)}, {self._positions(x)}[0])")
@@ -335,7 +335,7 @@ class Writer:
             return f"positions({self.names(keys)}.shape[1], 0{index})"
         whole, axes = self.contexts[keys.name], keys.type.on("context")
         ways = self.layouts.mesh.ways(whole)
-        if not axes and not whole:
+        if ways == 1:
             return f"jnp.arange({self.names(keys)}.shape[1])"
         parts = self.layouts.mesh.ways(axes)
         index = f"lax.axis_index({show_axes(axes)})" if axes else "0"
