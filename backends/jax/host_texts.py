@@ -19,8 +19,8 @@ class Step(NamedTuple):
     """The function of a stage in one phase, and the layouts of what it takes and gives."""
 
     run: Callable
-    takes: P
-    gives: P
+    takes: Any
+    gives: Any
 
 
 class Stage(NamedTuple):
@@ -91,9 +91,10 @@ def specs(tree: Any) -> Any:
     return jax.tree.map(lambda t: t.spec, tree, is_leaf=is_tensor)
 
 
-def put(x: Any, setting: Setting, stage: Stage, spec: P) -> Array:
-    """``x`` on the devices of a stage."""
-    return jax.device_put(x, NamedSharding(mesh_of(setting, stage), spec))
+def put(x: Any, setting: Setting, stage: Stage, spec: Any) -> Any:
+    """``x``, an array or several, on the devices of a stage."""
+    mesh = mesh_of(setting, stage)
+    return jax.tree.map(lambda a, s: jax.device_put(a, NamedSharding(mesh, s)), x, spec)
 
 
 def load_weights(setting: Setting, get: Callable[[str, int | None, str], np.ndarray]) -> list[Any]:
