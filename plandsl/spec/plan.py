@@ -306,8 +306,9 @@ class PlanSpec(FrozenValue):
 
     @once
     def unloaded(self) -> "PlanSpec":
-        """The plan under a load without lengths: plans that differ in the load alone have the same programs."""
-        load = WorkloadSpec("", 1, 1, 1, reuse=float(self.workload.reuse > 0), encodes=self.workload.encodes)
+        """The plan under a load without lengths: plans that differ in its numbers alone have the same schedules."""
+        own = self.workload
+        load = WorkloadSpec("", 1, 1, 1, in_flight=own.in_flight, reuse=float(own.reuse > 0), encodes=own.encodes)
         return evolve(self, name="", workload=load, requires=(), pricing=TARIFFS[0], router="round_robin", span=None)
 
     @property
