@@ -104,10 +104,19 @@ def test_layers_that_take_values_of_earlier_layers_compute_what_the_reference_do
     assert verdict.worst <= 1e-9
 
 
-@pytest.mark.parametrize("model", ["gemma_3n_e4b", "gemma_4_e2b", "glm_5_2"])
-def test_models_with_streams_shared_keys_and_shared_picks_compute_what_the_reference_does(model: str) -> None:
-    load = "workload { input = 600, output = 64, batch = 3 }"
-    (plan,) = compile_text(f"plan p {{ model = {model}, node = h100_8, sharding {{ tp = 2, cp = 2 }}, {load} }}")
+HANDED = {
+    "gemma_3n_e4b": "prefill { node = h100_4, sharding { sp = 4 } }\n decode { node = h100_2, sharding { tp = 2 } }\n"
+    " transfer { bandwidth = 50 GB/s, latency = 10 us }",
+    "gemma_4_e2b": "node = h100_8, sharding { tp = 2, cp = 2 }",
+    "glm_5_2": "node = h100_8, sharding { pp = 2, cp = 2, dp = 2 }, micro_batches = 2",
+}
+"""Models with several streams, shared keys, and shared picks."""
+
+
+@pytest.mark.parametrize("model", HANDED)
+def test_models_whose_layers_hand_values_on_compute_what_the_reference_does(model: str) -> None:
+    load = "workload { input = 600, output = 64, batch = 7 }"
+    (plan,) = compile_text(f"plan p {{\n model = {model}\n {load}\n {HANDED[model]}\n}}")
     verdict = plan.run(steps=2)
     assert verdict.ok, verdict.message
     assert verdict.worst <= 1e-9
