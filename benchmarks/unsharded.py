@@ -18,7 +18,7 @@ from attrs import evolve
 
 from plandsl.backends.jax import texts
 from plandsl.backends.jax.export import formats_text, layouts_of, names_in
-from plandsl.backends.jax.layouts import Layouts, spec
+from plandsl.backends.jax.layouts import Layouts, Slots, spec
 from plandsl.backends.jax.ops import Writer, cast
 from plandsl.backends.jax.regions import (
     caches_of,
@@ -108,11 +108,11 @@ def unsharded(program: Program, batch: int, tokens: int, context: int) -> Unshar
         ids=(batch, tokens),
     )
     parts = [texts.HEAD, formats_text([program], exact=False), *fixed]
-    whole = each_region(program, _on_whole_tensors)
+    whole, handed = each_region(program, _on_whole_tensors), Slots.none()
     for name, layers in layers_of(stage).items():
         region, give = program.region(name), partial(_given, sizes=sizes, layers=layers)
         kind = type("RegionWriter", (_Writer,), {"region": region, "phase": program.phase})
-        parts.append(write_region(whole, whole.region(name), layouts, "", taken, kind=kind))
+        parts.append(write_region(whole, whole.region(name), layouts, "", taken=taken, handed=handed, kind=kind))
         made.weights[name] = {w.name: give(w) for w in region.weights}
         lacking = (v for op in region.ops if lacks_counterpart(op) for v in op.results)
         made.weights[name] |= {_argument(v): give(v) for v in lacking}
@@ -163,8 +163,15 @@ class _Writer(Writer):
     region: Region
     phase: str
 
-    def __init__(self, layouts: Layouts, names: Callable[[Value], str], prefix: str) -> None:
-        super().__init__(layouts, names, prefix)
+    def __init__(
+        self,
+        layouts: Layouts,
+        names: Callable[[Value], str],
+        prefix: str,
+        handed: Slots,
+        received: Mapping[str, str],
+    ) -> None:
+        super().__init__(layouts, names, prefix, handed, received)
         self.planned: dict[str, TensorType] = {name: v.type for name, v in self.region.values().items()}
         self.lacking = {v.name for op in self.region.ops if lacks_counterpart(op) for v in op.results}
 

@@ -107,12 +107,6 @@ EXPORT_CODES: dict[str, tuple[str, str, str, str]] = {
         "",
         "nothing, if the engine's own way is fine.",
     ),
-    "E515": (
-        "a plan that cannot be a program in JAX",
-        "`planc export --to jax` and `planc run` write the whole plan, or nothing.",
-        "",
-        "change what the message names.",
-    ),
     "E516": (
         "a format that jax.numpy lacks",
         "A program keeps the number formats of its plan, and jax.numpy has no type for this one.",

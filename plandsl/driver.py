@@ -371,7 +371,7 @@ class CompiledPlan:
         """This plan as one Python program that needs jax and numpy: a function for each stage, with its collectives.
 
         With ``shrink``, on small dimensions; with ``exact``, all in float64. Its cache has room for the plan's output,
-        and for ``room`` steps. Raises `PlanError` for what jax cannot say (E515) and for formats that it lacks (E516).
+        and for ``room`` steps. Raises `PlanError` for formats that jax lacks (E516).
         """
         from plandsl.backends.jax import export
 

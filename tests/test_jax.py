@@ -72,7 +72,18 @@ def calls(function: ast.AST) -> Counter[str]:
 def test_every_collective_of_a_program_is_called_once(file: str, name: str) -> None:
     spec, _ = check_plan(open_file(EXAMPLES / f"{file}.plan"), name)
     assert spec is not None
-    plan = CompiledPlan(spec, ())
+    check_calls(CompiledPlan(spec, ()))
+
+
+@pytest.mark.parametrize("model", ["gemma_3n_e4b", "glm_5_2"])
+def test_every_collective_of_a_model_that_hands_values_on_is_called_once(model: str) -> None:
+    load = "workload { input = 600, output = 64, batch = 4 }"
+    (plan,) = compile_text(f"plan p {{ model = {model}, node = h100_8, sharding {{ tp = 2, cp = 2 }}, {load} }}")
+    check_calls(plan.small)
+
+
+def check_calls(plan: CompiledPlan) -> None:
+    """Each collective of the plan's programs is called once, in the function of its region."""
     made = functions(plan.jax_program())
     for sharding in (s for part, model in plan.parts.items() for s in model.shardings(part)):
         for program in sharding.programs:

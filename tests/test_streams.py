@@ -10,8 +10,9 @@ from plandsl.driver import CompiledPlan, compile_text
 from plandsl.ir.collectives import AllReduce
 from plandsl.ir.meaning.elementwise import moments
 from plandsl.ir.meaning.streams import excess, match, mix, spread
-from plandsl.ir.streams import Moments
+from plandsl.ir.streams import Excess, Moments
 from plandsl.ir.text import read, show
+from plandsl.ir.types import Value, tensor
 from plandsl.show import show_plan
 
 STREAM = "item(x, over = streams, at = 0)"
@@ -88,7 +89,9 @@ def test_programs_and_plans_read_back() -> None:
 
 def test_the_elements_that_exceed_the_threshold_are_the_share_of_normal_numbers() -> None:
     x = np.random.default_rng(0).normal(3.0, 2.0, size=(2, 200_000))
-    out = excess(x, moments(x, 1), 1, x.shape[1], 0.05)
+    value = Value("x", tensor("fp32", ("batch", "ffn")))
+    op = Excess(value, value, value, over="ffn", share=0.05)
+    out = excess(x, moments(x, 1), 1, x.shape[1], op.deviations)
     assert (out > 0).mean() == pytest.approx(0.05, rel=0.03)
     assert np.allclose(out[out > 0], (x - 3.0 - 1.6449 * 2.0)[out > 0], atol=0.05)
 

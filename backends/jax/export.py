@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 from plandsl.backends.jax import host_texts, texts
 from plandsl.backends.jax.formats import type_name
-from plandsl.backends.jax.layouts import Layouts, multiple, spec
+from plandsl.backends.jax.layouts import Layouts, Slots, multiple, spec
 from plandsl.backends.jax.regions import (
     caches_of,
     layers_of,
+    spec_in,
+    spec_out,
     stage_name,
-    value_in,
     value_out,
     write_region,
     write_stage,
@@ -60,7 +61,7 @@ class Sharding(NamedTuple):
 def export(title: str, shardings: Sequence[Sharding], room: int = 0, *, exact: bool = False) -> str:
     """The program of a plan. Its cache has room for ``room`` steps after the prompt, at least for the plan's output.
 
-    With ``exact``, all formats are float64, for a comparison. Raises `PlanError`: E515, or E516 for formats.
+    With ``exact``, all formats are float64, for a comparison. Raises `PlanError` (E516) for formats.
     """
     ops = [op for s in shardings for p in s.programs for r in p.regions for op in r.ops]
     words = {op.fn for op in ops if isinstance(op, Map | ShortConv) and op.fn}
@@ -113,10 +114,10 @@ def formats_text(programs: Iterable[Program], *, exact: bool) -> str:
 
 def _functions(sharding: Sharding, taken: set[str]) -> Iterator[str]:
     for program in sharding.programs:
-        layouts = layouts_of(program)
+        layouts, handed = layouts_of(program), Slots.none()
         yield f"# ---- {sharding.name}: {program.phase}, on a mesh of {program.mesh or 'one device'}"
         for region in program.regions:
-            yield write_region(program, region, layouts, sharding.prefix, taken)
+            yield write_region(program, region, layouts, sharding.prefix, taken=taken, handed=handed)
         for index, parts in enumerate(program.stage_parts):
             yield write_stage(program, index, parts, sharding.prefix)
 
@@ -219,9 +220,9 @@ def _stage(sharding: Sharding, index: int, mesh: Mesh, room: _Room) -> Iterator[
     yield "    steps={"
     for phase in sharding.programs:
         own = phase.stage_parts[index]
-        takes, gives = value_in(phase.region(own[0].region)), value_out(phase.region(own[-1].region)).type
+        takes, gives = spec_in(phase, phase.region(own[0].region)), spec_out(phase, phase.region(own[-1].region))
         step = stage_name(sharding.prefix, phase.phase, index)
-        yield f'        "{phase.phase}": Step({step}, {spec(takes)}, {spec(gives)}),'
+        yield f'        "{phase.phase}": Step({step}, {takes}, {gives}),'
     yield "    },"
     yield "),"
 

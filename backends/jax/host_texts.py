@@ -19,8 +19,8 @@ class Step(NamedTuple):
     """The function of a stage in one phase, and the layouts of what it takes and gives."""
 
     run: Callable
-    takes: P
-    gives: P
+    takes: Any
+    gives: Any
 
 
 class Stage(NamedTuple):
@@ -91,9 +91,10 @@ def specs(tree: Any) -> Any:
     return jax.tree.map(lambda t: t.spec, tree, is_leaf=is_tensor)
 
 
-def put(x: Any, setting: Setting, stage: Stage, spec: P) -> Array:
-    """``x`` on the devices of a stage."""
-    return jax.device_put(x, NamedSharding(mesh_of(setting, stage), spec))
+def put(x: Any, setting: Setting, stage: Stage, spec: Any) -> Any:
+    """``x``, an array or several, on the devices of a stage."""
+    mesh = mesh_of(setting, stage)
+    return jax.tree.map(lambda a, s: jax.device_put(a, NamedSharding(mesh, s)), x, spec)
 
 
 def load_weights(setting: Setting, get: Callable[[str, int | None, str], np.ndarray]) -> list[Any]:
@@ -172,7 +173,8 @@ def run(
     """
     setting = SETTINGS[name]
     rows, tokens = ids.shape[:2]
-    pads = [(0, -rows % setting.pad_batch), (0, -tokens % setting.pad), (0, 0)]
+    unit = setting.pad_batch * (1 if phase == "prefill" else setting.groups)  # a decode step runs all groups together
+    pads = [(0, -rows % unit), (0, -tokens % setting.pad), (0, 0)]
     x: Any = np.pad(ids, pads[: ids.ndim]).astype(np.int32 if ids.ndim == 2 else WIDE)
     step = [x if ids.ndim == 2 else np.zeros(x.shape[:2], np.int32), np.int32(past), np.int32(past + tokens)]
     if setting.adapters:

@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from math import lcm
 from typing import NamedTuple
 
-from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.ir.program import Program
 from plandsl.ir.types import PADDED, REPLICATED, Dim, Mesh, TensorType
 
@@ -41,9 +40,25 @@ class Layouts(NamedTuple):
         return self.local(dim.name, dim.axes) * self.mesh.ways(dim.axes)
 
 
-def refuse(why: str) -> PlanError:
-    """The diagnostic (E515) for what a program in JAX cannot say."""
-    return PlanError([Diagnostic("E515", f"this plan cannot be a program in JAX: {why}")])
+class Slots(NamedTuple):
+    """Where the keys of a program lie, by the names of values: of one region, or of all that regions hand on."""
+
+    contexts: dict[str, tuple[str, ...]]
+    """The axes that split the context of the cache that a value comes from."""
+    passing: set[str]
+    """Keys and values that no later step reads: a rank has those of its own part of the step."""
+
+    @classmethod
+    def none(cls) -> Slots:
+        """Nothing is known yet."""
+        return cls({}, set())
+
+    def follow(self, name: str, other: Slots, source: str) -> None:
+        """Value ``name`` lies as ``source`` of ``other`` does."""
+        if source in other.contexts:
+            self.contexts[name] = other.contexts[source]
+        if source in other.passing:
+            self.passing.add(name)
 
 
 def multiple(programs: Iterable[Program], name: str) -> int:

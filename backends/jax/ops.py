@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from string import ascii_letters
 from typing import assert_never
 
-from plandsl.backends.jax.layouts import Layouts, refuse, show_axes
+from plandsl.backends.jax.layouts import Layouts, Slots, show_axes
 from plandsl.ir.adapters import AdapterGemm
 from plandsl.ir.chunks import Join, Split
 from plandsl.ir.collectives import (
@@ -55,29 +55,40 @@ from plandsl.ir.types import Dim, TensorType, Value
 SIGNS = {"add": "+", "sub": "-", "mul": "*"}
 GATED = {gate: word for word, gate in GATES.items()}
 
+LAYER = "layer number"
+"""The key of a layer's number, which stands beside its weights: a loop over layers runs over both."""
+
 
 class Writer:
-    """Writes the ops of one region. ``names`` gives a value its name in the text."""
+    """Writes the ops of one region. ``names`` gives a value its name in the text.
 
-    def __init__(self, layouts: Layouts, names: Callable[[Value], str], prefix: str) -> None:
-        self.layouts, self.names, self.prefix = layouts, names, prefix
-        self.contexts: dict[str, tuple[str, ...]] = {}
-        """The axes that split the context of the cache that a value comes from, by the value's name."""
-        self.passing: set[str] = set()
-        """The names of keys and values that no later step reads: a rank has those of its own part of the step."""
+    ``handed`` says where the keys of earlier layers lie. The results of `Recv` in ``received`` were handed on under
+    these names by the layers of another stage.
+    """
+
+    def __init__(
+        self,
+        layouts: Layouts,
+        names: Callable[[Value], str],
+        prefix: str,
+        handed: Slots,
+        received: Mapping[str, str],
+    ) -> None:
+        self.layouts, self.names, self.prefix, self.received = layouts, names, prefix, received
+        self.handed, self.slots = handed, Slots.none()
 
     def write(self, op: Op) -> list[str]:
         """The lines that compute the results of ``op``."""
         made = [v for v in op.results if "context" in v.type.names]
         for x in op.operands:
-            if x.name in self.contexts:
-                self.contexts |= {v.name: self.contexts[x.name] for v in made}
-            if x.name in self.passing:
-                self.passing |= {v.name for v in made}
-        if isinstance(op, CacheWrite) and op.transient:
-            self.passing |= {v.name for v in made}
+            for value in made:
+                self.slots.follow(value.name, self.slots, x.name)
+        if isinstance(op, Earlier):
+            self.slots.follow(op.out.name, self.handed, op.made)
+        elif isinstance(op, CacheWrite) and op.transient:
+            self.slots.passing.update(v.name for v in made)
         elif isinstance(op, CacheWrite):
-            self.contexts |= {v.name: v.type.on("context") for v in made}
+            self.slots.contexts.update((v.name, v.type.on("context")) for v in made)
         texts = self._expressions(op)
         outs = [self.names(v) for v in op.results]
         if len(texts) != len(outs):  # one expression for all results
@@ -101,17 +112,14 @@ class Writer:
             case Embed():
                 return [cast(f"embed({self.names(op.ids)}, {self.names(op.table)}{self._first_row(op.table)})", op.out)]
             case Earlier():
-                raise refuse(
-                    f"its layers take `{op.made}` from earlier layers, and a scan over layers hands on one value"
-                )
+                return [f'made["{op.made}"]']
             case Moments():
                 return [cast(f"moments(wide({self.names(op.x)}), {self._at(op.x, op.over)})", op.out)]
             case Stack() | Spread() | Mix() | Match() | Excess():
-                raise refuse(f"`{op.keyword}` is not among the functions that programs in JAX have")
+                return [cast(self._streams(op), op.out)]
             case Item():
-                if op.at is None:
-                    raise refuse("layers take items by their numbers, and a scan over layers does not count them")
-                return [f"jnp.take({self.names(op.x)}, {op.at}, axis={op.x.type.names.index(op.over)})"]
+                at = f'w["{LAYER}"]' if op.at is None else op.at
+                return [f"jnp.take({self.names(op.x)}, {at}, axis={self._at(op.x, op.over)})"]
             case Ids():
                 numbers = {"token": "ids", "type": "jnp.zeros_like(ids)"}
                 return [numbers.get(op.of, "jnp.zeros_like(ids) + positions(ids.shape[1], past)")]
@@ -216,7 +224,7 @@ class Writer:
             case Send():
                 return self.names(op.x)
             case Recv():
-                return "x"
+                return f'made["{self.received[op.out.name]}"]' if op.out.name in self.received else "x"
             case Reshard():
                 raise AssertionError("collectives replace every reshard")
             case _:
@@ -313,6 +321,25 @@ class Writer:
         options = f"top_k={op.top_k}, score={op.score!r}, normalize={op.normalize}, scale={op.scale!r}"
         return cast(f"gates(wide({self.names(op.logits)}){bias}, {options})", op.out)
 
+    # ---- several residual streams
+
+    def _streams(self, op: Stack | Spread | Mix | Match | Excess) -> str:
+        match op:
+            case Stack():
+                return f"jnp.stack([{', '.join(map(self.names, op.xs))}], axis={self._at(op.out, op.into)})"
+            case Spread():
+                count = self.layouts.sizes[op.into]
+                return f"spread({self.names(op.x)}, {self._at(op.out, op.into)}, {count}, {op.first})"
+            case Excess():
+                sums, count = f"wide({self.names(op.moments)})", self.layouts.sizes[op.over]
+                at, z = self._at(op.x, op.over), op.deviations
+                return f"excess(wide({self.names(op.x)}), {sums}, {at}, {count}, {z!r})"
+            case Mix() | Match():
+                x, other = (f"wide({self.names(x)})" for x in op.operands)
+                return f"{op.keyword}({x}, {other})"
+            case _:
+                assert_never(op)
+
     # ---- the cache and attention
 
     def _cache_write(self, op: CacheWrite) -> list[str]:
@@ -323,7 +350,7 @@ class Writer:
             if op.transient:
                 own = out.type.on("context")[len(x.type.on("position")) :]
                 made.append(self._part_along(new, own, self._at(x, "position")))
-            elif not out.type.on("context"):
+            elif self.layouts.mesh.ways(out.type.on("context")) == 1:
                 made.append(f"lax.dynamic_update_slice_in_dim({kept}, {new}, past, {self._at(x, 'position')})")
             else:
                 made.append(f"write_slots({kept}, {new}, {self._slots(out)}, {self._positions(x)}[0])")
@@ -335,12 +362,12 @@ class Writer:
 
     def _slots(self, keys: Value) -> str:
         """The positions of the slots of a rank's part of ``keys``."""
-        if keys.name in self.passing:
+        if keys.name in self.slots.passing:
             index = f", lax.axis_index({show_axes(keys.type.on('context'))})" if keys.type.on("context") else ""
             return f"positions({self.names(keys)}.shape[1], 0{index})"
-        whole, axes = self.contexts[keys.name], keys.type.on("context")
+        whole, axes = self.slots.contexts[keys.name], keys.type.on("context")
         ways = self.layouts.mesh.ways(whole)
-        if not axes and not whole:
+        if ways == 1:
             return f"jnp.arange({self.names(keys)}.shape[1])"
         parts = self.layouts.mesh.ways(axes)
         index = f"lax.axis_index({show_axes(axes)})" if axes else "0"

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from functools import cache
 
 from plandsl.ir.functions import FUNCTIONS, GATES
-from plandsl.ir.meaning import adapters, attention, elementwise, experts, states
+from plandsl.ir.meaning import adapters, attention, elementwise, experts, states, streams
 
-MODULES = (elementwise, attention, experts, states, adapters)
+MODULES = (elementwise, attention, experts, states, adapters, streams)
 """Where the functions stand, in the order in which a program prints them."""
 
 

@@ -200,8 +200,17 @@ def recurrence(
     return (out[..., 0], state[..., 0]) if flat else (out, state)
 
 
-def layers(block: Callable, w: Any, cache: Any, x: Array, *step: Array, at: Any = None) -> Any:
-    """Run ``block`` for each layer that the arrays of ``w`` and ``cache`` stack, or for those of the range ``at``."""
+def with_room(block: Callable, w: Any, cache: Any, x: Any, *step: Array) -> Any:
+    """``x, made`` with zeros for what ``block`` is the first to make: a loop hands on the same values each time."""
+    shapes = jax.eval_shape(lambda: block(*jax.tree.map(lambda a: a[0], (w, cache)), x, *step)[0][1])
+    return x[0], {name: x[1].get(name, jnp.zeros(like.shape, like.dtype)) for name, like in shapes.items()}
+
+
+def layers(block: Callable, w: Any, cache: Any, x: Any, *step: Array, at: Any = None) -> Any:
+    """Run ``block`` for each layer that the arrays of ``w`` and ``cache`` stack, or for those of the range ``at``.
+
+    ``x`` is what goes from layer to layer: the hidden state, in some programs with what later layers take of it.
+    """
     some = (w, cache) if at is None else jax.tree.map(lambda a: a[at[0] : at[1]], (w, cache))
     x, new = lax.scan(lambda x, each: block(*each, x, *step), x, some)
     if at is not None:

@@ -207,7 +207,7 @@ def _streams(op: Streams, here: Local) -> Array:
             return elementwise.moments(here.array(op.x), op.x.type.names.index(op.over))
         case Excess():
             along, count = op.x.type.names.index(op.over), here.place.sizes[op.over]
-            return streams.excess(here.array(op.x), here.array(op.moments), along, count, op.share)
+            return streams.excess(here.array(op.x), here.array(op.moments), along, count, op.deviations)
         case _:
             assert_never(op)
 

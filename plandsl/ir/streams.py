@@ -6,6 +6,7 @@ streams, runs a layer on one of them, and corrects the others by what the layer 
 
 from __future__ import annotations
 
+from statistics import NormalDist
 from typing import ClassVar, TypeAlias
 
 from attrs import frozen
@@ -139,6 +140,11 @@ class Excess(Regular):
     over: str
     share: float
     span: Span | None = span_field()
+
+    @property
+    def deviations(self) -> float:
+        """z: how many standard deviations above the mean the threshold lies."""
+        return NormalDist().inv_cdf(1 - self.share)
 
     @once
     def rules(self) -> tuple[Rule, ...]:

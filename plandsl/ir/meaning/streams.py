@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from statistics import NormalDist
-
 import numpy as np
 
 from plandsl.ir.meaning import Array
@@ -28,10 +26,10 @@ def match(x: Array, like: Array) -> Array:
     return out
 
 
-def excess(x: Array, sums: Array, along: int, count: int, share: float) -> Array:
+def excess(x: Array, sums: Array, along: int, count: int, z: float) -> Array:
     """``max(x - mean - z std, 0)``, with the mean and the deviation of ``count`` elements from their ``sums``."""
     mean, square = np.moveaxis(sums, -1, 0) / count
     std = np.sqrt(np.maximum(square - mean * mean, 0.0))
-    cut = np.expand_dims(mean + NormalDist().inv_cdf(1 - share) * std, along)
+    cut = np.expand_dims(mean + z * std, along)
     out: Array = np.maximum(x - cut, 0.0)
     return out
