@@ -55,9 +55,16 @@ def team() -> Iterator[Team]:
     team = Team()
     yield team
     team.crew.stop()
-    for task in asyncio.all_tasks(team.loop):
-        team.loop.run_until_complete(task)
+    team.loop.run_until_complete(end_tasks())
     team.loop.close()
+
+
+async def end_tasks() -> None:
+    """End what replaces workers when all are stopped."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
 
 
 def code(reply: Reply) -> str:

@@ -230,7 +230,8 @@ class Crew:
             return
         try:
             new = await self._wait(self._hire)
-            await self._wait(new.wait)
+            if not self.stopped:
+                await self._wait(new.wait)
         except PlanError as error:
             self.log(str(error))
         else:
