@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, cast
+from functools import cache
+from operator import attrgetter
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 from attrs import fields
 
@@ -39,14 +41,31 @@ class FrozenValue:
     __slots__ = ()
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, FrozenValue) and type(self) is type(other) and self._compared() == other._compared()
+        kind = type(self)
+        if kind is not type(other):
+            return False
+        read = _compared(kind).read
+        return self is other or read(self) == read(other)
 
     def __hash__(self) -> int:
-        return hash((type(self), *self._compared().values()))
+        kind = type(self)
+        return hash((kind, _compared(kind).read(self)))
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self._compared().items())})"
+        names, read = _compared(type(self))
+        return f"{type(self).__name__}({', '.join(map('{}={!r}'.format, names, read(self)))})"
 
-    def _compared(self) -> dict[str, object]:
-        """The fields that are compared, by name."""
-        return {a.name: getattr(self, a.name) for a in fields(cast(Any, type(self))) if a.eq}
+
+class _Compared(NamedTuple):
+    """The names of the fields of a class that are compared, and what reads them of a value."""
+
+    names: tuple[str, ...]
+    read: Callable[[object], tuple[object, ...]]
+
+
+@cache
+def _compared(kind: type) -> _Compared:
+    names = tuple(a.name for a in fields(cast(Any, kind)) if a.eq)
+    if len(names) > 1:
+        return _Compared(names, attrgetter(*names))  # which gives a tuple
+    return _Compared(names, lambda value: tuple(getattr(value, name) for name in names))
