@@ -14,9 +14,8 @@ from plandsl.backends.cost.answers.names import op_names
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.num import maximum
 from plandsl.backends.cost.time.phase import PhaseModel, PhaseTimes, ProgramRun
-from plandsl.backends.cost.work.work import Binding, Work
+from plandsl.backends.cost.work.work import Work
 from plandsl.ir.collectives import HOP_WORDS
-from plandsl.ir.extents import Extents
 from plandsl.ir.names import RunKey, region_of
 from plandsl.ir.program import PREFILL
 from plandsl.ir.types import Number
@@ -76,9 +75,9 @@ class PhaseLines:
 
     def __init__(self, model: PhaseModel, times: PhaseTimes, bind: Mapping[str, Number], context: float) -> None:
         self.model, self.times, self.bind, self.context = model, times, bind, context
-        self.extents = Extents(model.schedule.program, bind, model.extents.mesh)
         self.contexts = mean_contexts(model, bind, context)
-        self.at = Binding(self.extents, context, self.contexts)
+        self.at = model.bound_sizes(bind).at(context, self.contexts)
+        self.extents = self.at.extents
         self._known: dict[tuple[RunKey, int, str], list[OpTime]] = {}
 
     @classmethod

@@ -212,15 +212,13 @@ class Exchange(NamedTuple):
         time = maximum(self.form.seconds(*asked), self.form.least(*asked) * max(self.rate, 1.0))
         return time if isinstance(self.ranks, int) else time * (self.ranks > 1)
 
-    def _call_seconds(self, n: Number) -> Number:
+    def _call_seconds(self, at: Binding, n: Number) -> Number:
         """Seconds of one call: measured where a table answers."""
-        return (
-            self.modelled_seconds(n) if self.table is None else self.table.seconds(n, partial(self.modelled_seconds, n))
-        )
+        return at.modelled(self, n) if self.table is None else self.table.seconds(n, partial(at.modelled, self, n))
 
-    def _seconds(self, n: Number) -> Number:
+    def _seconds(self, at: Binding, n: Number) -> Number:
         """Seconds of all calls and their kernels."""
-        time = self._call_seconds(n)
+        time = self._call_seconds(at, n)
         if self.kernel is not None:
             time = time + self.kernel.modelled_seconds(n) * (self.ranks > 1)
         return time if isinstance(self.times, int) and self.times == 1 else time * self.times
@@ -240,7 +238,7 @@ class Exchange(NamedTuple):
 
     def seconds(self, at: Binding) -> Number:
         """Seconds of its rows."""
-        return at.time_rows(self.rows, self._seconds)
+        return at.time_rows(self.rows, partial(self._seconds, at))
 
     def demand(self, at: Binding) -> Demand:
         """The bytes of one message."""
@@ -268,7 +266,7 @@ class Exchange(NamedTuple):
         if (found := at.judged.get(key)) is None:
             rows = at.rows(self.rows)
             payload = float(self.payload_per_row * rows)
-            once, more = (float(self.modelled_seconds(n)) for n in (rows, rows * (1 + FEW)))
+            once, more = float(at.modelled(self, rows)), float(self.modelled_seconds(rows * (1 + FEW)))
             if self.form.port is not None:
                 more = once + FEW * payload / self.form.port
             bound = "link" if 2 * (more - once) >= FEW * once else "latency"

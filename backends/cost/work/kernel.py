@@ -103,11 +103,9 @@ class Kernel(NamedTuple):
             return self.form.seconds(self.bandwidth, n, moved, self.bytes_per_row)
         return maximum(self.flops_per_row * n / self.rate, moved / self.bandwidth) + self.launch
 
-    def _seconds(self, n: Number) -> Number:
+    def _seconds(self, at: Binding, n: Number) -> Number:
         """Seconds of ``n`` rows: measured where a table answers."""
-        return (
-            self.modelled_seconds(n) if self.table is None else self.table.seconds(n, partial(self.modelled_seconds, n))
-        )
+        return at.modelled(self, n) if self.table is None else self.table.seconds(n, partial(at.modelled, self, n))
 
     # ---- what the cost model asks
 
@@ -117,7 +115,7 @@ class Kernel(NamedTuple):
 
     def seconds(self, at: Binding) -> Number:
         """Seconds of its rows."""
-        return at.time_rows(self.rows, self._seconds)
+        return at.time_rows(self.rows, partial(self._seconds, at))
 
     def demand(self, at: Binding) -> Demand:
         """Its FLOPs and bytes."""
@@ -146,7 +144,7 @@ class Kernel(NamedTuple):
         if self.form is None:
             return machine.flat
         whole = not isinstance(self.form, QuantForm)  # its constants are of a GEMM with its quantisation
-        return form_answer(self.form.constants, self.modelled_seconds(at.rows(self.rows)) if whole else None)
+        return form_answer(self.form.constants, at.modelled(self, at.rows(self.rows)) if whole else None)
 
     def path(self, program: Program) -> Path:
         """The bytes stay on the GPU."""

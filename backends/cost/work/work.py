@@ -18,6 +18,13 @@ Shape = tuple[tuple[str, int], ...]
 """Named sizes of a kernel, as a report shows them."""
 
 
+class Modelled(Protocol):
+    """Work that the calibrated model times by its rows alone."""
+
+    def modelled_seconds(self, n: Number) -> Number:
+        """Seconds of ``n`` rows by the calibrated model."""
+
+
 class Binding:
     """The sizes of one pass: every dimension of a program, and the ``context`` that attention sees.
 
@@ -26,7 +33,7 @@ class Binding:
     what work remembers of other work that is equal to it.
     """
 
-    __slots__ = ("_rows", "context", "contexts", "each", "extents", "judged")
+    __slots__ = ("_modelled", "_rows", "context", "contexts", "each", "extents", "judged")
 
     def __init__(
         self,
@@ -38,13 +45,27 @@ class Binding:
         self.extents, self.context, self.each = extents, context, each
         self.contexts = ((1.0, context),) if contexts is None else contexts
         self._rows: dict[tuple[Dim, ...], Number] = {}
+        self._modelled: dict[tuple[int, Number], tuple[Modelled, Number]] = {}
         self.judged: dict[Hashable, Any] = {}
 
-    def at(self, context: Number) -> "Binding":
-        """The same sizes at another context."""
-        other = Binding(self.extents, context, each=self.each)
-        other._rows = self._rows
+    def at(self, context: Number, contexts: Sequence[tuple[Number, Number]] | None = None) -> "Binding":
+        """The same sizes at another context; what does not depend on the context is shared."""
+        other = Binding(self.extents, context, contexts, each=self.each)
+        other._rows, other._modelled, other.judged = self._rows, self._modelled, self.judged
         return other
+
+    def modelled(self, work: Modelled, n: Number) -> Number:
+        """``work.modelled_seconds(n)``, found once: evaluation and the lines of an estimate both ask for it.
+
+        The entry holds the work, so that no other work gets its identity.
+        """
+        if n.__class__ is not int and n.__class__ is not float:
+            return work.modelled_seconds(n)
+        key = id(work), n
+        found = self._modelled.get(key)
+        if found is None:
+            found = self._modelled[key] = work, work.modelled_seconds(n)
+        return found[1]
 
     def rows(self, dims: tuple[Dim, ...]) -> Number:
         """Rows that ``dims`` make on one rank."""
