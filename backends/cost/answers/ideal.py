@@ -16,7 +16,6 @@ from plandsl.ir.compute import Attention, Gemm
 from plandsl.ir.extents import Extents
 from plandsl.ir.index import PickKeys
 from plandsl.ir.latent import LatentAttention
-from plandsl.ir.names import stem
 from plandsl.ir.program import Program
 from plandsl.ir.states import Recurrence
 from plandsl.ir.types import Number
@@ -76,9 +75,9 @@ def _gemm(op: Gemm, extents: Extents) -> Number:
     """``2 m n k`` over whole tensors, or over a chunk of rows; experts count once for each choice of a token."""
     total: Number = 0.0
     chunks = prod(d.chunk.of for d in op.x.type.dims if d.chunk)
-    for w in op.weights:
+    for names in op.multiplied:
         flops: Number = 2.0 / chunks
-        for name in {stem(n): n for n in (*w.type.names, *op.x.type.names)}.values():  # experts:8 rather than experts
+        for name in names:
             flops = flops * extents.sizes[name]
         total = total + flops
     return total

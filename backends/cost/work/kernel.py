@@ -125,9 +125,11 @@ class Kernel(NamedTuple):
 
     def least(self, at: Binding, machine: Machine, pace: float) -> Number | None:
         """The bound of a GEMM; other kernels find their bytes in a cache."""
+        if not isinstance(self.op, Gemm):
+            return None
         fitted = self.form.constants if self.form is not None and self.table is None else None
         within = isinstance(fitted, GemmConstants) and max(fitted.compute, fitted.memory) <= 1
-        if not isinstance(self.op, Gemm) or (within and pace <= 1):
+        if within and pace <= 1:
             return None
         n = at.rows(self.rows)
         read = self.bytes_fixed / machine.gpu.bandwidth
@@ -156,12 +158,11 @@ class Kernel(NamedTuple):
 
     def shape(self, at: Binding) -> Shape:
         """m, n and k of a GEMM."""
-        op, extents = self.op, at.extents
+        op = self.op
         if not isinstance(op, Gemm):
             return ()
-        k = extents.product(op.x.type.dim(n) for n in op.contracted())
-        m = extents.product(d for d in op.x.type.dims if d.name not in op.contracted())
-        n = sum(extents.elements(out.type) for out in op.outs) // max(m, 1)
+        m, k = map(at.rows, op.sides)
+        n = sum(at.rows(out.type.dims) for out in op.outs) // max(m, 1)
         return (("m", int(m)), ("n", int(n)), ("k", int(k)))
 
 
