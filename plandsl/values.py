@@ -1,15 +1,17 @@
-"""The base class of frozen values: equality, hash and text."""
+"""The base class of frozen values: equality, hash and text; and what keeps what was found of a value."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache, wraps
 from operator import attrgetter
-from typing import Any, Generic, NamedTuple, TypeVar, cast
+from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, cast
 
 from attrs import fields
 
 T = TypeVar("T")
+R = TypeVar("R")
+P = ParamSpec("P")
 
 
 class once(Generic[T]):
@@ -29,6 +31,42 @@ class once(Generic[T]):
         found: T = self.read(value)
         value.__dict__[self.name] = found
         return found
+
+
+class _Object:
+    """A value that is compared as an object."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Object) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+def kept(most: int) -> Callable[[Callable[Concatenate[T, P], R]], Callable[Concatenate[T, P], R]]:
+    """Keeps what a function of a value, and of more arguments, returned for the last ``most`` that it was asked about.
+
+    The value counts as an object, so that no hash of its parts is taken: the compiler keeps the programs of equal
+    plans, and their ops. The other arguments count as values.
+    """
+
+    def keep(find: Callable[Concatenate[T, P], R]) -> Callable[Concatenate[T, P], R]:
+        @lru_cache(most)
+        def known(held: _Object, *args: Any, **more: Any) -> R:
+            return find(cast(T, held.value), *args, **more)
+
+        @wraps(find)
+        def ask(value: T, /, *args: P.args, **more: P.kwargs) -> R:
+            return known(_Object(value), *args, **more)
+
+        return ask
+
+    return keep
 
 
 class FrozenValue:

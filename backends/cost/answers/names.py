@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
-from attrs import field, frozen
-
 from plandsl.ir.collectives import Recv, Send
 from plandsl.ir.compute import Gemm, Quantize
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Region
+from plandsl.values import kept
 
 
+@kept(512)
 def op_names(region: Region) -> tuple[str, ...]:
     """A name for each op of ``region``, unique among ops of its kind; a collective has its tensor's name.
 
     Chunks of one op share its name. Names differ between regions: ``norm`` is the block's, ``head_norm`` the head's.
     """
-    return _names(_Named(region))
-
-
-KEPT = 512
-"""Regions whose names are kept: all loads of a plan have the same."""
-
-
-@frozen
-class _Named:
-    """A region, which counts as an object: the compiler keeps the programs of equal plans."""
-
-    region: Region = field(eq=id)
-
-
-@lru_cache(KEPT)
-def _names(named: _Named) -> tuple[str, ...]:
-    region = named.region
     place = f"{region.name.own}_" if region.name.own else ""
     made: dict[str, str] = {}
     names: list[str] = []

@@ -9,7 +9,6 @@ all of its input, an all_to_all the buffer of a rank, a p2p the message.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import NamedTuple
 
 from plandsl.backends.cost.forms.gemm import smooth_max
@@ -130,8 +129,7 @@ def collective_seconds(
     Constants are for links of the usual latency; `late_seconds` adds what the latency of ``link`` differs from it, for
     the fewest messages of the operation that wait for one another: an all_reduce may go up and down a tree.
     """
-    plain = n.__class__ is int
-    return (_known_course if plain else _course)(c, link, op, n, custom).seconds(payload)
+    return collective_course(c, link, op=op, n=n, custom=custom).seconds(payload)
 
 
 class Stretch(NamedTuple):
@@ -171,7 +169,8 @@ class Course(NamedTuple):
         return where(self.ranks > 1, self.fixed + best, 0.0)
 
 
-def _course(c: CollectiveConstants, link: LinkSpec, op: str, n: Number, custom: bool) -> Course:
+def collective_course(c: CollectiveConstants, link: LinkSpec, op: str, n: Number, custom: bool = False) -> Course:
+    """The course of ``op`` over ``n`` ranks of one node, as `collective_seconds` describes it."""
     p, pcie = port_bandwidth(link, n), link.topology == "pcie"
     limit = math.inf if link.host is None else link.host.rate
     way, waits = ring_way(op, n, c.own), _waits(op, n)
@@ -188,12 +187,6 @@ def _course(c: CollectiveConstants, link: LinkSpec, op: str, n: Number, custom: 
         (volume, rate), reduced = bulk[0], switch_way(n).volume
         bulk.append((where(n > 2, reduced, volume), where(n > 2, p * c.switch, rate)))
     return Course(n, fixed=c.fixed, quick=tuple(quick), filled=filled, half=half, bulk=tuple(bulk))
-
-
-COURSES = 512
-"""Courses that are kept: each is asked for by every load of a plan."""
-
-_known_course = lru_cache(COURSES)(_course)
 
 
 def _either(first: Number, a: Stretch, b: Stretch) -> Stretch:

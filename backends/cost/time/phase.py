@@ -357,7 +357,7 @@ class PhaseModel:
 
     def _bounded_seconds(self, work: Work, at: Binding) -> Number:
         """Seconds of ``work`` on its own; at the rates of the engine, no less than the hardware needs."""
-        time = _work_seconds(work, at) if self.known is None else self.known.seconds(work, at)
+        time = work.seconds(at) if self.known is None else self.known.seconds(work, at)
         pace = work.pace(self.rates)
         least = work.least(at, self.machine, pace)
         return time if least is None else maximum(time, least * pace)
@@ -487,10 +487,6 @@ def _cut_by_chunks(span: Number, first: Number, last: Number, chunk: int) -> Ite
 def _bound(phase: PhaseModel, sizes: tuple[tuple[str, type, Number], ...]) -> Binding:
     """The binding of ``sizes``: name, kind of number and number. Whoever asks for it next knows what it has found."""
     return phase._bind({name: number for name, _, number in sizes})
-
-
-def _work_seconds(work: Work, at: Binding) -> Number:
-    return work.seconds(at)
 
 
 def _fixed_extents(program: Program, mesh: Mapping[str, Number] | None) -> Extents:

@@ -1,15 +1,21 @@
 """The work of what travels between ranks: collectives, rings, and hops from stage to stage."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple, Protocol
 
-from plandsl.backends.cost.forms.collective import EXCHANGES, collective_seconds, collective_volume, least_seconds
+from plandsl.backends.cost.forms.collective import (
+    EXCHANGES,
+    Course,
+    collective_course,
+    collective_volume,
+    least_seconds,
+)
 from plandsl.backends.cost.machine import links
 from plandsl.backends.cost.machine.links import COLLECTIVES, Algorithm, Fabric, all_gather, choose, fabric, send
 from plandsl.backends.cost.machine.machine import MEASURED_ANSWER, Answer, Machine, Rates, form_answer
 from plandsl.backends.cost.machine.measured import Line
-from plandsl.backends.cost.num import maximum, minimum, where
+from plandsl.backends.cost.num import are_numbers, maximum, minimum, where
 from plandsl.backends.cost.work.kernel import Kernel, memory_kernel
 from plandsl.backends.cost.work.site import ROW_DIMS, Site
 from plandsl.backends.cost.work.work import Binding, ContextUse, Demand, Path, Shape
@@ -22,6 +28,7 @@ from plandsl.ir.types import Dim, Number, TensorType
 from plandsl.spec.constants import CollectiveConstants, FormConstants
 from plandsl.spec.formats import item_bytes
 from plandsl.spec.hardware import LinkSpec
+from plandsl.values import kept
 
 OWN = {
     "vllm": ("vllm", "quickreduce"),
@@ -115,10 +122,8 @@ class ExchangeForm(NamedTuple):
 
     def _library_seconds(self, ranks: Number, payload: Number) -> list[Number]:
         """Seconds of each library."""
-        return [
-            collective_seconds(c, self.link, op=self.op, n=ranks, payload=payload, custom=own)
-            for _, c, own in self.libraries
-        ]
+        courses = _known_courses(self, ranks) if ranks.__class__ is int else _courses(self, ranks)
+        return [course.seconds(payload) for course in courses]
 
     def seconds(self, ranks: Number, rows: Number, payload: Number) -> Number:
         """Seconds by the fastest library."""
@@ -144,6 +149,20 @@ class ExchangeForm(NamedTuple):
 
     def span_nodes(self, nodes: int, port: float) -> None:
         """None: collectives between nodes have other constants."""
+
+
+def _courses(form: ExchangeForm, ranks: Number) -> tuple[Course, ...]:
+    """The course of each library."""
+    return tuple(collective_course(c, form.link, op=form.op, n=ranks, custom=own) for _, c, own in form.libraries)
+
+
+_known_courses = kept(512)(_courses)
+
+
+@lru_cache(512)
+def _only(form: ExchangeForm) -> ExchangeForm:
+    """One object for equal forms: what was found of one of them is known of the others."""
+    return form
 
 
 class Bridged(NamedTuple):
@@ -214,7 +233,12 @@ class Exchange(NamedTuple):
 
     def _call_seconds(self, at: Binding, n: Number) -> Number:
         """Seconds of one call: measured where a table answers."""
-        return at.modelled(self, n) if self.table is None else self.table.seconds(n, partial(at.modelled, self, n))
+        return self._modelled(at, n) if self.table is None else self.table.seconds(n, partial(self._modelled, at, n))
+
+    def _modelled(self, at: Binding, n: Number) -> Number:
+        """`modelled_seconds`, found once for all exchanges of a pass that are equal."""
+        sizes = self.ranks, self.payload_per_row
+        return at.modelled(self, n, (id(self.form), *sizes, self.rate) if are_numbers(*sizes) else None)
 
     def _seconds(self, at: Binding, n: Number) -> Number:
         """Seconds of all calls and their kernels."""
@@ -266,7 +290,7 @@ class Exchange(NamedTuple):
         if (found := at.judged.get(key)) is None:
             rows = at.rows(self.rows)
             payload = float(self.payload_per_row * rows)
-            once, more = float(at.modelled(self, rows)), float(self.modelled_seconds(rows * (1 + FEW)))
+            once, more = float(self._modelled(at, rows)), float(self.modelled_seconds(rows * (1 + FEW)))
             if self.form.port is not None:
                 more = once + FEW * payload / self.form.port
             bound = "link" if 2 * (more - once) >= FEW * once else "latency"
@@ -347,7 +371,7 @@ def _form_over(
     sets = [(n, m.calibration.constants(CollectiveConstants, f"collective.{n}")) for n in names]
     found = tuple((n, c, not n.startswith("nccl")) for n, c in sets if c is not None)
     if found and m.algorithm == "auto":
-        return ExchangeForm(found, link, word)
+        return _only(ExchangeForm(found, link, word))
     algorithms = choose(ways(fabric(link, m.link_share, stride)), m.algorithm)
     return Algorithms(tuple(algorithms), m.launch_collective, link, word)
 

@@ -45,7 +45,7 @@ class Binding:
         self.extents, self.context, self.each = extents, context, each
         self.contexts = ((1.0, context),) if contexts is None else contexts
         self._rows: dict[tuple[Dim, ...], Number] = {}
-        self._modelled: dict[tuple[int, Number], tuple[Modelled, Number]] = {}
+        self._modelled: dict[tuple[Hashable, Number], tuple[Modelled, Number]] = {}
         self.judged: dict[Hashable, Any] = {}
 
     def at(self, context: Number, contexts: Sequence[tuple[Number, Number]] | None = None) -> "Binding":
@@ -54,14 +54,15 @@ class Binding:
         other._rows, other._modelled, other.judged = self._rows, self._modelled, self.judged
         return other
 
-    def modelled(self, work: Modelled, n: Number) -> Number:
+    def modelled(self, work: Modelled, n: Number, alike: Hashable = None) -> Number:
         """``work.modelled_seconds(n)``, found once: evaluation and the lines of an estimate both ask for it.
 
-        The entry holds the work, so that no other work gets its identity.
+        Works with one ``alike`` are equal; None: the work stands alone. The entry holds the work, so that nothing else
+        gets its identity, or that of its form.
         """
         if n.__class__ is not int and n.__class__ is not float:
             return work.modelled_seconds(n)
-        key = id(work), n
+        key = id(work) if alike is None else alike, n
         found = self._modelled.get(key)
         if found is None:
             found = self._modelled[key] = work, work.modelled_seconds(n)
@@ -81,9 +82,10 @@ class Binding:
     def time_rows(self, dims: tuple[Dim, ...], seconds: Callable[[Number], Number]) -> Number:
         """``seconds`` of the rows that ``dims`` make; an empty chunk is not launched and takes 0 seconds."""
         n = self.rows(dims)
-        if not any(d.chunk for d in dims):
-            return seconds(n)
-        return seconds(maximum(n, 1)) * (n > 0)
+        for dim in dims:
+            if dim.chunk is not None:
+                return seconds(maximum(n, 1)) * (n > 0)
+        return seconds(n)
 
 
 class ContextUse(NamedTuple):
