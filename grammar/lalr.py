@@ -38,28 +38,26 @@ class Machine:
             token = tokens[self.at]
             # the end of the text is `$END` to Lark
             kind = token[0] if token[0] != "END" else "$END"
-            action = actions[states[-1]].get(kind)
+            while (action := actions[states[-1]].get(kind)) is not None and action < 0:  # a rule ends before the token
+                name, size, method = rules[-1 - action]
+                if method is None:  # one child, which is the value
+                    states[-1] = gotos[states[-2]][name]
+                    continue
+                parts = values[-size:] if size else []
+                if size:
+                    del values[-size:]
+                    del states[-size:]
+                value = method(builder, parts)
+                if name == "start":
+                    return value
+                values.append(value)
+                states.append(gotos[states[-1]][name])
             if action is None:
                 mend(self)
                 continue
-            if action >= 0:
-                states.append(action)
-                values.append(token)
-                self.at += 1
-                continue
-            name, size, method = rules[-1 - action]
-            if method is None:  # one child, which is the value
-                states[-1] = gotos[states[-2]][name]
-                continue
-            parts = values[-size:] if size else []
-            if size:
-                del values[-size:]
-                del states[-size:]
-            value = method(builder, parts)
-            if name == "start":
-                return value
-            values.append(value)
-            states.append(gotos[states[-1]][name])
+            states.append(action)
+            values.append(token)
+            self.at += 1
 
     def accepts(self, *kinds: str) -> bool:
         """Whether the parser could shift tokens of these kinds next, one after the other."""

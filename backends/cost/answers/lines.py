@@ -54,9 +54,11 @@ def _merge_chunks(lines: Iterable[OpTime]) -> Iterator[OpTime]:
     for line in lines:
         found.setdefault((line.op, line.name), []).append(line)
     for first, *others in found.values():
-        ran = [line for line in others if line.time_s > 0]
-        count, time = sum(line.count for line in ran), sum(line.time_s for line in ran)
-        yield evolve(first, count=first.count + count, time_s=first.time_s + time) if ran else first
+        if ran := [line for line in others if line.time_s > 0]:
+            count, time = sum(line.count for line in ran), sum(line.time_s for line in ran)
+            yield evolve(first, count=first.count + count, time_s=first.time_s + time)
+        else:
+            yield first
 
 
 def mean_contexts(model: PhaseModel, bind: Mapping[str, Number], context: Number) -> list[tuple[Number, Number]]:
@@ -186,7 +188,7 @@ class PhaseLines:
         region = self.model.schedule.program.region(region_of(run))
         answers, seconds = self.model.deciding_work(run, self.bind, self.context), self.times.seconds[run]
         for (model, work), name, each in zip(answers, op_names(region), seconds, strict=True):
-            if stream in ("", work.op.facts.stream):
+            if not stream or stream == work.op.facts.stream:
                 yield self._line_of(model, work, name, count, float(each))
 
     def _line_of(self, model: PhaseModel, work: Work, name: str, count: int, each: float) -> OpTime:
@@ -207,7 +209,7 @@ class PhaseLines:
             time_s=each * count,
             flops=float(demand.flops),
             bytes=float(demand.moved + demand.payload),
-            bound=work.bound(at),
+            bound=work.bound(at, demand),
             layer=answer.layer,
             origin=answer.origin,
             shape=work.shape(at),

@@ -234,17 +234,26 @@ def _shots(c: CollectiveConstants, link: LinkSpec, n: Number) -> list[Stretch]:
 
 
 def collective_volume(
-    c: CollectiveConstants, link: LinkSpec, op: str, n: float, payload: float, custom: bool = False
+    c: CollectiveConstants,
+    link: LinkSpec,
+    op: str,
+    n: float,
+    payload: float,
+    custom: bool = False,
+    seconds: float | None = None,
 ) -> Number:
     """Bytes that a rank sends for each byte of ``payload``, in the way that `collective_seconds` takes.
 
-    Takes numbers, no arrays. What a rank copies to itself is not sent.
+    Takes numbers, no arrays; ``seconds`` are those of `collective_seconds`, if they are known. What a rank copies to
+    itself is not sent.
     """
     own, shot = ring_way(op, n, c.own), custom and op == "all_reduce" and not (link.topology == "pcie" and n > 2)
     shot = shot and link.host is None
     times = [way.seconds(payload) for way in _shots(c, link, n)] if shot else []
     time, volume = min(zip(times, (w.volume for w in shot_ways(n)), strict=False), default=(math.inf, 0.0))
-    if shot and c.fixed + time <= collective_seconds(c, link, op=op, n=n, payload=payload, custom=custom):
+    if shot and seconds is None:
+        seconds = collective_seconds(c, link, op=op, n=n, payload=payload, custom=custom)
+    if seconds is not None and c.fixed + time <= seconds:
         return volume
     switched = op == "all_reduce" and link.topology == "switch" and c.switch > 0 and n > 2
     reduced = (payload * switch_way(n).volume + c.half) / c.switch if switched else math.inf

@@ -364,11 +364,12 @@ class PhaseModel:
 
     def _add_attention(self, fixed: Mapping[RunKey, list[Number]], at: Binding) -> dict[RunKey, list[Number]]:
         """``fixed`` with the seconds of the ops that depend on the context."""
-        out = {}
-        for name, times in fixed.items():
-            out[name] = times = list(times)
-            for i in self.attending[name]:
-                times[i] = self.op_seconds(name, i, at)
+        out = dict(fixed)
+        for name, ops in self.attending.items():
+            if ops:
+                out[name] = times = list(fixed[name])
+                for i in ops:
+                    times[i] = self.op_seconds(name, i, at)
         return out
 
     @cached_property

@@ -1,6 +1,6 @@
 """The work of what travels between ranks: collectives, rings, and hops from stage to stage."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import lru_cache, partial
 from typing import NamedTuple, Protocol
 
@@ -135,8 +135,10 @@ class ExchangeForm(NamedTuple):
     def fastest(self, ranks: Number, payload: float) -> Fastest:
         """The fastest library."""
         times = [float(t) for t in self._library_seconds(ranks, payload)]
-        name, constants, own = self.libraries[times.index(min(times))]
-        volume = collective_volume(constants, self.link, op=self.op, n=float(ranks), payload=payload, custom=own)
+        least = min(times)
+        name, constants, own = self.libraries[times.index(least)]
+        n = float(ranks)
+        volume = collective_volume(constants, self.link, self.op, n=n, payload=payload, seconds=least, custom=own)
         return Fastest(name.removesuffix("_exchange"), volume, constants)
 
     def least(self, ranks: Number, rows: Number, payload: Number) -> Number:
@@ -196,11 +198,15 @@ class Bridged(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """What the calibrated model says of one call: how it runs, its seconds, and what bounds it."""
+    """What the calibrated model says of one call: how it runs, its seconds, and what bounds it.
+
+    It holds the ``form``, so that no other form gets its identity.
+    """
 
     fastest: Fastest
     seconds: float
     bound: str
+    form: Form
 
 
 class Exchange(NamedTuple):
@@ -237,8 +243,12 @@ class Exchange(NamedTuple):
 
     def _modelled(self, at: Binding, n: Number) -> Number:
         """`modelled_seconds`, found once for all exchanges of a pass that are equal."""
-        sizes = self.ranks, self.payload_per_row
-        return at.modelled(self, n, (id(self.form), *sizes, self.rate) if are_numbers(*sizes) else None)
+        return at.modelled(self, n, self._alike if are_numbers(self.ranks, self.payload_per_row) else None)
+
+    @property
+    def _alike(self) -> Hashable:
+        """What an equal exchange has too: its form is one object with ours."""
+        return id(self.form), self.ranks, self.payload_per_row, self.rate
 
     def _seconds(self, at: Binding, n: Number) -> Number:
         """Seconds of all calls and their kernels."""
@@ -272,13 +282,13 @@ class Exchange(NamedTuple):
         """None: `modelled_seconds` is bounded by the links."""
         return None
 
-    def bound(self, at: Binding) -> str:
+    def bound(self, at: Binding, demand: Demand) -> str:
         """``link`` where the bytes take at least half of the time, judged by adding a few more; else ``latency``."""
         return self._judge(at).bound
 
     def answer(self, at: Binding, machine: Machine) -> Answer:
         """A table, fitted constants, or the algorithms of the links. A table does not say which algorithm ran."""
-        (name, volume, constants), once, _ = self._judge(at)
+        (name, volume, constants), once, *_ = self._judge(at)
         if self._is_measured(at):
             return MEASURED_ANSWER._replace(algorithm="measured", volume=volume)
         found = machine.flat if constants is None else form_answer(constants, once)
@@ -286,7 +296,7 @@ class Exchange(NamedTuple):
 
     def _judge(self, at: Binding) -> Judged:
         """What its calibrated model says; that of equal exchanges in a pass is asked for once."""
-        key = self.form, self.ranks, self.rows, self.payload_per_row, self.rate
+        key = self._alike, self.rows
         if (found := at.judged.get(key)) is None:
             rows = at.rows(self.rows)
             payload = float(self.payload_per_row * rows)
@@ -294,7 +304,7 @@ class Exchange(NamedTuple):
             if self.form.port is not None:
                 more = once + FEW * payload / self.form.port
             bound = "link" if 2 * (more - once) >= FEW * once else "latency"
-            found = at.judged[key] = Judged(self.form.fastest(self.ranks, payload), once, bound)
+            found = at.judged[key] = Judged(self.form.fastest(self.ranks, payload), once, bound, self.form)
         return found
 
     def path(self, program: Program) -> Path:

@@ -170,8 +170,8 @@ class Work(Protocol):
         ``pace`` of the engine, and for exchanges, whose seconds have one (`forms.collective.least_seconds`).
         """
 
-    def bound(self, at: Binding) -> str:
-        """What bounds its time: compute, memory or latency; for communication, link or latency."""
+    def bound(self, at: Binding, demand: Demand) -> str:
+        """What bounds its time, of its ``demand``: compute, memory or latency; for communication, link or latency."""
 
     def answer(self, at: Binding, machine: Machine) -> Answer:
         """The layer of the cost model that timed it."""
