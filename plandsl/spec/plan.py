@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Callable
+from functools import lru_cache
 from math import ceil
 from typing import Any, NamedTuple
 
@@ -306,9 +307,14 @@ class PlanSpec(FrozenValue):
 
     @once
     def unloaded(self) -> "PlanSpec":
-        """The plan under a load without lengths: plans that differ in the load alone have the same programs."""
+        """The plan under a load without lengths: plans that differ in the load alone have the same programs.
+
+        It is one object for equal plans, so that what is made of it can be kept by its identity.
+        """
         load = WorkloadSpec("", 1, 1, 1, reuse=float(self.workload.reuse > 0), encodes=self.workload.encodes)
-        return evolve(self, name="", workload=load, requires=(), pricing=TARIFFS[0], router="round_robin", span=None)
+        return _only(
+            evolve(self, name="", workload=load, requires=(), pricing=TARIFFS[0], router="round_robin", span=None)
+        )
 
     @property
     def kinds(self) -> "tuple[PlanSpec, ...]":
@@ -484,3 +490,9 @@ class PlanSpec(FrozenValue):
     def in_flight(self) -> int | None:
         """The number of in-flight batches of one replica; None: as many as there are stages."""
         return self.workload.in_flight
+
+
+@lru_cache(256)
+def _only(plan: PlanSpec) -> PlanSpec:
+    """One object for equal plans."""
+    return plan
