@@ -35,6 +35,7 @@ from plandsl.spec.hardware import (
 from plandsl.spec.model import ModelSpec
 from plandsl.spec.plan import TARIFFS, PlanSpec, ShardingSpec, ShiftSpec, SpeculateSpec, WorkloadSpec
 from plandsl.spec.scheduler import ROUTERS, RouterName
+from plandsl.values import kept
 
 PARTS = ("model", "node", "cluster", "sharding", "workload", "calibration", "engine")
 CHUNKED = "chunked_prefill"
@@ -297,6 +298,7 @@ def _generic(reader: Reader) -> Record | None:
     return reader.context.records.of_declaration(*found)
 
 
+@kept(256)
 def needed_sections(model: ModelSpec | None) -> frozenset[str]:
     """The sections of a calibration that give the times of a model's ops, and the families of its formats."""
     if model is None:

@@ -78,8 +78,11 @@ def gemm_seconds(
         high = maximum(m / rows, 1.0)
         count = (high + TAIL * (1 - 1 / high) * (-(-m // rows) - high)) * columns
         whole = tile * maximum(1.0, (1 - TAIL) * count / units + TAIL * -(-count // units))
-        splits = minimum(maximum(units / count // 1, 1.0), MOST_SPLITS)
-        time = where(splits > 1, minimum(whole, tile / splits + c.step), whole)
+        if (count >= units) is True:  # a number, and no tile is left to split
+            time = whole
+        else:
+            splits = minimum(maximum(units / count // 1, 1.0), MOST_SPLITS)
+            time = where(splits > 1, minimum(whole, tile / splits + c.step), whole)
         best = time if best is None else minimum(best, time)
     assert best is not None, "there are tilings"
     slow = best * (1 + c.throttle * best / (best + LONG))
