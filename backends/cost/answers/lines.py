@@ -175,21 +175,23 @@ class PhaseLines:
 
     def lines(self, run: RunKey, count: int, stream: str = "") -> list[OpTime]:
         """Every op of a run, or of one ``stream``, with ``count`` runs in a pass; equal stages share the lines."""
-        if (run, count, stream) not in self._known:
-            self._known[run, count, stream] = list(self._lines(run, count, stream))
-        return self._known[run, count, stream]
+        key = run, count, stream
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = self._lines(*key)
+        return found
 
-    def _lines(self, run: RunKey, count: int, stream: str) -> Iterator[OpTime]:
+    def _lines(self, run: RunKey, count: int, stream: str) -> list[OpTime]:
         if whole := self._known.get((run, count, "")):
-            yield from (
-                line for line, work in zip(whole, self.model.work[run], strict=True) if work.op.facts.stream == stream
-            )
-            return
+            works = self.model.work[run]
+            return [line for line, work in zip(whole, works, strict=True) if work.op.facts.stream == stream]
         region = self.model.schedule.program.region(region_of(run))
         answers, seconds = self.model.deciding_work(run, self.bind, self.context), self.times.seconds[run]
-        for (model, work), name, each in zip(answers, op_names(region), seconds, strict=True):
-            if not stream or stream == work.op.facts.stream:
-                yield self._line_of(model, work, name, count, float(each))
+        return [
+            self._line_of(model, work, name, count, float(each))
+            for (model, work), name, each in zip(answers, op_names(region), seconds, strict=True)
+            if not stream or stream == work.op.facts.stream
+        ]
 
     def _line_of(self, model: PhaseModel, work: Work, name: str, count: int, each: float) -> OpTime:
         """The line of one op, timed by ``model``: this phase, or the phase on one of several kinds of GPU."""
