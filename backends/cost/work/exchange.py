@@ -1,6 +1,6 @@
 """The work of what travels between ranks: collectives, rings, and hops from stage to stage."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple, Protocol
 
@@ -120,8 +120,10 @@ class ExchangeForm(NamedTuple):
     link: LinkSpec
     op: str
 
-    def _library_seconds(self, ranks: Number, payload: Number) -> list[Number]:
+    def _library_seconds(self, ranks: Number, payload: Number) -> Sequence[Number]:
         """Seconds of each library."""
+        if ranks.__class__ is int and payload.__class__ is float:
+            return _known_seconds(self, ranks, payload)
         courses = _known_courses(self, ranks) if ranks.__class__ is int else _courses(self, ranks)
         return [course.seconds(payload) for course in courses]
 
@@ -159,6 +161,12 @@ def _courses(form: ExchangeForm, ranks: Number) -> tuple[Course, ...]:
 
 
 _known_courses = kept(512)(_courses)
+
+
+@kept(512)
+def _known_seconds(form: ExchangeForm, ranks: int, payload: float) -> tuple[Number, ...]:
+    """Seconds of each library, for plain numbers: the seconds of an exchange and its fastest library are both asked."""
+    return tuple(course.seconds(payload) for course in _known_courses(form, ranks))
 
 
 @lru_cache(512)

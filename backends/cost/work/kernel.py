@@ -162,7 +162,7 @@ class Kernel(NamedTuple):
         if not isinstance(op, Gemm):
             return ()
         m, k = map(at.rows, op.sides)
-        n = sum(at.rows(out.type.dims) for out in op.outs) // max(m, 1)
+        n = sum([at.rows(out.type.dims) for out in op.outs]) // max(m, 1)
         return (("m", int(m)), ("n", int(n)), ("k", int(k)))
 
 
