@@ -27,7 +27,7 @@ from plandsl.ir.names import ENDS, HEAD, MOMENTS, group_of, has_places, stem
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region
 from plandsl.ir.rule import Regular, Rule
-from plandsl.ir.states import Recurrence, ShortConv, States
+from plandsl.ir.states import BlockState, BlockTail, Recurrence, ShortConv, States
 from plandsl.ir.types import Dim, Mesh, TensorType, Value, routed
 from plandsl.passes.layout import Layout
 from plandsl.passes.rewrite import Names, count_uses, each_region, replace_fields, substitute
@@ -55,6 +55,10 @@ def shard(program: Program, plan: PlanSpec) -> Program:
     sizes = dict(program.sizes)
     handed: dict[str, TensorType] = {}
     made = each_region(program, lambda region: Sharder(region, layout, program.mesh, sizes, handed).run())
+    if plan.model.stateful:
+        from plandsl.passes.shard_states import block_sizes
+
+        made = evolve(made, sizes=(*made.sizes, *block_sizes(made)))
     sums = any(MOMENTS in v.type.names for region in made.regions for v in region.values().values())
     return evolve(made, sizes=(*made.sizes, (MOMENTS, 2))) if sums and MOMENTS not in sizes else made
 
@@ -242,7 +246,7 @@ class Sharder:
                 return evolve(op, out=Value(op.out.name, self.handed[op.made]))
             case Regular():
                 return substitute(op, {name: x for rule in op.rules for name, x in self._by_rule(rule)})
-            case Relay():
+            case Relay() | BlockTail() | BlockState():
                 raise AssertionError(f"{op.keyword} before layouts are known")
             case _:
                 assert_never(op)

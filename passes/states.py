@@ -86,7 +86,7 @@ def _kind(op: Op) -> Hashable:
     if not isinstance(op, ShortConv):
         return None
     kept = op.kept[0].type
-    return kept.dtype, kept.dims[:2], op.fn, op.biased
+    return kept.dtype, kept.dims[:2], op.xs[0].type.dims[1], op.fn, op.biased, op.handed
 
 
 def _merge(a: ShortConv, b: ShortConv) -> ShortConv:

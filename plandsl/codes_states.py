@@ -24,10 +24,11 @@ STATE_CODES: dict[str, tuple[str, ...]] = {
     ),
     "N475": (
         "ranks that scan the same positions",
-        "A state depends on all tokens before it. Ranks that share the positions of a prompt gather them before a "
-        "layer with a state, and each of these ranks scans all positions and keeps the whole state.",
+        "Ranks that share the positions of a prompt hand on what each of them does to a state. Where other ranks split "
+        "the dimension of values of that state, they gather all positions instead, and each scans all of them.",
         _BLOCK.replace("BODY", "y = recurrence(q, k, v)")
-        + "plan p {\n  model = m, node = h100_8, sharding { cp = 2 }\n  workload { input = 1024, output = 128 }\n}\n",
-        "split heads instead, which states have: `tp` or `sp`.",
+        + "plan p {\n  model = m, node = h100_8\n  sharding { mesh seq = 2, values = 2\n    tokens -> seq\n"
+        "    head_dim -> values }\n  workload { input = 1024, output = 128 }\n}\n",
+        "split heads instead of the dimension of values, with `tp` or `sp`.",
     ),
 }

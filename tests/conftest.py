@@ -23,7 +23,7 @@ GOLDEN = Path(__file__).parent / "golden"
 SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much)
 # Each run draws afresh, unless it is given a seed. What fails is printed as a blob for `@reproduce_failure`.
 always = settings(deadline=None, suppress_health_check=SLOW, derandomize=False, print_blob=True)
-settings.register_profile("dev", always, max_examples=12)
+settings.register_profile("dev", always, max_examples=10)
 settings.register_profile("ci", always, max_examples=80)
 settings.register_profile("nightly", always, max_examples=2000, phases=tuple(Phase))
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))

@@ -44,6 +44,7 @@ def test_the_constants_that_made_the_data_are_found_and_carry_over() -> None:
     assert 0.85 < found.unseen.low < 1 < found.unseen.high < 1.15
 
 
+@pytest.mark.slow
 def test_a_gpu_unlike_the_others_shows_when_it_is_left_out() -> None:
     rows = {gpu: _gemms(gpu, slow=1.5 if gpu is GPUS[2] else 1.0, noise=0.0) for gpu in GPUS}
     found = fit_pooled(GEMM, rows, "gemm.bf16")
@@ -52,6 +53,7 @@ def test_a_gpu_unlike_the_others_shows_when_it_is_left_out() -> None:
     assert found.unseen.mean > found.seen.mean
 
 
+@pytest.mark.slow
 def test_gpus_count_the_same_however_many_rows_they_have() -> None:
     many = _gemms(GPUS[0], slow=1.3, noise=0.0)
     many = Table({n: np.tile(c, 4) for n, c in many.columns.items()})

@@ -52,7 +52,7 @@ from plandsl.ir.norms import NormSums
 from plandsl.ir.ops import OPS, Op
 from plandsl.ir.program import Part, Program, Region, verify
 from plandsl.ir.rule import Regular
-from plandsl.ir.states import Recurrence, ShortConv
+from plandsl.ir.states import BlockState, BlockTail, Recurrence, ShortConv
 from plandsl.ir.streams import Excess, Match, Mix, Moments, Spread, Stack
 from plandsl.ir.text import read, read_op, read_type, show, show_op
 from plandsl.ir.types import Dim, Mesh, TensorType, Value, block_range, shard_range, tensor
@@ -161,6 +161,11 @@ SOUND: tuple[Op, ...] = (
     Recurrence(out=V, kept_state=value("st", "fp32[batch, heads@a, head_dim, v_dim@b]"), q=K, k=K, v=V,
                more=(value("dt", "bf16[batch, position, heads@a]"), value("ra", "bf16[heads@a, head_dim]")),
                state="st", roles="step rate", delta=True, normalize=True, chunk=128),
+    BlockTail(value("bt", "bf16[blocks.a@a, batch, w.tail, hidden]"),
+              value("i", "bf16[batch, position@a, hidden]"), "w"),
+    BlockState(value("bs", "fp32[blocks.a@a, batch, heads, head_dim, head_dim.matrix]"),
+               value("k", "bf16[batch, position@a, head_dim]"), value("v", "bf16[batch, position@a, heads]"),
+               (value("wr", "bf16[batch, position@a, heads]"),), roles="write", delta=True),
     Reshard(X, SUM),
     AllReduce(X, SUM, "a"),
     ReduceScatter(value("c", "bf16[batch, position@a, hidden]"), SUM, "a", "position"),

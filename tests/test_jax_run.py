@@ -68,6 +68,11 @@ STATES = {
     ),
     "heads of a sequence": ("minimax_m1", "node = h100_8, sharding { sp = 4, tp = 2 }"),
     "prompts that ranks do not divide": ("minimax_m1", "node = h100_8, sharding { mesh seq = 3\n tokens -> seq }"),
+    "blocks of positions": (
+        "qwen3_next_80b_a3b",
+        "node = h100_8, sharding { cp = 2, tp = 2 }, chunked_prefill = 64",
+    ),
+    "blocks that end early": ("jamba_v0_1", "node = h100_4, sharding { cp = 3 }"),
     "a state of single values": ("jamba_v0_1", "node = h100_2, sharding { tp = 2 }"),
     "guesses": (
         "qwen3_next_80b_a3b",

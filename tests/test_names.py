@@ -18,6 +18,7 @@ from plandsl.ir.names import (
     HEAD,
     RECV,
     SEND,
+    Blocks,
     Places,
     RegionName,
     RegionRun,
@@ -114,6 +115,17 @@ def test_names_of_regions_keep_their_block(name: RegionName) -> None:
 
 def test_the_own_word_of_a_region_is_the_name_of_its_block() -> None:
     assert [name.own for name in REGIONS] == ["embedding", "head", "send", "recv", "", "dense"]
+
+
+def test_blocks_keep_their_axes() -> None:
+    blocks = Blocks(("a", "b"))
+    assert str(blocks) == "blocks.a.b"
+    for again in (read_dim_name("blocks.a.b"), pickle.loads(pickle.dumps(blocks)), copy.deepcopy(blocks)):
+        assert isinstance(again, Blocks)
+        assert (again, again.axes) == (blocks, ("a", "b"))
+    for wrong in ("blocks.", "blocks.a..b"):
+        with pytest.raises(ValueError, match="not a dimension of blocks"):
+            read_dim_name(wrong)
 
 
 def test_places_keep_their_parts() -> None:

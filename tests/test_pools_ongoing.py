@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from functools import cache
+from itertools import product
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from plandsl.backends.cost.answers.terms import terms
 from plandsl.backends.cost.deployments.pools import Pools
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.testing.laws_cost import shares_follow_their_figures
+from tests.draws import some
 
 LINK = "transfer { bandwidth = 50 GB/s, latency = 10 us }"
 
@@ -137,9 +139,12 @@ def test_the_closed_network_is_that_of_servers_played_out(
     assert ours.ttft == pytest.approx(ttft, rel=0.3)
 
 
-@pytest.mark.parametrize("clients", [16, 300])
-@pytest.mark.parametrize("when", ["after", "layerwise"])
-def test_shares_of_both_pools_follow_their_figures_where_the_link_limits(clients: int, when: str) -> None:
+def test_shares_of_both_pools_follow_their_figures_where_the_link_limits() -> None:
+    for clients, when in some([*product((16, 300), ("after", "layerwise"))], 2):
+        shares_follow_where_the_link_limits(clients, when)
+
+
+def shares_follow_where_the_link_limits(clients: int, when: str) -> None:
     made = plan(clients=clients, link=f"transfer {{ bandwidth = 200 MB/s, latency = 10 us }}\n kv_transfer = {when}")
     shares_follow_their_figures(made)
     found = terms(made.cost, made.cost.evaluate())

@@ -39,7 +39,7 @@ from plandsl.ir.norms import NormSums
 from plandsl.ir.ops import OPS, Op
 from plandsl.ir.program import Part, Program, Region
 from plandsl.ir.program import verify as findings
-from plandsl.ir.states import Recurrence, ShortConv
+from plandsl.ir.states import BlockState, BlockTail, Recurrence, ShortConv
 from plandsl.ir.streams import Streams
 from plandsl.ir.text import read, read_op, read_type, show_op
 from plandsl.ir.types import Dim, Mesh, TensorType, Value
@@ -603,9 +603,10 @@ def test_every_op_is_run_by_some_case() -> None:
     found = {type(op) for p in programs for r in p.regions for op in r.ops}
     # test_speculate.py runs the `concat` of an `mtp`, test_chunks.py what `chunks` cut, test_states.py states,
     # test_lora.py adapters, test_lookups.py positions and types, test_towers.py what merges tokens, test_earlier.py
-    # what layers take from earlier ones, test_streams.py several residual streams, test_norms.py sums for norms
+    # what layers take from earlier ones, test_streams.py several residual streams, test_norms.py sums for norms,
+    # test_state_blocks.py what blocks of positions hand on
     others = {NormSums, Concat, Join, Split, PickKeys, ShortConv, Recurrence, AdapterGemm, Ids, Merge, Earlier, Item}
-    others |= set(get_args(Streams))
+    others |= {BlockTail, BlockState, *get_args(Streams)}
     assert found | others == set(OPS)
 
 

@@ -192,13 +192,13 @@ def test_an_example_gives_a_page(path: Path, tmp_path: Path) -> None:
     check_example(path, tmp_path)
 
 
-@pytest.mark.extras
+@pytest.mark.slow
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_every_example_gives_a_page(path: Path, tmp_path: Path) -> None:
     check_example(path, tmp_path)
 
 
-@pytest.mark.extras
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["search_70b", "traffic/operator", "clusters/racks"])
 def test_the_same_file_gives_the_same_bytes(name: str, tmp_path: Path) -> None:
     outs = [tmp_path / "one.html", tmp_path / "two.html"]
@@ -207,7 +207,7 @@ def test_the_same_file_gives_the_same_bytes(name: str, tmp_path: Path) -> None:
     assert outs[0].read_bytes() == outs[1].read_bytes()
 
 
-@pytest.mark.extras
+@pytest.mark.slow
 def test_the_largest_plans_give_a_page_of_bounded_size(tmp_path: Path) -> None:
     path, out = tmp_path / "a.plan", tmp_path / "a.html"
     path.write_text(LARGEST)

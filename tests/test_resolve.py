@@ -175,7 +175,8 @@ def parameters(model: ModelSpec) -> int:
         return gains
 
     outer: dict[str, int] = {}
-    total = count([model.entry or model.embedding, model.head], outer) + sum(outer.values())
+    entry = [*(statement.term for statement in model.prelude), model.entry or model.embedding]
+    total = count([*entry, model.head], outer) + sum(outer.values())
     for block in model.blocks:
         inner: dict[str, int] = {}
         gains = count([statement.term for statement in block.statements], inner)

@@ -55,7 +55,8 @@ def team() -> Iterator[Team]:
     team = Team()
     yield team
     team.crew.stop()
-    team.loop.run_until_complete(asyncio.gather(*asyncio.all_tasks(team.loop)))
+    for task in asyncio.all_tasks(team.loop):
+        team.loop.run_until_complete(task)
     team.loop.close()
 
 

@@ -78,7 +78,7 @@ def compiled(said: dict[str, str]) -> CompiledPlan:
 
 
 NAMES = [names for n in (1, 2) for names in combinations(FEATURES, n) if together(*names)]
-SHARES, DRAWN = 8, 2
+SHARES, DRAWN = 8, 4
 """The pairs in shares, and one of how many each run draws."""
 
 

@@ -17,6 +17,7 @@ from hypothesis import given
 from plandsl.backends.cost.serving.arrivals import draw_arrivals, rates_of
 from plandsl.backends.cost.serving.distributions import draw, draw_whole
 from plandsl.backends.cost.serving.draws import Purpose, Stream, exp, log, normal_quantile
+from plandsl.backends.cost.serving.requests import Closed
 from plandsl.backends.cost.serving.workloads import Load, draw_requests
 from plandsl.diagnostics import PlanError
 from plandsl.driver import check_module, compile_file, compile_text, open_file, open_text
@@ -508,7 +509,7 @@ def test_a_trace_without_times_needs_a_rate(tmp_path: Path) -> None:
     found = trace_of(tmp_path, SHAREGPT, "s.csv", ", rate = constant(2 req/s)")
     assert found.requests.arrival_s.tolist() == [0.0, 0.5]
     assert found.requests.input.tolist() == [12, 400]
-    assert trace_of(tmp_path, SHAREGPT, "s.csv", ", concurrency = 3").closed == (3,)
+    assert trace_of(tmp_path, SHAREGPT, "s.csv", ", concurrency = 3").closed == Closed(3)
     (tmp_path / "p.plan").write_text(PLAN.format(load='trace = "s.csv"'))
     (wrong,) = check_module(open_file(tmp_path / "p.plan"))
     assert (wrong.code, wrong.span and wrong.span.line) == ("E452", 2)

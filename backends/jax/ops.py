@@ -48,7 +48,7 @@ from plandsl.ir.limits import NONE, Limit, read_limits
 from plandsl.ir.names import axes_of, stem
 from plandsl.ir.norms import NormSums
 from plandsl.ir.ops import Op
-from plandsl.ir.states import Recurrence, ShortConv, States
+from plandsl.ir.states import BLOCKS, BlockState, BlockTail, Recurrence, ShortConv, States
 from plandsl.ir.streams import Excess, Match, Mix, Moments, Spread, Stack
 from plandsl.ir.types import Dim, TensorType, Value
 
@@ -174,6 +174,11 @@ class Writer:
                 return [text for i in range(len(op.xs)) for text in self._short_conv(op, i)]
             case Recurrence():
                 return [self._recurrence(op)]
+            case BlockTail():
+                count, index = self.layouts.sizes[op.out.type.names[2]], self._block(op.x)
+                return [f"block_tail({self.names(op.x)}, {count}, past, total, {index})"]
+            case BlockState():
+                return [self._block_state(op)]
             case Slice() | Rescale() | Ring() | Send() | Recv() | Reshard():
                 return [self._exchange(op)]
             case _:
@@ -398,26 +403,46 @@ class Writer:
         x, w, kept = self.names(op.xs[i]), self.names(op.weights[i]), f'cache["{op.state}"][{i}]'
         tokens = f"with_tail({kept}, {x}, past)"
         bias = f", wide({self.names(op.biases[i])})" if op.biased else ""
-        text = f"convolve(wide({w}), wide({tokens}){bias})"
         tail = f"lax.dynamic_slice_in_dim({tokens}, total - past, {w}.shape[0] - 1, 1)"
+        if op.handed:
+            before = f"before_blocks({kept}, {self.names(op.tails[i])}, {x}, past, total)"
+            tokens, tail = f"jnp.concatenate([{before}[{self._block(op.xs[i])}], {x}], axis=1)", f"{before}[-1]"
+        text = f"convolve(wide({w}), wide({tokens}){bias})"
         return cast(f"{op.fn}({text})" if op.fn else text, op.outs[i]), cast(tail, op.kept[i])
 
     def _recurrence(self, op: Recurrence) -> str:
         """The result and the state, of one scan."""
         q, k = (f"wide({self._for_heads(x, op.v.type.dims[2])})" for x in (op.q, op.k))
         qk = f"*unit_length({q}, {k})" if op.normalize else f"{q}, {k}"
-        more = [f"decay={self._decay(op)}"]
-        more += [f"{n}=wide({self.names(x)})" for n in ("write", "skip") if (x := op.role(n)) is not None]
-        more += ["delta=True"] if op.delta else []
+        more = self._more(op)
+        if (does := op.role(BLOCKS)) is not None:
+            more += [f"does=wide({self.names(does)})", f"index={self._block(op.v)}"]
         kept, v = f'cache["{op.state}"][0]', f"wide({self.names(op.v)})"
         return f"recurrence({kept}, {qk}, {v}, {', '.join(more)}, past=past, total=total)"
+
+    def _more(self, op: Recurrence | BlockState) -> list[str]:
+        """The arguments of a scan that have names."""
+        more = [f"decay={self._decay(op)}"]
+        more += [f"{n}=wide({self.names(x)})" for n in ("write", "skip") if (x := op.role(n)) is not None]
+        return [*more, *(["delta=True"] if op.delta else [])]
+
+    def _block_state(self, op: BlockState) -> str:
+        """What a rank's block of positions does to a state."""
+        k, v = f"wide({self._for_heads(op.k, op.v.type.dims[2])})", f"wide({self.names(op.v)})"
+        k = f"unit_length({k}, {k})[1]" if op.normalize else k
+        more = ", ".join(self._more(op))
+        return cast(f"block_state({k}, {v}, {more}, past=past, total=total, index={self._block(op.v)})", op.out)
+
+    def _block(self, x: Value) -> str:
+        """The number of the block of positions of ``x`` that a rank has."""
+        return f"lax.axis_index({show_axes(x.type.on('position'))})"
 
     def _cast_state(self, op: Recurrence) -> list[str]:
         """The lines after its scan: both results in their formats, and the state as what the layer keeps."""
         lines = [f"{self.names(v)} = {cast(self.names(v), v)}" for v in op.results]
         return [*lines, _keep(op.state, [self.names(op.kept_state)])]
 
-    def _decay(self, op: Recurrence) -> str:
+    def _decay(self, op: Recurrence | BlockState) -> str:
         """The factor of the state at each token, ``[batch, position, heads, n]``; missing dimensions have length 1."""
         step, rate, heads = op.role("step"), op.role("rate"), op.v.type.dims[2]
         if step is not None and rate is not None:

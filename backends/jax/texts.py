@@ -123,18 +123,50 @@ def with_tail(kept: Array, x: Array, past: Array) -> Array:
     return jnp.concatenate([jnp.where(past == 0, 0, kept).astype(x.dtype), x], axis=1)
 
 
-def recurrence(
-    kept: Array, q: Array, k: Array, v: Array, *, decay: Array, write: Array | None = None, skip: Array | None = None,
-    delta: bool = False, past: Array, total: Array,
-) -> tuple[Array, Array]:
-    """What the tokens of a step read of the state, as ``v [batch, position, heads, p]``, and the state after the last.
+def before_blocks(kept: Array, tails: Array, x: Array, past: Array, total: Array) -> Array:
+    """The last tokens before each block of positions, and after the last one: ``[blocks + 1, batch, width - 1, ...]``.
 
-    Tokens run one by one. Those from ``total`` on are padding, and leave the state as it is. Without p, each head has
-    one value.
+    ``tails`` are those of all blocks; each has zeros in the place of tokens that its block lacks.
     """
-    flat = v.ndim == 3
-    kept, v = (kept[..., None], v[..., None]) if flat else (kept, v)
-    live = past + jnp.arange(v.shape[1]) < total
+    seen = [jnp.where(past == 0, 0, kept).astype(x.dtype)]
+    for i, tail in enumerate(tails):
+        live = jnp.clip(total - past - i * x.shape[1], 0, min(x.shape[1], tail.shape[1]))
+        tokens = jnp.concatenate([seen[-1], jnp.zeros_like(tail)], axis=1)
+        seen.append(lax.dynamic_slice_in_dim(tokens, live, tail.shape[1], 1) + tail)
+    return jnp.stack(seen)
+
+
+def block_tail(x: Array, count: int, past: Array, total: Array, index: Array) -> Array:
+    """The last ``count`` tokens of block ``index`` of a step, behind zeros where it has fewer."""
+    tokens = jnp.concatenate([jnp.zeros(x.shape[:1] + (count,) + x.shape[2:], x.dtype), x], axis=1)
+    live = jnp.clip(total - past - index * x.shape[1], 0, x.shape[1])
+    return lax.dynamic_slice_in_dim(tokens, live, count, 1)[None]
+
+
+def block_state(
+    k: Array, v: Array, *, decay: Array, write: Array | None = None, delta: bool = False,
+    past: Array, total: Array, index: Array,
+) -> Array:
+    """What block ``index`` of a step does to a state: ``[1, batch, heads, n, columns]``, those of B and then of A."""
+    v = v[..., None] if v.ndim == 3 else v
+    n, shape = k.shape[-1], v.shape[:1] + v.shape[2:3]
+    live = past + index * v.shape[1] + jnp.arange(v.shape[1]) < total
+    begin = jnp.zeros(shape + (n, v.shape[-1]), v.dtype)
+    if delta:
+        begin = jnp.concatenate([begin, jnp.broadcast_to(jnp.eye(n, dtype=v.dtype), shape + (n, n))], axis=-1)
+        v = jnp.concatenate([v, jnp.zeros(v.shape[:-1] + (n,), v.dtype)], axis=-1)
+    end, _ = scan(begin, jnp.zeros_like(k), k, v, decay, write, delta, live)
+    if not delta:
+        each = jnp.broadcast_to(decay, v.shape[:3] + decay.shape[-1:])
+        moves = jnp.prod(jnp.where(live[:, None, None], each, 1), axis=1)
+        end = jnp.concatenate([end, jnp.broadcast_to(moves, shape + (n,))[..., None]], axis=-1)
+    return end[None]
+
+
+def scan(
+    state: Array, q: Array, k: Array, v: Array, decay: Array, write: Array | None, delta: bool, live: Array
+) -> tuple[Array, Array]:
+    """The state after the last token, and what each token reads; tokens that are not ``live`` leave it as it is."""
     write = jnp.ones(v.shape[:3], WIDE) if write is None else write
     decay = jnp.broadcast_to(decay, v.shape[:3] + decay.shape[-1:])
 
@@ -143,7 +175,26 @@ def recurrence(
         return jnp.where(each[-1], new, state), out
 
     tokens = [jnp.moveaxis(x, 1, 0) for x in (q, k, v, decay, write)]
-    state, outs = lax.scan(token, jnp.where(past == 0, 0, wide(kept)), (*tokens, live))
+    return lax.scan(token, state, (*tokens, live))
+
+
+def recurrence(
+    kept: Array, q: Array, k: Array, v: Array, *, decay: Array, write: Array | None = None, skip: Array | None = None,
+    delta: bool = False, past: Array, total: Array, does: Array | None = None, index: Array | int = 0,
+) -> tuple[Array, Array]:
+    """What the tokens of a step read of the state, as ``v [batch, position, heads, p]``, and the state after the last.
+
+    Tokens run one by one. Those from ``total`` on are padding, and leave the state as it is. Without p, each head has
+    one value. ``does`` is what all blocks of positions do to a state, where these tokens are block ``index``.
+    """
+    flat = v.ndim == 3
+    kept, v = (kept[..., None], v[..., None]) if flat else (kept, v)
+    live = past + index * v.shape[1] + jnp.arange(v.shape[1]) < total
+    states = [jnp.where(past == 0, 0, wide(kept))]
+    for each in () if does is None else does:
+        states.append(pass_block(states[-1], each, delta))
+    state, outs = scan(jnp.stack(states)[index], q, k, v, decay, write, delta, live)
+    state = state if does is None else states[-1]
     out = jnp.moveaxis(outs, 0, 1)
     out = out if skip is None else out + skip[:, None] * v
     return (out[..., 0], state[..., 0]) if flat else (out, state)

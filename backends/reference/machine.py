@@ -13,7 +13,7 @@ from plandsl.backends.reference.cache import Cache
 from plandsl.backends.reference.collectives import communicate, run_ring
 from plandsl.backends.reference.compute import Local, compute
 from plandsl.backends.reference.placement import Array, Mismatch, Placement, Shards
-from plandsl.backends.reference.states import Memory
+from plandsl.backends.reference.states import Memory, hand_on
 from plandsl.backends.reference.weights import Weights, global_sizes, merged_sizes
 from plandsl.ir.collectives import Along, Recv, Reshard, Ring, Send
 from plandsl.ir.compute import CacheWrite
@@ -21,7 +21,7 @@ from plandsl.ir.earlier import Earlier
 from plandsl.ir.names import EMBEDDING, RegionName
 from plandsl.ir.ops import KEEPS, Op
 from plandsl.ir.program import PREFILL, Part, Program, Region, in_order
-from plandsl.ir.states import Recurrence, ShortConv
+from plandsl.ir.states import BlockState, BlockTail, Recurrence, ShortConv
 from plandsl.ir.types import Value, makes_rows
 
 
@@ -268,6 +268,8 @@ class _Step:
                 return self._each(held, at, lambda here: self.cache.append(op, at, here))
             case ShortConv() | Recurrence():
                 return self._each(held, at, lambda here: self.memory.run(op, at, here))
+            case BlockTail() | BlockState():
+                return self._each(held, at, lambda here: (hand_on(op, here),))
             case _:
                 return self._each(held, at, lambda here: compute(op, here))
 

@@ -5,7 +5,7 @@ Prompts run token by token here, as decode does, whatever chunks a kernel cuts t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -13,10 +13,18 @@ import numpy as np
 from plandsl.backends.reference.cache import merge_requests
 from plandsl.backends.reference.compute import Local, function_of, shared_heads
 from plandsl.backends.reference.placement import Array, Block, Mismatch, Placement, index
-from plandsl.ir.meaning.states import convolve, decay_of, decay_slopes, recur_token, unit_length
+from plandsl.ir.meaning.states import (
+    convolve,
+    decay_of,
+    decay_slopes,
+    join_tails,
+    pass_block,
+    recur_token,
+    unit_length,
+)
 from plandsl.ir.names import RegionName
 from plandsl.ir.program import Program, Region
-from plandsl.ir.states import Recurrence, ShortConv, States
+from plandsl.ir.states import BLOCKS, TAIL, BlockState, BlockTail, Recurrence, ShortConv, States
 from plandsl.ir.types import Value
 
 Slot: TypeAlias = tuple[RegionName, int | None, str, int]
@@ -61,39 +69,47 @@ class Memory:
             raise Mismatch(f"state '{kept.name}' on rank {here.rank} holds {found.part}, but {kept} is {part}")
         return found.after[here.past]
 
-    def _keep(self, kept: Value, at: tuple[RegionName, int | None], here: Local, after: Sequence[Array]) -> Array:
-        """Keep the state ``after`` each token of the step; returns the last."""
-        seen = {here.past + n: state for n, state in enumerate(after, 1)}
+    def _keep(self, kept: Value, at: tuple[RegionName, int | None], here: Local, after: Mapping[int, Array]) -> Array:
+        """Keep the states ``after`` numbers of tokens of the step; returns the last."""
+        seen = {here.past + n: state for n, state in after.items()}
         self.held[(*at, kept.name, here.rank)] = Held(here.place.block(kept.type, here.rank), seen)
-        return after[-1]
+        return after[max(after)]
 
     def _convolve(self, op: ShortConv, at: tuple[RegionName, int | None], here: Local) -> tuple[Array, ...]:
         made: list[Array] = []
         for i, (x, kept, w) in enumerate(zip(op.xs, op.kept, op.weights, strict=True)):
             here.check_ranges(op, x, w, *op.biases[i : i + 1])
             bias = here.array(op.biases[i]) if op.biased else 0.0
-            tokens = np.concatenate([self._start(kept, at, here), here.array(x)], axis=1)
+            start = self._start(kept, at, here)
+            tails = _live_tails(op.tails[i], x, here) if op.handed else []
+            first = join_tails(start, tails[: _own_block(x, here)])
+            tokens = np.concatenate([first, here.array(x)], axis=1)
             width, count = len(here.array(w)), here.array(x).shape[1]
             out = convolve(here.array(w), tokens, bias)
-            after = [tokens[:, n : n + width - 1] for n in range(1, count + 1)]
+            after = {n: tokens[:, n : n + width - 1] for n in range(1, count + 1)}
+            if op.handed:  # of other blocks a rank has the last tokens alone
+                after = {here.place.sizes["position"]: join_tails(start, tails)}
             made += [function_of(op.fn)(out) if op.fn else out, self._keep(kept, at, here, after)]
         return tuple(made)
 
     def _recur(self, op: Recurrence, at: tuple[RegionName, int | None], here: Local) -> tuple[Array, ...]:
         here.check_ranges(op, op.v, *op.more)
         groups = _groups(op, here)
-        q, k = (here.array(x) for x in (op.q, op.k))
-        q, k = (x[:, :, groups] if x.ndim == 4 else np.repeat(x[:, :, None], len(groups), 2) for x in (q, k))
-        v = here.array(op.v)
-        v = v if len(op.v.type.dims) == 4 else v[..., None]
-        more = {name: here.array(x) for name in op.roles.split() if (x := op.role(name)) is not None}
-        decay = _decay(op, more, here)
+        q, k = (_of_heads(here.array(x), groups) for x in (op.q, op.k))
+        v, more = _values(op, here)
         state = self._start(op.kept_state, at, here).reshape(*v.shape[:1], *v.shape[2:3], k.shape[-1], v.shape[-1])
-        out, after = recur(op, (q, k, v), decay, more.get("write"), state)
+        does = more.pop(BLOCKS, None)
+        last = state
+        for i, block in enumerate(() if does is None else does):
+            if i == _own_block(op.v, here):
+                state = last
+            last = pass_block(last, block, op.delta)
+        out, states = recur(op, (q, k, v), _decay(op, more, here), more.get("write"), state)
         if "skip" in more:
             out = out + more["skip"][:, None] * v
+        after = dict(enumerate(states, 1)) if does is None else {here.place.sizes["position"]: last}
         shape = here.place.shape(op.kept_state.type, here.rank)
-        kept = self._keep(op.kept_state, at, here, [s.reshape(shape) for s in after])
+        kept = self._keep(op.kept_state, at, here, {n: s.reshape(shape) for n, s in after.items()})
         return out.reshape(here.array(op.v).shape), kept
 
     # ---- in full, for other layouts
@@ -131,8 +147,30 @@ class Memory:
         return made
 
 
+def hand_on(op: BlockTail | BlockState, here: Local) -> Array:
+    """What the block of positions of one rank hands on."""
+    if isinstance(op, BlockTail):
+        x, count = here.array(op.x), here.place.sizes[f"{op.width}{TAIL}"]
+        return join_tails(np.zeros_like(x, shape=(len(x), count, *x.shape[2:])), [x])[None]
+    here.check_ranges(op, op.v, *op.more)
+    k = _of_heads(here.array(op.k), _groups(op, here))
+    v, more = _values(op, here)
+    decay, n = _decay(op, more, here), k.shape[-1]
+    batch, _, heads, p = v.shape
+    begin = np.zeros((batch, heads, n, p))
+    if op.delta:  # columns that begin as the unit matrix, and take in no values, become A
+        v = np.concatenate([v, np.zeros((*v.shape[:3], n))], axis=-1)
+        begin = np.concatenate([begin, np.broadcast_to(np.eye(n), (batch, heads, n, n))], axis=-1)
+    _, after = recur(op, (np.zeros_like(k), k, v), decay, more.get("write"), begin)
+    end = after[-1] if after else begin
+    if not op.delta:
+        factors = np.broadcast_to(np.prod(decay, axis=1), (batch, heads, n))
+        end = np.concatenate([end, factors[..., None]], axis=-1)
+    return end[None]
+
+
 def recur(
-    op: Recurrence, tokens: tuple[Array, Array, Array], decay: Array, write: Array | None, state: Array
+    op: Recurrence | BlockState, tokens: tuple[Array, Array, Array], decay: Array, write: Array | None, state: Array
 ) -> tuple[Array, list[Array]]:
     """The results ``[batch, position, heads, p]`` of a `Recurrence` without `skip`, and the state after each token.
 
@@ -149,10 +187,35 @@ def recur(
         state, out = recur_token(state, **here, delta=op.delta)
         outs.append(out)
         after.append(state)
-    return np.stack(outs, axis=1), after
+    return np.stack(outs, axis=1) if outs else np.zeros_like(v), after
 
 
-def _decay(op: Recurrence, more: dict[str, Array], here: Local) -> Array:
+def _of_heads(x: Array, groups: Array) -> Array:
+    """Queries or keys of each head; without groups all heads have the same."""
+    return x[:, :, groups] if x.ndim == 4 else np.repeat(x[:, :, None], len(groups), 2)
+
+
+def _values(op: Recurrence | BlockState, here: Local) -> tuple[Array, dict[str, Array]]:
+    """The values ``[batch, position, heads, p]``, and the further operands by role."""
+    v = here.array(op.v)
+    more = {name: here.array(x) for name in op.roles.split() if (x := op.role(name)) is not None}
+    return v if len(op.v.type.dims) == 4 else v[..., None], more
+
+
+def _own_block(x: Value, here: Local) -> int:
+    """Which block of positions of ``x`` this rank holds."""
+    return here.place.index(x.type.on("position"), here.rank)
+
+
+def _live_tails(tails: Value, x: Value, here: Local) -> list[Array]:
+    """The last tokens of every block of ``x``, without the zeros before them."""
+    axes = x.type.on("position")
+    blocks = (here.place.held_range(x.type.dim("position"), rank) for rank in here.place.group(here.rank, axes))
+    found = zip(here.array(tails), blocks, strict=True)
+    return [tail[:, max(tail.shape[1] - (stop - start), 0) :] for tail, (start, stop) in found]
+
+
+def _decay(op: Recurrence | BlockState, more: dict[str, Array], here: Local) -> Array:
     """The factor of the state at each token: ``[batch, position, heads, n]``, or 1 in the place of n."""
     batch, positions, *_ = here.array(op.v).shape
     start, stop = here.held_range(op.v, op.v.type.names[2])
@@ -165,7 +228,7 @@ def _decay(op: Recurrence, more: dict[str, Array], here: Local) -> Array:
     return np.broadcast_to(slopes[:, None], (batch, positions, stop - start, 1))
 
 
-def _groups(op: Recurrence, here: Local) -> Array:
+def _groups(op: Recurrence | BlockState, here: Local) -> Array:
     """For each head of this rank, the index of its group among the groups of this rank."""
     if len(op.k.type.dims) == 3:
         first, stop = here.held_range(op.v, op.v.type.names[2])

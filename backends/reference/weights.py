@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 
 from plandsl.backends.reference.placement import Array
-from plandsl.ir.names import Merged, RegionName
+from plandsl.ir.names import Blocks, Merged, RegionName
 from plandsl.ir.program import Program, Region
 from plandsl.ir.types import Value
 
@@ -22,6 +22,7 @@ Weights: TypeAlias = dict[Key, Array]
 def global_sizes(program: Program, bind: Mapping[str, int]) -> dict[str, int]:
     """The size of each dimension with the symbols bound; dimensions with an unbound symbol are left out."""
     bound = {n: bind.get(s) if isinstance(s, str) else s for n, s in program.sizes}
+    bound |= {n: program.mesh.ways(n.axes) for n in bound if isinstance(n, Blocks)}
     return merged_sizes({n: s for n, s in bound.items() if s is not None})
 
 

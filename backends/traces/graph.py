@@ -35,7 +35,7 @@ from plandsl.ir.earlier import Earlier
 from plandsl.ir.index import PickKeys
 from plandsl.ir.latent import LatentAttention
 from plandsl.ir.rule import Regular
-from plandsl.ir.states import Recurrence, ShortConv
+from plandsl.ir.states import BlockState, BlockTail, Recurrence, ShortConv
 from plandsl.limits import MAX_TRACE_EVENTS
 
 HOP = "hop"
@@ -192,7 +192,7 @@ class Rank:
                 raise AssertionError("hops have nodes of their own, and nothing is left to reshard")
             case (
                 Regular() | CacheWrite() | Attention() | LatentAttention() | PickKeys() | ShortConv() | Recurrence()
-                | Slice() | Split() | Join() | Ids() | Earlier()
+                | BlockTail() | BlockState() | Slice() | Split() | Join() | Ids() | Earlier()
             ):  # fmt: skip
                 parts = len(come) + 1
                 given = chakra.compute(line.flops * share / parts, line.bytes * share / parts)

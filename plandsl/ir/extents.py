@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from plandsl.ir.names import Merged
+from plandsl.ir.names import Blocks, Merged
 from plandsl.ir.program import Program
 from plandsl.ir.skew import Skew, Varying, Zipf, busiest_experts, chances
 from plandsl.ir.types import Chunk, Dim, Number, TensorType
@@ -18,11 +18,16 @@ class Extents:
     """
 
     def __init__(self, program: Program, bind: Mapping[str, Number], mesh: Mapping[str, Number] | None = None) -> None:
-        self.sizes: dict[str, Number] = {n: bind[s] if isinstance(s, str) else s for n, s in program.sizes}
+        self.mesh: Mapping[str, Number] = dict(program.mesh.axes) if mesh is None else mesh
+        self.sizes: dict[str, Number] = {}
+        for name, size in program.sizes:
+            if isinstance(name, Blocks):
+                self.sizes[name] = self.ways(name.axes)
+            else:
+                self.sizes[name] = bind[size] if isinstance(size, str) else size
         for name in self.sizes:
             if isinstance(name, Merged):
                 self.sizes[name] = -(-self.sizes[name.of] // name.by)
-        self.mesh: Mapping[str, Number] = dict(program.mesh.axes) if mesh is None else mesh
         self._local: dict[Dim, Number] = {}
         self._experts: dict[str, tuple[int, Number, Skew]] = {}
         for name, imbalance in program.imbalance:  # a token has elements at `chosen` of the experts only

@@ -128,8 +128,40 @@ def read_places(text: str) -> Places:
     return Places(found[1], int(found[2]))
 
 
+class Blocks(str):
+    """A dimension with an item for each block of positions into which ``axes`` cut them, in their order."""
+
+    __slots__ = ("axes",)
+    axes: tuple[str, ...]
+
+    def __new__(cls, axes: tuple[str, ...]) -> Blocks:
+        """Printed ``blocks.cp``; along several axes ``blocks.a.b``, major first."""
+        self = super().__new__(cls, ".".join((_BLOCKS, *axes)))
+        self.axes = axes
+        return self
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Blocks, (self.axes,)
+
+
+_BLOCKS = "blocks"
+
+RANKS = "ranks"
+"""What a program says for the size of `Blocks`: the number of ranks along their axes."""
+
+
+def read_blocks(text: str) -> Blocks:
+    """Read `Blocks` as ``str`` prints it. Raises ValueError on anything else."""
+    word, *axes = text.split(".")
+    if word != _BLOCKS or not all(axes) or not axes:
+        raise ValueError(f"not a dimension of blocks: {text}")
+    return Blocks(tuple(axes))
+
+
 def read_dim_name(text: str) -> str:
-    """Read the name of a dimension as ``str`` prints it: `Places`, `Merged`, or a plain name."""
+    """Read the name of a dimension as ``str`` prints it: `Places`, `Merged`, `Blocks`, or a plain name."""
+    if text.startswith(f"{_BLOCKS}."):
+        return read_blocks(text)
     return read_places(text) if ":" in text else read_merged(text) if "/" in text else text
 
 

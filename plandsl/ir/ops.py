@@ -14,7 +14,7 @@ from plandsl.ir.experts import Routing
 from plandsl.ir.index import PickKeys
 from plandsl.ir.latent import Latent
 from plandsl.ir.norms import NormSums
-from plandsl.ir.states import Recurrence, ShortConv, States
+from plandsl.ir.states import Handovers, Recurrence, ShortConv, States
 from plandsl.ir.streams import Streams
 
 Op: TypeAlias = (
@@ -27,6 +27,7 @@ Op: TypeAlias = (
     | Latent
     | PickKeys
     | States
+    | Handovers
     | Streams
     | Routing
     | Layout

@@ -307,11 +307,12 @@ class PlanSpec(FrozenValue):
 
     @once
     def unloaded(self) -> "PlanSpec":
-        """The plan under a load without lengths: plans that differ in the load alone have the same programs.
+        """The plan under a load without lengths: plans that differ in its numbers alone have the same schedules.
 
         It is one object for equal plans, so that what is made of it can be kept by its identity.
         """
-        load = WorkloadSpec("", 1, 1, 1, reuse=float(self.workload.reuse > 0), encodes=self.workload.encodes)
+        own = self.workload
+        load = WorkloadSpec("", 1, 1, 1, in_flight=own.in_flight, reuse=float(own.reuse > 0), encodes=own.encodes)
         return _only(
             evolve(self, name="", workload=load, requires=(), pricing=TARIFFS[0], router="round_robin", span=None)
         )

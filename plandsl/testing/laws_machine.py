@@ -112,12 +112,13 @@ def wire_bytes_follow_their_formulas(plan: CompiledPlan) -> None:
         if line.nodes > 1 and run.plan.cluster is not None and run.plan.cluster.network.topology == "rail":
             allowed.append(2.0)
         told = f"{line.op} {line.name} of {run.phase.schedule.program.phase}, by {line.algorithm} over {line.axis}"
-        if line.op == "all_to_all" and plan.spec.model.routed:  # ranks may hold some experts of a token themselves
-            assert sent <= (n - 1) * SLACK, f"{told}: sends {sent} bytes for each of its payload, more than {n - 1}"
-            continue
+        routed = line.op == "all_to_all" and plan.spec.model.routed  # ranks may hold some experts of a token themselves
         if line.algorithm == "torus":
-            most = run.plan.node.count
-            assert (n - 1) / n <= sent * SLACK <= most * SLACK**2, f"{told}: {sent} bytes, not {(n - 1) / n} to {most}"
+            least, most = 0.0 if routed else (n - 1) / n, run.plan.node.count * (n - 1 if routed else 1)
+            assert least <= sent * SLACK <= most * SLACK**2, f"{told}: {sent} bytes, not {least} to {most}"
+            continue
+        if routed:
+            assert sent <= (n - 1) * SLACK, f"{told}: sends {sent} bytes for each of its payload, more than {n - 1}"
             continue
         assert any(isclose(sent, form, rel_tol=1e-9) for form in allowed), (
             f"{told}: sends {sent} bytes for each of its payload, and {n} ranks send {allowed}"

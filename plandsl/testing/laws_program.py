@@ -13,7 +13,7 @@ from plandsl.fields import changes
 from plandsl.ir.collectives import AllGather, AllToAll, Slice
 from plandsl.ir.compute import CacheWrite, Gemm
 from plandsl.ir.extents import Extents
-from plandsl.ir.names import Places, stem
+from plandsl.ir.names import Blocks, Places, stem
 from plandsl.ir.ops import KEEPS, cache_name
 from plandsl.ir.program import PHASES, Part, Program, Region, verify
 from plandsl.ir.skew import Skew, Zipf, chances, factor
@@ -50,7 +50,8 @@ def _sizes(program: Program, plan: CompiledPlan) -> dict[str, int]:
     """Every dimension as a number, for the plan's own load."""
     load = plan.spec.workload
     bind = {"batch": load.batch, "input": load.input, "context": load.input + 1, "queries": plan.spec.queries}
-    return {n: bind[s] if isinstance(s, str) else s for n, s in program.sizes}
+    blocks = {n: program.mesh.ways(n.axes) for n, _ in program.sizes if isinstance(n, Blocks)}
+    return {n: bind[s] if isinstance(s, str) else s for n, s in program.sizes if n not in blocks} | blocks
 
 
 @lru_cache(maxsize=2)

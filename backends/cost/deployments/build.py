@@ -70,7 +70,12 @@ def build_replicas(made: Compiled) -> Replicas:
 
 
 def build_single(made: Compiled) -> Single:
-    """A server of the programs of one sharding. Plans that differ in the load alone share what their ops cost."""
+    """A server of the programs of one sharding. Plans that differ in the load alone share what their ops cost.
+
+    Those with tables of measurements do not: the files are read again, as they may have changed.
+    """
+    if any(kind.measured or kind.node.gpu.measured for kind in made.spec.kinds):
+        return Single(made.spec, made.prefill, made.decode)
     return _single(_Parts(made.spec.unloaded, made.prefill, made.decode)).under(made.spec)
 
 

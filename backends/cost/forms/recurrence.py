@@ -1,5 +1,12 @@
 """FLOPs and bytes of recurrences: scans of prompts in chunks, as the kernels of engines run them, and decode steps.
 
+Where ranks share the positions of a prompt, each first computes what its block of positions does to a state, as fla's
+`pre_process_fwd_kernel_merged` does (fla/ops/cp/chunk_delta_h.py). With the delta rule,
+
+    FLOPs = 2 (2 n p + n^2 + n^3 / C),
+
+and 2 n p without it, where A has one factor for each row.
+
 All counts are for one head and one token. C is the length of a chunk, n and p are the sizes of a key and of a value.
 
 A scan (Dao and Gu, "Transformers are SSMs", 2024, section 6; the kernels chunk_state, state_passing, bmm_chunk and
@@ -70,6 +77,27 @@ def scan_bytes(s: Shape) -> Number:
     if s.delta:
         return s.heads * ((5 * s.n + 4 * s.p + 2 * states) * s.item + 12 * s.chunk)
     return s.heads * (s.p * s.item + 4 * states * s.state) + s.groups * (s.n * s.item + 8 * s.chunk)
+
+
+def block_flops(s: Shape) -> Number:
+    """FLOPs of a token of a prompt for what a block of positions does to a state, over all heads of a rank.
+
+    The state of a chunk is a product of keys and values. With the delta rule it also takes in the state before the
+    chunk, and the matrix of the block is multiplied by that of the chunk.
+    """
+    if not s.delta:
+        return 2 * s.heads * s.n * s.p
+    return 2 * s.heads * (2 * s.n * s.p + s.n * s.n + s.n**3 / s.chunk)
+
+
+def block_bytes(s: Shape) -> Number:
+    """Bytes of a token of a prompt beside operands: with the delta rule w (of n) is read, which the scan has made."""
+    return s.heads * s.n * s.item if s.delta else 0.0
+
+
+def block_step_flops(s: Shape) -> Number:
+    """FLOPs of a token of a prompt where each element of a state decays by itself: it decays and takes in."""
+    return 3 * s.heads * s.n * s.p
 
 
 def step_flops(s: Shape) -> Number:

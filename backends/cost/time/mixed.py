@@ -13,7 +13,7 @@ from plandsl.backends.cost.work.attention import Mixed, Softmax
 from plandsl.backends.cost.work.work import Binding, Work
 from plandsl.ir.compute import Gemm
 from plandsl.ir.index import PickKeys
-from plandsl.ir.names import RunKey
+from plandsl.ir.names import Blocks, RunKey
 from plandsl.ir.ops import Op
 from plandsl.ir.states import States
 from plandsl.ir.types import Number
@@ -112,6 +112,9 @@ class _KindMixer:
                 continue
             if isinstance(work.op, States | PickKeys):
                 found.append(self._apart(name, i, mix, sizes))
+                continue
+            if any(isinstance(n, Blocks) for x in work.op.results for n in x.type.names):  # of the prompts alone
+                found.append(prefill.op_seconds(name, i, sizes.chunk))
                 continue
             lone = work.rows and all(d.name == "batch" for d in work.rows)
             where = sizes.logits if lone else sizes.tokens if i in shared else sizes.chunk

@@ -39,7 +39,7 @@ from plandsl.ir.latent import LatentAttention
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program
 from plandsl.ir.rule import Regular
-from plandsl.ir.states import Recurrence, ShortConv
+from plandsl.ir.states import BlockState, BlockTail, Recurrence, ShortConv
 
 if TYPE_CHECKING:
     from plandsl.backends.cost.work.experts import Mixtures
@@ -52,9 +52,9 @@ def sides_of(op: Op) -> tuple[Side, ...]:
             return LINKS
         case Gemm() | GroupedGemm() | Attention() | LatentAttention():
             return ARITHMETIC
-        case Quantize() | ShortConv() | Recurrence() | PickKeys():
+        case Quantize() | ShortConv() | Recurrence() | BlockState() | PickKeys():
             return KERNELS
-        case Regular() | CacheWrite() | Slice() | Split() | Join() | Ids() | Earlier():
+        case Regular() | CacheWrite() | BlockTail() | Slice() | Split() | Join() | Ids() | Earlier():
             return TRAFFIC
         case Rescale() | Reshard():
             return ALL
@@ -154,6 +154,12 @@ class Costing:
                 from plandsl.backends.cost.work.states import state_kernel
 
                 return state_kernel(op, site)
+            case BlockState():
+                from plandsl.backends.cost.work.states import block_state
+
+                return block_state(op, site)
+            case BlockTail():  # it copies a few tokens of each request
+                return kernel.memory_kernel(op, site, op.out.type, (op.out.type, op.out.type))
             case Rope(first=int()):
                 return kernel.rope_kernel(op, site)
             case Item():  # a view

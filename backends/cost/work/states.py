@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from plandsl.backends.cost.forms.recurrence import (
     BAND,
     SCAN_SHARE,
     Shape,
+    block_bytes,
+    block_flops,
+    block_step_flops,
     kernels,
     scan_bytes,
     scan_flops,
@@ -21,8 +25,8 @@ from plandsl.backends.cost.work.work import HERE, Binding, ContextUse, Demand, P
 from plandsl.backends.cost.work.work import Shape as Sizes
 from plandsl.ir.extents import Extents
 from plandsl.ir.program import PREFILL, Program
-from plandsl.ir.states import Recurrence, ShortConv, States, state_bytes
-from plandsl.ir.types import Dim, Number
+from plandsl.ir.states import BLOCKS, BlockState, Recurrence, ShortConv, States, state_bytes
+from plandsl.ir.types import Dim, Number, Value
 from plandsl.spec.constants import ElementConstants
 from plandsl.spec.formats import item_bytes
 
@@ -38,10 +42,11 @@ class StateKernel(NamedTuple):
 
     flops = flops_per_row * rows, bytes = bytes_fixed + bytes_per_row * rows + state * (states read and written). A row
     is a token. A prompt reads and writes its state once; a decode step reads it once, and writes it after each token,
-    because a later step may go on after any of them.
+    because a later step may go on after any of them. Where blocks of positions hand on what they do to a state, each
+    rank moves ``handed`` more bytes of each request.
     """
 
-    op: States
+    op: States | BlockState
     rows: tuple[Dim, ...]
     prefill: bool
     flops_per_row: Number
@@ -51,11 +56,12 @@ class StateKernel(NamedTuple):
     rate: float
     bandwidth: float
     launch: float
+    handed: Number = 0.0
 
     def _moved(self, at: Binding, n: Number) -> Number:
         requests = at.rows(self.rows[:1])
         written = requests if self.prefill else n
-        return self.bytes_fixed + self.bytes_per_row * n + self.state * (requests + written)
+        return self.bytes_fixed + self.bytes_per_row * n + self.state * (requests + written) + self.handed * requests
 
     # ---- what the cost model asks
 
@@ -120,7 +126,7 @@ def _vector_rate(machine: Machine, dtype: str) -> float:
 
 
 def _short_conv(op: ShortConv, site: Site) -> StateKernel:
-    """Two FLOPs for each tap; inputs and results move once."""
+    """Two FLOPs for each tap; inputs and results move once, and so do the tails of all blocks."""
     fixed, per_row = count_bytes(site, (v.type for v in (*op.xs, *op.outs, *op.weights, *op.biases)))
     flops: Number = 0
     for x, w in zip(op.xs, op.weights, strict=True):
@@ -138,26 +144,65 @@ def _short_conv(op: ShortConv, site: Site) -> StateKernel:
         rate=_vector_rate(m, op.xs[0].type.dtype),
         bandwidth=bandwidth,
         launch=launch,
+        handed=_of_request(op.tails, site),
     )
 
 
-def _recurrence(op: Recurrence, site: Site) -> StateKernel:
-    """A scan of prompts, or a step."""
-    m, local, prefill = site.machine, site.extents.local, site.program.phase == PREFILL
-    k, v = op.k.type, op.v.type
-    shape = Shape(
+def _of_request(values: Iterable[Value], site: Site) -> Number:
+    """The bytes of ``values`` on a rank for one request."""
+    total: Number = 0.0
+    for x in values:
+        total = total + site.split(x.type)[0] * item_bytes(x.type.dtype)
+    return total
+
+
+def _shape(op: Recurrence | BlockState, site: Site, state: str) -> Shape:
+    """The sizes of a recurrence on a rank, whose state has the format ``state``."""
+    local, k, v = site.extents.local, op.k.type, op.v.type
+    return Shape(
         heads=local(v.dims[2]),
         groups=local(k.dims[2]) if len(k.dims) == 4 else 1,
         n=local(k.dims[-1]),
         p=local(v.dims[-1]) if len(v.dims) == 4 else 1,
         chunk=op.chunk,
         item=item_bytes(v.dtype),
-        state=item_bytes(op.kept_state.type.dtype),
+        state=item_bytes(state),
         delta=op.delta,
     )
-    fixed, per_row = count_bytes(site, (x.type for x in (*op.operands, op.out)))
+
+
+def block_state(op: BlockState, site: Site) -> StateKernel:
+    """What a block does to a state: one kernel, as fast as those of a scan."""
+    m, shape, v = site.machine, _shape(op, site, op.out.type.dtype), op.v.type
+    fixed, per_row = count_bytes(site, (x.type for x in op.operands))
+    bandwidth, launch = streaming_rates(m)
+    flops, rate = block_step_flops(shape), _vector_rate(m, v.dtype)
+    if not op.scans:
+        flops, per_row = block_flops(shape), per_row + block_bytes(shape)
+        rate, bandwidth = m.attention_rate(v.dtype, PREFILL), m.gpu.bandwidth * SCAN_SHARE
+    return StateKernel(
+        op,
+        v.dims[:2],
+        prefill=True,
+        flops_per_row=flops,
+        bytes_fixed=fixed,
+        bytes_per_row=per_row,
+        state=0.0,
+        rate=rate,
+        bandwidth=bandwidth,
+        launch=launch,
+        handed=_of_request((op.out,), site),
+    )
+
+
+def _recurrence(op: Recurrence, site: Site) -> StateKernel:
+    """A scan of prompts, or a step. One more kernel takes in what other blocks of positions do to the state."""
+    m, prefill, v = site.machine, site.program.phase == PREFILL, op.v.type
+    shape, blocks = _shape(op, site, op.kept_state.type.dtype), op.role(BLOCKS)
+    fixed, per_row = count_bytes(site, (x.type for x in (*op.operands, op.out) if x is not blocks))
     bandwidth, launch = streaming_rates(m)
     matrices = prefill and not op.scans
+    once = launch
     flops, rate = step_flops(shape), _vector_rate(m, v.dtype)
     if matrices:
         flops, per_row = scan_flops(shape), per_row + scan_bytes(shape)
@@ -173,5 +218,6 @@ def _recurrence(op: Recurrence, site: Site) -> StateKernel:
         state=state_bytes((op,), site.extents),
         rate=rate,
         bandwidth=bandwidth,
-        launch=launch,
+        launch=launch if blocks is None else launch + once,
+        handed=0.0 if blocks is None else _of_request((blocks,), site),
     )

@@ -37,6 +37,25 @@ def decay_slopes(heads: int) -> Array:
     return out
 
 
+def join_tails(kept: Array, tails: list[Array]) -> Array:
+    """The last tokens before a block: of ``kept: [batch, width - 1, ...]``, then of ``tails``, those of blocks.
+
+    Each of ``tails`` has as many tokens as its block, at most ``width - 1``.
+    """
+    tokens = np.concatenate([kept, *tails], axis=1)
+    return tokens[:, tokens.shape[1] - kept.shape[1] :]
+
+
+def pass_block(state: Array, does: Array, delta: bool) -> Array:
+    """``A S + B``: ``state: [batch, heads, n, p]`` after a block of positions.
+
+    ``does: [batch, heads, n, columns]`` has the p columns of B, then those of A (`plandsl.ir.states.BlockState`).
+    """
+    p = state.shape[-1]
+    added, moves = does[..., :p], does[..., p:]
+    return (moves @ state if delta else moves * state) + added
+
+
 def recur_token(
     state: Array, q: Array, k: Array, v: Array, decay: Array, write: Array, delta: bool
 ) -> tuple[Array, Array]:
