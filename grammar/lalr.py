@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from plandsl.grammar import _tables
@@ -10,6 +11,12 @@ from plandsl.grammar.tokens import Token
 from plandsl.grammar.tree import TreeBuilder
 
 LISTS = ("items", "decls")
+
+
+@cache
+def _rules() -> list[tuple[str, int, Callable[[TreeBuilder, list[Any]], Any] | None]]:
+    """Each rule's name, its number of parts, and what makes its value of them."""
+    return [(name, size, getattr(TreeBuilder, method) if method else None) for name, size, method in _tables.RULES]
 
 
 class Machine:
@@ -25,36 +32,32 @@ class Machine:
 
     def run(self, mend: Callable[[Machine], None]) -> Any:
         """Parse to the end. If the next token does not fit, ``mend`` is called, and must make it fit."""
-        actions, gotos = _tables.ACTIONS, _tables.GOTOS
-        methods = {method: getattr(self.builder, method) for _, _, method in _tables.RULES if method}
-        rules = [(name, size, methods.get(method)) for name, size, method in _tables.RULES]
-        tokens, states, values = self.tokens, self.states, self.values
+        actions, gotos, rules = _tables.ACTIONS, _tables.GOTOS, _rules()
+        tokens, states, values, builder = self.tokens, self.states, self.values, self.builder
         while True:
             token = tokens[self.at]
             # the end of the text is `$END` to Lark
             kind = token[0] if token[0] != "END" else "$END"
-            action = actions[states[-1]].get(kind)
+            while (action := actions[states[-1]].get(kind)) is not None and action < 0:  # a rule ends before the token
+                name, size, method = rules[-1 - action]
+                if method is None:  # one child, which is the value
+                    states[-1] = gotos[states[-2]][name]
+                    continue
+                parts = values[-size:] if size else []
+                if size:
+                    del values[-size:]
+                    del states[-size:]
+                value = method(builder, parts)
+                if name == "start":
+                    return value
+                values.append(value)
+                states.append(gotos[states[-1]][name])
             if action is None:
                 mend(self)
                 continue
-            if action >= 0:
-                states.append(action)
-                values.append(token)
-                self.at += 1
-                continue
-            name, size, method = rules[-1 - action]
-            if method is None:  # one child, which is the value
-                states[-1] = gotos[states[-2]][name]
-                continue
-            parts = values[-size:] if size else []
-            if size:
-                del values[-size:]
-                del states[-size:]
-            value = method(parts)
-            if name == "start":
-                return value
-            values.append(value)
-            states.append(gotos[states[-1]][name])
+            states.append(action)
+            values.append(token)
+            self.at += 1
 
     def accepts(self, *kinds: str) -> bool:
         """Whether the parser could shift tokens of these kinds next, one after the other."""

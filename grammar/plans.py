@@ -32,9 +32,10 @@ from plandsl.spec.hardware import (
     NodeSpec,
     family_of,
 )
-from plandsl.spec.model import Apply, ModelSpec, walk
+from plandsl.spec.model import ModelSpec
 from plandsl.spec.plan import TARIFFS, PlanSpec, ShardingSpec, ShiftSpec, SpeculateSpec, WorkloadSpec
 from plandsl.spec.scheduler import ROUTERS, RouterName
+from plandsl.values import kept
 
 PARTS = ("model", "node", "cluster", "sharding", "workload", "calibration", "engine")
 CHUNKED = "chunked_prefill"
@@ -297,12 +298,12 @@ def _generic(reader: Reader) -> Record | None:
     return reader.context.records.of_declaration(*found)
 
 
+@kept(256)
 def needed_sections(model: ModelSpec | None) -> frozenset[str]:
     """The sections of a calibration that give the times of a model's ops, and the families of its formats."""
     if model is None:
         return frozenset(CORE)
-    called = set(functions(model))
-    needed = (*CORE, *(section for name, sections in NEEDS.items() if name in called for section in sections))
+    needed = (*CORE, *(section for name, sections in NEEDS.items() if name in model.called for section in sections))
     stored = (model.compute,) if model.compute else map(base_format, model.formats)
     formats = [f for f in (*stored, model.activations) if f in FAMILIES]
     return frozenset((*needed, *(family_of(kind, f) for kind in BY_FORMAT if kind in needed for f in formats)))
@@ -313,12 +314,6 @@ BETWEEN = frozenset(("collective_nodes",))
 
 NEEDS = {"experts": ("moe",), "latent": ("mla_prefill", "mla_decode")}
 """Sections beside the core that functions of a block need."""
-
-
-def functions(model: ModelSpec) -> Iterator[str]:
-    """The functions that the blocks of a model call."""
-    statements = (s for block in model.blocks for s in block.statements)
-    return (part.fn for s in statements for part in walk(s.term) if isinstance(part, Apply))
 
 
 class _Settings(NamedTuple):
@@ -348,7 +343,7 @@ def _default_fraction(
 
     memory = min(gpu.reported_memory for gpu in _gpu_specs(node, cluster))
     ranks = sharding.ranks // sharding.replicas
-    return default_fraction(engine, memory, ranks, step_tokens, latent="latent" in set(functions(model)))
+    return default_fraction(engine, memory, ranks, step_tokens, latent="latent" in model.called)
 
 
 def _settings(

@@ -9,7 +9,7 @@ from attrs import evolve
 from plandsl.diagnostics import Label, Span
 from plandsl.grammar.hardware import cluster_spec
 from plandsl.grammar.modules import Wrong
-from plandsl.grammar.plans import PACE, PARTS, POOLS, SETTINGS, SPLIT, functions
+from plandsl.grammar.plans import PACE, PARTS, POOLS, SETTINGS, SPLIT
 from plandsl.grammar.records import Layer, Record, merge
 from plandsl.grammar.schema import Reader
 from plandsl.spec.model import ModelSpec
@@ -142,7 +142,7 @@ def _check_agreement(plan: Reader, prefill: PlanSpec, decode: PlanSpec) -> None:
             hint = "give the field outside the pools, for both; `batch`, `weights` and `compute` may differ"
             plan.fail(Wrong("E322", why, _name_span(plan, "decode"), labels=labels, hint=hint))
 
-    if "attention" not in functions(decode.model) and not decode.model.stateful:
+    if "attention" not in decode.model.called and not decode.model.stateful:
         why = f"model `{decode.model.name}` has neither KV cache nor states to transfer"
         plan.fail(Wrong("E322", why, _name_span(plan, "decode"), hint="use one pool"))
 

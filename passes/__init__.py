@@ -25,6 +25,7 @@ from plandsl.passes.runner import Pass, verify_result
 from plandsl.passes.schedule import schedule
 from plandsl.passes.shard import shard
 from plandsl.spec.plan import PlanSpec
+from plandsl.values import kept
 
 
 def _no_partial_sums(op: Op) -> bool:
@@ -94,11 +95,11 @@ KEPT = 128
 
 def compile_phase(plan: PlanSpec, phase: str) -> Schedule:
     """The schedule of one phase. Plans that differ only in numbers share a program up to `SIZELESS`."""
-    return _schedule(phase, plan.unloaded)
+    return _schedule(plan.unloaded, phase)
 
 
-@lru_cache(KEPT)
-def _schedule(phase: str, plan: PlanSpec) -> Schedule:
+@kept(KEPT)
+def _schedule(plan: PlanSpec, phase: str) -> Schedule:
     return finish(_program(_Form(phase, structure(plan), plan)), plan)
 
 

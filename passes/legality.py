@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import accumulate
 from math import prod
+from typing import NamedTuple
 
 from plandsl.diagnostics import Diagnostic, Label
 from plandsl.ir.chunks import Split
@@ -14,7 +15,7 @@ from plandsl.ir.names import stem
 from plandsl.ir.ops import COLLECTIVES
 from plandsl.ir.program import Program, Region
 from plandsl.ir.skew import Skew, Varying, Zipf, factor
-from plandsl.ir.types import PADDED, REPLICATED
+from plandsl.ir.types import PADDED, REPLICATED, Value
 from plandsl.limits import MAX_BALANCED
 from plandsl.passes.build import arithmetic
 from plandsl.passes.cut_stages import split_layers, stage_axes
@@ -25,6 +26,7 @@ from plandsl.spec.formats import GGUF, base_format
 from plandsl.spec.model import ADAPTERS, Apply, walk
 from plandsl.spec.money import DRAWN, PAID, hosts, power_hint, power_missing, powerless, price_of, unpriced
 from plandsl.spec.plan import TARIFFS, AxisSpec, CutSpec, PlanSpec, RuleSpec
+from plandsl.values import kept
 
 FREE = PADDED | {"tokens", "layers"}
 
@@ -194,19 +196,30 @@ def _mixes(plan: PlanSpec) -> Iterator[Diagnostic]:
         )
 
 
-def _unsplit(plan: PlanSpec, program: Program) -> Iterator[Diagnostic]:
-    """Findings on ranks that repeat work: an axis splits no tensor, or splits only some of the weights."""
+class _Layout(NamedTuple):
+    """The axes that split ``tokens``, those that split anything, and the weights of layers that an axis may split."""
+
+    tokens: frozenset[str]
+    split: frozenset[str]
+    weights: tuple[Value, ...]
+
+
+@kept(128)
+def _layout(program: Program) -> _Layout:
     values = [v for region in program.regions for v in region.values().values()]
     routers = {stem(name) for name, _ in program.imbalance}  # every rank needs the scores of all experts
-    weights = [
-        w
-        for region in program.regions
-        if region.layers
-        for w in region.weights
-        if len(w.type.dims) > 1 and w.type.names[-1] not in routers
-    ]
-    tokens = {a for v in values for d in v.type.dims if d.name in PADDED for a in d.axes}
-    used = {a for v in values for a in v.type.axes} | {*program.stage_axes, *plan.sharding.replica_axes}
+    layers = [w for region in program.regions if region.layers for w in region.weights]
+    return _Layout(
+        frozenset(a for v in values for d in v.type.dims if d.name in PADDED for a in d.axes),
+        frozenset().union(*(v.type.axes for v in values)),
+        tuple(w for w in layers if len(w.type.dims) > 1 and w.type.names[-1] not in routers),
+    )
+
+
+def _unsplit(plan: PlanSpec, program: Program) -> Iterator[Diagnostic]:
+    """Findings on ranks that repeat work: an axis splits no tensor, or splits only some of the weights."""
+    tokens, split, weights = _layout(program)
+    used = {*split, *program.stage_axes, *plan.sharding.replica_axes}
     named = {a for rule in plan.sharding.rules for a in rule.axes}
     for axis in plan.sharding.axes:
         if axis.size == 1 or axis.name not in named:

@@ -1,13 +1,17 @@
-"""The base class of frozen values: equality, hash and text."""
+"""The base class of frozen values: equality, hash and text; and what keeps what was found of a value."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, cast
+from functools import cache, lru_cache, wraps
+from operator import attrgetter
+from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, cast
 
 from attrs import fields
 
 T = TypeVar("T")
+R = TypeVar("R")
+P = ParamSpec("P")
 
 
 class once(Generic[T]):
@@ -29,6 +33,42 @@ class once(Generic[T]):
         return found
 
 
+class _Object:
+    """A value that is compared as an object."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Object) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+def kept(most: int) -> Callable[[Callable[Concatenate[T, P], R]], Callable[Concatenate[T, P], R]]:
+    """Keeps what a function of a value, and of more arguments, returned for the last ``most`` that it was asked about.
+
+    The value counts as an object, so that no hash of its parts is taken: the compiler keeps the programs of equal
+    plans, and their ops. The other arguments count as values.
+    """
+
+    def keep(find: Callable[Concatenate[T, P], R]) -> Callable[Concatenate[T, P], R]:
+        @lru_cache(most)
+        def known(held: _Object, *args: Any, **more: Any) -> R:
+            return find(cast(T, held.value), *args, **more)
+
+        @wraps(find)
+        def ask(value: T, /, *args: P.args, **more: P.kwargs) -> R:
+            return known(_Object(value), *args, **more)
+
+        return ask
+
+    return keep
+
+
 class FrozenValue:
     """A class with ``@frozen(eq=False, repr=False)`` inherits these, and they are as those that attrs makes.
 
@@ -39,14 +79,31 @@ class FrozenValue:
     __slots__ = ()
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, FrozenValue) and type(self) is type(other) and self._compared() == other._compared()
+        kind = type(self)
+        if kind is not type(other):
+            return False
+        read = _compared(kind).read
+        return self is other or read(self) == read(other)
 
     def __hash__(self) -> int:
-        return hash((type(self), *self._compared().values()))
+        kind = type(self)
+        return hash((kind, _compared(kind).read(self)))
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self._compared().items())})"
+        names, read = _compared(type(self))
+        return f"{type(self).__name__}({', '.join(map('{}={!r}'.format, names, read(self)))})"
 
-    def _compared(self) -> dict[str, object]:
-        """The fields that are compared, by name."""
-        return {a.name: getattr(self, a.name) for a in fields(cast(Any, type(self))) if a.eq}
+
+class _Compared(NamedTuple):
+    """The names of the fields of a class that are compared, and what reads them of a value."""
+
+    names: tuple[str, ...]
+    read: Callable[[object], tuple[object, ...]]
+
+
+@cache
+def _compared(kind: type) -> _Compared:
+    names = tuple(a.name for a in fields(cast(Any, kind)) if a.eq)
+    if len(names) > 1:
+        return _Compared(names, attrgetter(*names))  # which gives a tuple
+    return _Compared(names, lambda value: tuple(getattr(value, name) for name in names))

@@ -17,6 +17,7 @@ from plandsl.backends.cost.deployments.deployment import HOT
 from plandsl.backends.cost.deployments.drafted import Drafted
 from plandsl.backends.cost.deployments.pools import Pools
 from plandsl.backends.cost.deployments.step import Decode, Prompt, Step
+from plandsl.backends.cost.time.phase import _bound
 from plandsl.driver import CompiledPlan, compile_text, difference
 from plandsl.spec.plan import PlanSpec
 from tests.draws import some
@@ -284,3 +285,26 @@ def test_the_mean_of_steps_is_between_the_first_and_the_last() -> None:
     one = server("single").one
     first, last = (one.step(Step(None, Decode(8, c)), 1).period for c in (1501, 1559))
     assert first < decode_step(one, 8, 1500, 60).period < last
+
+
+def test_estimates_of_one_plan_after_another_are_those_of_arrays() -> None:
+    # arrays are priced anew; of plain numbers, what another estimate found is kept
+    loads, asked = (3, 40, 3, 17, 40), _bound.cache_info()
+    plans = [compile_text(TYPED.replace("BATCH", str(batch)))[0] for batch in loads]
+    found = [plan.estimate() for plan in plans]
+    whole = plans[0].evaluate(batch=np.array(loads))
+    assert [e.ttft_s for e in found] == pytest.approx(list(whole.ttft), rel=1e-12)
+    assert [e.tpot_s for e in found] == pytest.approx(list(whole.tpot), rel=1e-12)
+    for e in found:
+        assert sum(op.time_s for op in e.prefill.ops) == pytest.approx(e.prefill.time_s, rel=1e-9)
+    assert found[0] == found[2]._replace(about=found[0].about)
+    assert _bound.cache_info().hits > asked.hits
+
+
+TYPED = """plan small {
+  model = llama_3_1_8b
+  node = h100_8
+  sharding { tp = 2 }
+  workload { batch = BATCH, input = 1024, output = 128 }
+}
+"""

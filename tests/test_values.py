@@ -11,7 +11,7 @@ from plandsl.diagnostics import Span
 from plandsl.driver import compile_file
 from plandsl.spec.hardware import LinkSpec
 from plandsl.spec.plan import WorkloadSpec
-from plandsl.values import FrozenValue
+from plandsl.values import FrozenValue, kept
 
 LOAD = WorkloadSpec("chat", 1024, 128, batch=8)
 
@@ -43,3 +43,19 @@ def test_no_class_has_what_it_inherits_made_again() -> None:
     assert len(made) > 40
     own = [vars(cls).get(name) for cls in made for name in ("__eq__", "__hash__", "__repr__")]
     assert not [method for method in own if method is not None and "attrs" in method.__code__.co_filename]
+
+
+def test_what_is_kept_belongs_to_an_object_and_to_the_other_arguments() -> None:
+    asked: list[tuple[str, int]] = []
+
+    @kept(2)
+    def find(pair: list[str], times: int) -> str:
+        asked.append((pair[0], times))
+        return pair[0] * times
+
+    one, equal = ["a"], ["a"]  # lists have no hash: nothing of the value is compared
+    assert [find(one, 2), find(one, 2), find(equal, 2)] == ["aa"] * 3
+    assert asked == [("a", 2)] * 2
+    assert find(one, 3) == "aaa"  # the third that is asked for puts out the first
+    assert find(one, 2) == "aa"
+    assert asked == [("a", 2), ("a", 2), ("a", 3), ("a", 2)]

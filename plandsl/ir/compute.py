@@ -15,7 +15,7 @@ from attrs import frozen
 from plandsl.diagnostics import Diagnostic, Span
 from plandsl.ir.base import COMPUTE, BaseOp, Facts, finding, span_field
 from plandsl.ir.functions import measured_map
-from plandsl.ir.names import MOMENTS, Merged, axes_of
+from plandsl.ir.names import MOMENTS, Merged, axes_of, stem
 from plandsl.ir.rule import Regular, Rule
 from plandsl.ir.types import Dim, TensorType, Value
 from plandsl.values import once
@@ -167,9 +167,26 @@ class Gemm(Regular):
 
     def contracted(self, i: int = 0) -> tuple[str, ...]:
         """Names of the dimensions that output ``i`` sums over."""
+        return self._contracted[i]
+
+    @once
+    def _contracted(self) -> tuple[tuple[str, ...], ...]:
+        """The same of each output."""
         have, each = self.x.type.names, self.each
-        shared = [n for n in self.weights[i].type.names if n in have]
-        return tuple(shared if each is None else [n for n in shared if n != each[1]])
+        gone = () if each is None else each[1:]
+        return tuple(tuple([n for n in w.type.names if n in have and n not in gone]) for w in self.weights)
+
+    @once
+    def multiplied(self) -> tuple[tuple[str, ...], ...]:
+        """The dimensions of each product, whose sizes multiply to its pairs; ``experts:8`` rather than ``experts``."""
+        rows = self.x.type.names
+        return tuple(tuple({stem(n): n for n in (*w.type.names, *rows)}.values()) for w in self.weights)
+
+    @once
+    def sides(self) -> tuple[tuple[Dim, ...], tuple[Dim, ...]]:
+        """The dimensions of ``x`` that are kept, which make the rows, and those that the first output sums over."""
+        inner = self.contracted()
+        return tuple(d for d in self.x.type.dims if d.name not in inner), tuple(map(self.x.type.dim, inner))
 
     @once
     def rules(self) -> tuple[Rule, ...]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 from attrs import field, frozen
 
 from plandsl.ir.names import Merged, Places, group_of
+from plandsl.values import once
 
 Number: TypeAlias = Any
 """A number or a numpy array: sizes and times of the cost backend may be either. In a trace, also a traced number."""
@@ -52,7 +53,7 @@ class Dim(NamedTuple):
         return f"{name}@{group_of(self.axes)}" if self.axes else name
 
 
-@frozen
+@frozen(slots=False)
 class TensorType:
     """A global tensor and how it lies on the mesh.
 
@@ -71,12 +72,12 @@ class TensorType:
         marks = [f"+{a}" for a in sorted(self.partial)] + [f"~{a}" for a in sorted(self.softmax)]
         return f"{self.dtype}[{', '.join(map(str, self.dims))}]" + (f"{{{', '.join(marks)}}}" if marks else "")
 
-    @property
+    @once
     def names(self) -> tuple[str, ...]:
         """Dimension names in order."""
         return tuple([d.name for d in self.dims])
 
-    @property
+    @once
     def axes(self) -> frozenset[str]:
         """Mesh axes in use: they split a dimension, or the value is incomplete over them."""
         return self.pending.union(*[d.axes for d in self.dims])

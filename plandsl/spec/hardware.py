@@ -82,8 +82,13 @@ class GpuSpec(FrozenValue):
 
     def peak(self, dtype: str) -> float | None:
         """Matrix FLOP/s of ``dtype`` at the board's power, or None where the GPU lists none."""
-        peaks = dict(self.compute)
+        peaks = self._peaks
         return peaks.get(dtype, peaks.get(ARITHMETIC.get(dtype, dtype)))
+
+    @once
+    def _peaks(self) -> dict[str, float]:
+        """FLOP/s by format, as listed."""
+        return dict(self.compute)
 
     @property
     def narrowest(self) -> str:

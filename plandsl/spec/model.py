@@ -262,7 +262,13 @@ class ModelSpec(FrozenValue):
             return found
         return self.exception((region,)) or self.weights
 
-    @property
+    @once
+    def called(self) -> frozenset[str]:
+        """The functions that the blocks call."""
+        statements = (s for block in self.blocks for s in block.statements)
+        return frozenset(part.fn for s in statements for part in walk(s.term) if isinstance(part, Apply))
+
+    @once
     def formats(self) -> tuple[str, ...]:
         """Every format in which weights that GEMMs read are stored, each once."""
         options = (str(t.option("weights", "")) for b in self.blocks for s in b.statements for t in walk(s.term)

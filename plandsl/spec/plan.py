@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Callable
+from functools import lru_cache
 from math import ceil
 from typing import Any, NamedTuple
 
@@ -306,10 +307,15 @@ class PlanSpec(FrozenValue):
 
     @once
     def unloaded(self) -> "PlanSpec":
-        """The plan under a load without lengths: plans that differ in its numbers alone have the same schedules."""
+        """The plan under a load without lengths: plans that differ in its numbers alone have the same schedules.
+
+        It is one object for equal plans, so that what is made of it can be kept by its identity.
+        """
         own = self.workload
         load = WorkloadSpec("", 1, 1, 1, in_flight=own.in_flight, reuse=float(own.reuse > 0), encodes=own.encodes)
-        return evolve(self, name="", workload=load, requires=(), pricing=TARIFFS[0], router="round_robin", span=None)
+        return _only(
+            evolve(self, name="", workload=load, requires=(), pricing=TARIFFS[0], router="round_robin", span=None)
+        )
 
     @property
     def kinds(self) -> "tuple[PlanSpec, ...]":
@@ -485,3 +491,9 @@ class PlanSpec(FrozenValue):
     def in_flight(self) -> int | None:
         """The number of in-flight batches of one replica; None: as many as there are stages."""
         return self.workload.in_flight
+
+
+@lru_cache(256)
+def _only(plan: PlanSpec) -> PlanSpec:
+    """One object for equal plans."""
+    return plan

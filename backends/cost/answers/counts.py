@@ -7,8 +7,10 @@ import math
 from plandsl.ir.names import Places
 from plandsl.ir.program import Program
 from plandsl.spec.formats import item_bytes
+from plandsl.values import kept
 
 
+@kept(128)
 def parameters(program: Program) -> int:
     """Parameters of the model: every weight once per layer, tied ones once."""
     whole: dict[tuple[str, str], int] = {}
@@ -25,6 +27,7 @@ def parameters(program: Program) -> int:
     return sum(whole.values())
 
 
+@kept(128)
 def active_parameters(program: Program) -> int:
     """Parameters that a token uses: all but the weights of experts that it does not choose."""
     idle, sizes = 0, dict(program.sizes)
@@ -40,6 +43,7 @@ def active_parameters(program: Program) -> int:
     return parameters(program) - idle
 
 
+@kept(128)
 def kv_bytes_per_token(program: Program) -> float:
     """Bytes that one token adds to the KV cache of the whole model, all layers."""
     sizes = dict(program.sizes)

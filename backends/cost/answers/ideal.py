@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from math import prod
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from attrs import evolve
 
@@ -16,12 +16,12 @@ from plandsl.ir.compute import Attention, Gemm
 from plandsl.ir.extents import Extents
 from plandsl.ir.index import PickKeys
 from plandsl.ir.latent import LatentAttention
-from plandsl.ir.names import stem
 from plandsl.ir.program import Program
 from plandsl.ir.states import Recurrence
 from plandsl.ir.types import Number
 from plandsl.spec.hardware import GpuSpec
 from plandsl.spec.plan import PlanSpec
+from plandsl.values import kept
 
 
 class Pass(NamedTuple):
@@ -53,17 +53,28 @@ def ideal_seconds(program: Program, gpu: GpuSpec, extents: Extents, context: Num
     this time over GPU-seconds (Chowdhery et al. 2022, "PaLM": model FLOPs count once, recomputed FLOPs do not).
     """
     total: Number = 0.0
-    for region in program.regions:
-        for op in region.ops:
-            if isinstance(op, Gemm):
-                total = total + region.repeats * _gemm(op, extents) / _peak(gpu, op.compute)
-            elif isinstance(op, Attention | LatentAttention):
-                total = total + region.repeats * _attention(op, extents, context) / _peak(gpu, op.q.type.dtype)
-            elif isinstance(op, PickKeys):
-                total = total + region.repeats * _scores(op, extents, context) / _peak(gpu, op.q.type.dtype)
-            elif isinstance(op, Recurrence):
-                total = total + region.repeats * _recurrence(op, extents) / _peak(gpu, op.v.type.dtype)
+    for repeats, op in _arithmetic(program):
+        match op:
+            case Gemm():
+                total = total + repeats * _gemm(op, extents) / _peak(gpu, op.compute)
+            case PickKeys():
+                total = total + repeats * _scores(op, extents, context) / _peak(gpu, op.q.type.dtype)
+            case Recurrence():
+                total = total + repeats * _recurrence(op, extents) / _peak(gpu, op.v.type.dtype)
+            case _:
+                total = total + repeats * _attention(op, extents, context) / _peak(gpu, op.q.type.dtype)
     return total
+
+
+Arithmetic: TypeAlias = Gemm | Attention | LatentAttention | PickKeys | Recurrence
+"""The ops whose FLOPs count."""
+
+
+@kept(256)
+def _arithmetic(program: Program) -> tuple[tuple[int, Arithmetic], ...]:
+    """Each such op of a program, with the runs of its region in a pass."""
+    ops = ((region.repeats, op) for region in program.regions for op in region.ops)
+    return tuple((repeats, op) for repeats, op in ops if isinstance(op, Arithmetic))
 
 
 def _peak(gpu: GpuSpec, dtype: str) -> float:
@@ -76,9 +87,9 @@ def _gemm(op: Gemm, extents: Extents) -> Number:
     """``2 m n k`` over whole tensors, or over a chunk of rows; experts count once for each choice of a token."""
     total: Number = 0.0
     chunks = prod(d.chunk.of for d in op.x.type.dims if d.chunk)
-    for w in op.weights:
+    for names in op.multiplied:
         flops: Number = 2.0 / chunks
-        for name in {stem(n): n for n in (*w.type.names, *op.x.type.names)}.values():  # experts:8 rather than experts
+        for name in names:
             flops = flops * extents.sizes[name]
         total = total + flops
     return total

@@ -14,9 +14,8 @@ from plandsl.backends.cost.answers.names import op_names
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.num import maximum
 from plandsl.backends.cost.time.phase import PhaseModel, PhaseTimes, ProgramRun
-from plandsl.backends.cost.work.work import Binding, Work
+from plandsl.backends.cost.work.work import Work
 from plandsl.ir.collectives import HOP_WORDS
-from plandsl.ir.extents import Extents
 from plandsl.ir.names import RunKey, region_of
 from plandsl.ir.program import PREFILL
 from plandsl.ir.types import Number
@@ -55,9 +54,11 @@ def _merge_chunks(lines: Iterable[OpTime]) -> Iterator[OpTime]:
     for line in lines:
         found.setdefault((line.op, line.name), []).append(line)
     for first, *others in found.values():
-        ran = [line for line in others if line.time_s > 0]
-        count, time = sum(line.count for line in ran), sum(line.time_s for line in ran)
-        yield evolve(first, count=first.count + count, time_s=first.time_s + time) if ran else first
+        if ran := [line for line in others if line.time_s > 0]:
+            count, time = sum(line.count for line in ran), sum(line.time_s for line in ran)
+            yield evolve(first, count=first.count + count, time_s=first.time_s + time)
+        else:
+            yield first
 
 
 def mean_contexts(model: PhaseModel, bind: Mapping[str, Number], context: Number) -> list[tuple[Number, Number]]:
@@ -76,9 +77,9 @@ class PhaseLines:
 
     def __init__(self, model: PhaseModel, times: PhaseTimes, bind: Mapping[str, Number], context: float) -> None:
         self.model, self.times, self.bind, self.context = model, times, bind, context
-        self.extents = Extents(model.schedule.program, bind, model.extents.mesh)
         self.contexts = mean_contexts(model, bind, context)
-        self.at = Binding(self.extents, context, self.contexts)
+        self.at = model.bound_sizes(bind).at(context, self.contexts)
+        self.extents = self.at.extents
         self._known: dict[tuple[RunKey, int, str], list[OpTime]] = {}
 
     @classmethod
@@ -174,21 +175,23 @@ class PhaseLines:
 
     def lines(self, run: RunKey, count: int, stream: str = "") -> list[OpTime]:
         """Every op of a run, or of one ``stream``, with ``count`` runs in a pass; equal stages share the lines."""
-        if (run, count, stream) not in self._known:
-            self._known[run, count, stream] = list(self._lines(run, count, stream))
-        return self._known[run, count, stream]
+        key = run, count, stream
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = self._lines(*key)
+        return found
 
-    def _lines(self, run: RunKey, count: int, stream: str) -> Iterator[OpTime]:
+    def _lines(self, run: RunKey, count: int, stream: str) -> list[OpTime]:
         if whole := self._known.get((run, count, "")):
-            yield from (
-                line for line, work in zip(whole, self.model.work[run], strict=True) if work.op.facts.stream == stream
-            )
-            return
+            works = self.model.work[run]
+            return [line for line, work in zip(whole, works, strict=True) if work.op.facts.stream == stream]
         region = self.model.schedule.program.region(region_of(run))
         answers, seconds = self.model.deciding_work(run, self.bind, self.context), self.times.seconds[run]
-        for (model, work), name, each in zip(answers, op_names(region), seconds, strict=True):
-            if stream in ("", work.op.facts.stream):
-                yield self._line_of(model, work, name, count, float(each))
+        return [
+            self._line_of(model, work, name, count, float(each))
+            for (model, work), name, each in zip(answers, op_names(region), seconds, strict=True)
+            if not stream or stream == work.op.facts.stream
+        ]
 
     def _line_of(self, model: PhaseModel, work: Work, name: str, count: int, each: float) -> OpTime:
         """The line of one op, timed by ``model``: this phase, or the phase on one of several kinds of GPU."""
@@ -208,7 +211,7 @@ class PhaseLines:
             time_s=each * count,
             flops=float(demand.flops),
             bytes=float(demand.moved + demand.payload),
-            bound=work.bound(at),
+            bound=work.bound(at, demand),
             layer=answer.layer,
             origin=answer.origin,
             shape=work.shape(at),

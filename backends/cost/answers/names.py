@@ -6,9 +6,11 @@ from plandsl.ir.collectives import Recv, Send
 from plandsl.ir.compute import Gemm, Quantize
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Region
+from plandsl.values import kept
 
 
-def op_names(region: Region) -> list[str]:
+@kept(512)
+def op_names(region: Region) -> tuple[str, ...]:
     """A name for each op of ``region``, unique among ops of its kind; a collective has its tensor's name.
 
     Chunks of one op share its name. Names differ between regions: ``norm`` is the block's, ``head_norm`` the head's.
@@ -25,7 +27,7 @@ def op_names(region: Region) -> list[str]:
         again = seen[op.facts.word, name] = seen.get((op.facts.word, name), 0) + (not same)
         names.append(name if again == 1 else f"{name}_{again}")
         made |= dict.fromkeys((v.name for v in op.results), names[-1])
-    return names
+    return tuple(names)
 
 
 def _name(op: Op, made: dict[str, str], place: str) -> str:

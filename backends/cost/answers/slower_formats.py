@@ -18,6 +18,7 @@ from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region
 from plandsl.ir.types import TensorType, Value
 from plandsl.spec.formats import BITS, as_written, base_format
+from plandsl.values import kept
 
 EIGHT = "fp8"
 """The format that stands for weights of 8 bits."""
@@ -63,7 +64,7 @@ def slower_notes(model: Deployment) -> list[Diagnostic]:
 def _slower_note(run: ProgramRun, rival: str, wide: str) -> Diagnostic | None:
     """The note on one phase; None where its GEMMs are not slower than with weights of ``rival``."""
     program = run.phase.schedule.program
-    narrow = [op for region in program.regions for op in region.ops if _is_narrow(op, rival)]
+    narrow = _narrow(program, rival)
     if not narrow or not all(run.phase.machine.gpu.peak(_arithmetic(op, rival, wide)) for op in narrow):
         return None
     twin = Costing(_widened(program, rival, wide), run.phase.machine, run.phase.extents, None)
@@ -96,6 +97,12 @@ def _pairs(run: ProgramRun, twin: Costing, wide: str) -> Iterator[Pair]:
             yield Pair(
                 name, op, theirs, region.repeats * seconds, region.repeats * float(twin.work(theirs).seconds(at))
             )
+
+
+@kept(256)
+def _narrow(program: Program, rival: str) -> tuple[Op, ...]:
+    """The GEMMs of a program whose weights have fewer bits than ``rival``."""
+    return tuple(op for region in program.regions for op in region.ops if _is_narrow(op, rival))
 
 
 def _is_narrow(op: Op, rival: str) -> bool:

@@ -85,9 +85,9 @@ KEPT = 64
 
 @frozen
 class _Parts:
-    """What a server is made of; schedules count as objects, since the compiler keeps those of equal plans."""
+    """What a server is made of, which counts as objects: those of equal plans are the same."""
 
-    plan: PlanSpec
+    plan: PlanSpec = field(eq=id)
     prefill: Schedule = field(eq=id)
     decode: Schedule = field(eq=id)
 

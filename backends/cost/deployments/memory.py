@@ -13,7 +13,7 @@ from plandsl.backends.cost.deployments.contents import Cache, Contents
 from plandsl.backends.cost.deployments.prefix import reused_tokens, shared_tokens
 from plandsl.backends.cost.deployments.profile import Profile, largest_fraction, share_of
 from plandsl.backends.cost.deployments.rows import Rows, count_bytes
-from plandsl.backends.cost.num import call_traced, ceil_div, floor, largest, maximum, minimum, where
+from plandsl.backends.cost.num import are_numbers, call_traced, ceil_div, floor, largest, maximum, minimum, where
 from plandsl.ir.extents import Extents
 from plandsl.ir.program import Program
 from plandsl.ir.states import state_bytes
@@ -22,6 +22,7 @@ from plandsl.limits import MAX_DIMENSION
 from plandsl.spec.hardware import GpuSpec
 from plandsl.spec.model import ADAPTERS
 from plandsl.spec.plan import PlanSpec
+from plandsl.values import kept
 
 
 class Held(NamedTuple):
@@ -391,11 +392,22 @@ class ProgramMemory(MemoryModel):
         prefill = Rows(tokens, requests, tokens + requests * before)
         steps = minimum(batch * self.queries, limit)
         decode = Rows(steps, minimum(batch, limit), steps)
-        found: list[list[Number]] = [[0.0], [0.0]]
-        for rows, (live, buffers) in zip((prefill, decode), self.contents.steps, strict=True):
-            for out, loads in zip(found, (live[stage], buffers[stage]), strict=True):
-                out += [count_bytes(load, rows, self.extents) for load in loads]
-        return largest(found[0]), largest(found[1])
+        find = _kept_step_bytes if are_numbers(*prefill, *decode) else _step_bytes
+        found = [find(self.contents, stage, phase, rows) for phase, rows in enumerate((prefill, decode))]
+        live, buffers = zip(*found, strict=True)
+        return maximum(*live), maximum(*buffers)
+
+
+def _step_bytes(contents: Contents, stage: int, phase: int, rows: Rows) -> tuple[Number, Number]:
+    """Bytes of activations and buffers in a step of one phase, prefill first."""
+    live, buffers = (
+        largest([0.0, *(count_bytes(load, rows, contents.extents) for load in loads[stage])])
+        for loads in contents.steps[phase]
+    )
+    return live, buffers
+
+
+_kept_step_bytes = kept(512)(_step_bytes)
 
 
 def _any_true(condition: Number) -> bool:

@@ -129,25 +129,69 @@ def collective_seconds(
     Constants are for links of the usual latency; `late_seconds` adds what the latency of ``link`` differs from it, for
     the fewest messages of the operation that wait for one another: an all_reduce may go up and down a tree.
     """
+    return collective_course(c, link, op=op, n=n, custom=custom).seconds(payload)
+
+
+class Stretch(NamedTuple):
+    """Seconds of a payload: ``start + payload * volume / rate``."""
+
+    start: Number
+    volume: Number
+    rate: Number
+
+    def seconds(self, payload: Number) -> Number:
+        """Seconds of ``payload`` bytes."""
+        return self.start + payload * self.volume / self.rate
+
+
+class Course(NamedTuple):
+    """How long a collective of ``ranks`` takes, by its payload: all of `collective_seconds` that does not depend on it.
+
+    The bulk way moves ``payload * volume + half`` bytes at ``rate``, by the fastest (volume, rate) of ``bulk``.
+    """
+
+    ranks: Number
+    fixed: float
+    quick: tuple[Stretch, ...]
+    filled: Number
+    half: Number
+    bulk: tuple[tuple[Number, Number], ...]
+
+    def seconds(self, payload: Number) -> Number:
+        """Seconds of ``payload`` bytes."""
+        (volume, rate), *others = self.bulk
+        moved = (payload * volume + self.half) / rate
+        for volume, rate in others:
+            moved = minimum(moved, (payload * volume + self.half) / rate)
+        best = smooth_max(self.filled, moved, BLEND)
+        for way in self.quick:
+            best = minimum(best, way.seconds(payload))
+        return where(self.ranks > 1, self.fixed + best, 0.0)
+
+
+def collective_course(c: CollectiveConstants, link: LinkSpec, op: str, n: Number, custom: bool = False) -> Course:
+    """The course of ``op`` over ``n`` ranks of one node, as `collective_seconds` describes it."""
     p, pcie = port_bandwidth(link, n), link.topology == "pcie"
     limit = math.inf if link.host is None else link.host.rate
     way, waits = ring_way(op, n, c.own), _waits(op, n)
-    quick = [_quick_seconds(c, link, minimum(p * c.quick, limit), way=way, waits=waits, payload=payload)]
+    quick = [_quick_way(c, link, minimum(p * c.quick, limit), way=way, waits=waits)]
     if custom and op == "all_reduce" and link.host is None:
-        one, two = _shot_seconds(c, link, n, payload)
-        quick = [where(n > 2, quick[0], minimum(one, two))] if pcie else [one, two]
+        shots = _shots(c, link, n)
+        quick = [_either(n > 2, quick[0], shot) for shot in shots] if pcie else shots
     share = where(n > 2, c.switch, c.bulk) if pcie and c.switch > 0 else c.bulk
     half = c.half * minimum(1.0, minimum(p, limit / share) / FULL) if pcie else c.half
     steps = 1 if op in EXCHANGES else way.steps
     filled = steps * c.step + minimum(steps, waits) * (late_seconds(c.step, link) - c.step)
-    moved = (payload * way.volume + half) / minimum(p * share, limit)
+    bulk = [(way.volume, minimum(p * share, limit))]
     if op == "all_reduce" and link.topology == "switch" and c.switch > 0:
-        reduced = (payload * switch_way(n).volume + half) / (p * c.switch)
-        moved = where(n > 2, minimum(moved, reduced), moved)
-    best = smooth_max(filled, moved, BLEND)
-    for time in quick:
-        best = minimum(best, time)
-    return where(n > 1, c.fixed + best, 0.0)
+        (volume, rate), reduced = bulk[0], switch_way(n).volume
+        bulk.append((where(n > 2, reduced, volume), where(n > 2, p * c.switch, rate)))
+    return Course(n, fixed=c.fixed, quick=tuple(quick), filled=filled, half=half, bulk=tuple(bulk))
+
+
+def _either(first: Number, a: Stretch, b: Stretch) -> Stretch:
+    """``a`` where ``first`` holds, ``b`` elsewhere."""
+    return Stretch(*(where(first, x, y) for x, y in zip(a, b, strict=True)))
 
 
 def late_seconds(seconds: float, link: LinkSpec) -> float:
@@ -178,31 +222,38 @@ def late_nodes(c: NodesConstants, link: LinkSpec, network: LinkSpec, op: str, in
     return c._replace(latency=latency, step=step, hop=late_seconds(c.hop, network))
 
 
-def _quick_seconds(
-    c: CollectiveConstants, link: LinkSpec, rate: Number, way: Way, waits: Number, payload: Number
-) -> Number:
+def _quick_way(c: CollectiveConstants, link: LinkSpec, rate: Number, way: Way, waits: Number) -> Stretch:
     late = late_seconds(c.latency, link) - c.latency
-    return way.steps * c.latency + waits * late + payload * way.volume / rate
+    return Stretch(way.steps * c.latency + waits * late, way.volume, rate)
 
 
-def _shot_seconds(c: CollectiveConstants, link: LinkSpec, n: Number, payload: Number) -> list[Number]:
-    """Seconds of one shot and of two shots."""
+def _shots(c: CollectiveConstants, link: LinkSpec, n: Number) -> list[Stretch]:
+    """One shot and two shots."""
     rate = port_bandwidth(link, n) * c.quick
-    return [_quick_seconds(c, link, rate, way=w, waits=w.steps, payload=payload) for w in shot_ways(n)]
+    return [_quick_way(c, link, rate, way=w, waits=w.steps) for w in shot_ways(n)]
 
 
 def collective_volume(
-    c: CollectiveConstants, link: LinkSpec, op: str, n: float, payload: float, custom: bool = False
+    c: CollectiveConstants,
+    link: LinkSpec,
+    op: str,
+    n: float,
+    payload: float,
+    custom: bool = False,
+    seconds: float | None = None,
 ) -> Number:
     """Bytes that a rank sends for each byte of ``payload``, in the way that `collective_seconds` takes.
 
-    Takes numbers, no arrays. What a rank copies to itself is not sent.
+    Takes numbers, no arrays; ``seconds`` are those of `collective_seconds`, if they are known. What a rank copies to
+    itself is not sent.
     """
     own, shot = ring_way(op, n, c.own), custom and op == "all_reduce" and not (link.topology == "pcie" and n > 2)
     shot = shot and link.host is None
-    times = _shot_seconds(c, link, n, payload) if shot else []
+    times = [way.seconds(payload) for way in _shots(c, link, n)] if shot else []
     time, volume = min(zip(times, (w.volume for w in shot_ways(n)), strict=False), default=(math.inf, 0.0))
-    if shot and c.fixed + time <= collective_seconds(c, link, op=op, n=n, payload=payload, custom=custom):
+    if shot and seconds is None:
+        seconds = collective_seconds(c, link, op=op, n=n, payload=payload, custom=custom)
+    if seconds is not None and c.fixed + time <= seconds:
         return volume
     switched = op == "all_reduce" and link.topology == "switch" and c.switch > 0 and n > 2
     reduced = (payload * switch_way(n).volume + c.half) / c.switch if switched else math.inf

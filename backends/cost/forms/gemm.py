@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import isclose
 from typing import NamedTuple
 
-from plandsl.backends.cost.num import ceil_div, clip, floor, maximum, minimum, where
+from plandsl.backends.cost.num import ceil_div, maximum, minimum, where
 from plandsl.ir.types import Number
 from plandsl.spec.constants import GemmConstants
 
@@ -76,10 +76,13 @@ def gemm_seconds(
     best: Number | None = None
     for rows, columns, tile in ways:
         high = maximum(m / rows, 1.0)
-        count = (high + TAIL * (1 - 1 / high) * (ceil_div(m, rows) - high)) * columns
-        whole = tile * maximum(1.0, (1 - TAIL) * count / units + TAIL * ceil_div(count, units))
-        splits = clip(floor(units / count), 1.0, MOST_SPLITS)
-        time = where(splits > 1, minimum(whole, tile / splits + c.step), whole)
+        count = (high + TAIL * (1 - 1 / high) * (-(-m // rows) - high)) * columns
+        whole = tile * maximum(1.0, (1 - TAIL) * count / units + TAIL * -(-count // units))
+        if (count >= units) is True:  # a number, and no tile is left to split
+            time = whole
+        else:
+            splits = minimum(maximum(units / count // 1, 1.0), MOST_SPLITS)
+            time = where(splits > 1, minimum(whole, tile / splits + c.step), whole)
         best = time if best is None else minimum(best, time)
     assert best is not None, "there are tilings"
     slow = best * (1 + c.throttle * best / (best + LONG))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise, product
 from math import prod
 from typing import NamedTuple
@@ -30,6 +30,9 @@ from plandsl.spec.plan import PlanSpec
 GAUSS = ((5 / 18, 0.5 - 0.15**0.5), (8 / 18, 0.5), (5 / 18, 0.5 + 0.15**0.5))
 """Three-point Gauss-Legendre weights and nodes on 0..1: exact for polynomials up to degree five."""
 
+
+BINDINGS = 64
+"""Bindings of plain numbers that are kept, over all phases: an estimate asks for each several times."""
 
 DRAFT, TOWER = "draft", "tower"
 """The ``part`` of the runs of programs that run before the model's own."""
@@ -337,10 +340,14 @@ class PhaseModel:
     def bound_sizes(self, bind: Mapping[str, Number], context: Number = 0) -> Binding:
         """The sizes of one pass."""
 
-        def make() -> Binding:
-            return Binding(Extents(self.schedule.program, bind, self.extents.mesh), context, each=bind.get("each", 1))
+        if self.known is not None:
+            return self.known.binding({**bind, "attended": context}, lambda: self._bind(bind).at(context))
+        if not are_numbers(*bind.values()):
+            return self._bind(bind).at(context)
+        return _bound(self, tuple((name, number.__class__, number) for name, number in bind.items())).at(context)
 
-        return make() if self.known is None else self.known.binding({**bind, "attended": context}, make)
+    def _bind(self, bind: Mapping[str, Number]) -> Binding:
+        return Binding(Extents(self.schedule.program, bind, self.extents.mesh), each=bind.get("each", 1))
 
     def op_seconds(self, run: RunKey, i: int, at: Binding) -> Number:
         """Seconds of op ``i`` of a run, averaged over the loads of experts where these vary."""
@@ -350,18 +357,19 @@ class PhaseModel:
 
     def _bounded_seconds(self, work: Work, at: Binding) -> Number:
         """Seconds of ``work`` on its own; at the rates of the engine, no less than the hardware needs."""
-        time = _work_seconds(work, at) if self.known is None else self.known.seconds(work, at)
+        time = work.seconds(at) if self.known is None else self.known.seconds(work, at)
         pace = work.pace(self.rates)
         least = work.least(at, self.machine, pace)
         return time if least is None else maximum(time, least * pace)
 
     def _add_attention(self, fixed: Mapping[RunKey, list[Number]], at: Binding) -> dict[RunKey, list[Number]]:
         """``fixed`` with the seconds of the ops that depend on the context."""
-        out = {}
-        for name, times in fixed.items():
-            out[name] = times = list(times)
-            for i in self.attending[name]:
-                times[i] = self.op_seconds(name, i, at)
+        out = dict(fixed)
+        for name, ops in self.attending.items():
+            if ops:
+                out[name] = times = list(fixed[name])
+                for i in ops:
+                    times[i] = self.op_seconds(name, i, at)
         return out
 
     @cached_property
@@ -476,8 +484,10 @@ def _cut_by_chunks(span: Number, first: Number, last: Number, chunk: int) -> Ite
     return (part for part in parts if not are_numbers(part[0]) or part[0] > 0)
 
 
-def _work_seconds(work: Work, at: Binding) -> Number:
-    return work.seconds(at)
+@lru_cache(BINDINGS)
+def _bound(phase: PhaseModel, sizes: tuple[tuple[str, type, Number], ...]) -> Binding:
+    """The binding of ``sizes``: name, kind of number and number. Whoever asks for it next knows what it has found."""
+    return phase._bind({name: number for name, _, number in sizes})
 
 
 def _fixed_extents(program: Program, mesh: Mapping[str, Number] | None) -> Extents:

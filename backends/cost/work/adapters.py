@@ -89,9 +89,9 @@ class Adapters(NamedTuple):
         read = self.read(at) / machine.gpu.bandwidth
         return maximum(self.flops_per_row * n / machine.peak(self.op.compute), read) * (n > 0)
 
-    def bound(self, at: Binding) -> str:
+    def bound(self, at: Binding, demand: Demand) -> str:
         """The longest of arithmetic, memory traffic and launch."""
-        return self.demand(at).bound(self.launch)
+        return demand.bound(self.launch)
 
     def answer(self, at: Binding, machine: Machine) -> Answer:
         """Shares of peaks."""

@@ -268,9 +268,9 @@ class Softmax(NamedTuple):
         peak = max(machine.peak(self.op.q.type.dtype), (machine.gpu.peak("fp8") or 0.0) * machine.gpu.clock)
         return maximum(ask.flops / peak, read)
 
-    def bound(self, at: Binding) -> str:
+    def bound(self, at: Binding, demand: Demand) -> str:
         """The longest of arithmetic, memory traffic and launch."""
-        return self.demand(at).bound(self.launch)
+        return demand.bound(self.launch)
 
     def answer(self, at: Binding, machine: Machine) -> Answer:
         """A table (in a decode step, at the mean context), a form, or shares of peaks."""

@@ -1,15 +1,21 @@
 """The work of what travels between ranks: collectives, rings, and hops from stage to stage."""
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Hashable, Sequence
+from functools import lru_cache, partial
 from typing import NamedTuple, Protocol
 
-from plandsl.backends.cost.forms.collective import EXCHANGES, collective_seconds, collective_volume, least_seconds
+from plandsl.backends.cost.forms.collective import (
+    EXCHANGES,
+    Course,
+    collective_course,
+    collective_volume,
+    least_seconds,
+)
 from plandsl.backends.cost.machine import links
 from plandsl.backends.cost.machine.links import COLLECTIVES, Algorithm, Fabric, all_gather, choose, fabric, send
 from plandsl.backends.cost.machine.machine import MEASURED_ANSWER, Answer, Machine, Rates, form_answer
 from plandsl.backends.cost.machine.measured import Line
-from plandsl.backends.cost.num import maximum, minimum, where
+from plandsl.backends.cost.num import are_numbers, maximum, minimum, where
 from plandsl.backends.cost.work.kernel import Kernel, memory_kernel
 from plandsl.backends.cost.work.site import ROW_DIMS, Site
 from plandsl.backends.cost.work.work import Binding, ContextUse, Demand, Path, Shape
@@ -22,6 +28,7 @@ from plandsl.ir.types import Dim, Number, TensorType
 from plandsl.spec.constants import CollectiveConstants, FormConstants
 from plandsl.spec.formats import item_bytes
 from plandsl.spec.hardware import LinkSpec
+from plandsl.values import kept
 
 OWN = {
     "vllm": ("vllm", "quickreduce"),
@@ -113,12 +120,12 @@ class ExchangeForm(NamedTuple):
     link: LinkSpec
     op: str
 
-    def _library_seconds(self, ranks: Number, payload: Number) -> list[Number]:
+    def _library_seconds(self, ranks: Number, payload: Number) -> Sequence[Number]:
         """Seconds of each library."""
-        return [
-            collective_seconds(c, self.link, op=self.op, n=ranks, payload=payload, custom=own)
-            for _, c, own in self.libraries
-        ]
+        if ranks.__class__ is int and payload.__class__ is float:
+            return _known_seconds(self, ranks, payload)
+        courses = _known_courses(self, ranks) if ranks.__class__ is int else _courses(self, ranks)
+        return [course.seconds(payload) for course in courses]
 
     def seconds(self, ranks: Number, rows: Number, payload: Number) -> Number:
         """Seconds by the fastest library."""
@@ -130,8 +137,10 @@ class ExchangeForm(NamedTuple):
     def fastest(self, ranks: Number, payload: float) -> Fastest:
         """The fastest library."""
         times = [float(t) for t in self._library_seconds(ranks, payload)]
-        name, constants, own = self.libraries[times.index(min(times))]
-        volume = collective_volume(constants, self.link, op=self.op, n=float(ranks), payload=payload, custom=own)
+        least = min(times)
+        name, constants, own = self.libraries[times.index(least)]
+        n = float(ranks)
+        volume = collective_volume(constants, self.link, self.op, n=n, payload=payload, seconds=least, custom=own)
         return Fastest(name.removesuffix("_exchange"), volume, constants)
 
     def least(self, ranks: Number, rows: Number, payload: Number) -> Number:
@@ -144,6 +153,26 @@ class ExchangeForm(NamedTuple):
 
     def span_nodes(self, nodes: int, port: float) -> None:
         """None: collectives between nodes have other constants."""
+
+
+def _courses(form: ExchangeForm, ranks: Number) -> tuple[Course, ...]:
+    """The course of each library."""
+    return tuple(collective_course(c, form.link, op=form.op, n=ranks, custom=own) for _, c, own in form.libraries)
+
+
+_known_courses = kept(512)(_courses)
+
+
+@kept(512)
+def _known_seconds(form: ExchangeForm, ranks: int, payload: float) -> tuple[Number, ...]:
+    """Seconds of each library, for plain numbers: the seconds of an exchange and its fastest library are both asked."""
+    return tuple(course.seconds(payload) for course in _known_courses(form, ranks))
+
+
+@lru_cache(512)
+def _only(form: ExchangeForm) -> ExchangeForm:
+    """One object for equal forms: what was found of one of them is known of the others."""
+    return form
 
 
 class Bridged(NamedTuple):
@@ -177,11 +206,15 @@ class Bridged(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """What the calibrated model says of one call: how it runs, its seconds, and what bounds it."""
+    """What the calibrated model says of one call: how it runs, its seconds, and what bounds it.
+
+    It holds the ``form``, so that no other form gets its identity.
+    """
 
     fastest: Fastest
     seconds: float
     bound: str
+    form: Form
 
 
 class Exchange(NamedTuple):
@@ -212,15 +245,22 @@ class Exchange(NamedTuple):
         time = maximum(self.form.seconds(*asked), self.form.least(*asked) * max(self.rate, 1.0))
         return time if isinstance(self.ranks, int) else time * (self.ranks > 1)
 
-    def _call_seconds(self, n: Number) -> Number:
+    def _call_seconds(self, at: Binding, n: Number) -> Number:
         """Seconds of one call: measured where a table answers."""
-        return (
-            self.modelled_seconds(n) if self.table is None else self.table.seconds(n, partial(self.modelled_seconds, n))
-        )
+        return self._modelled(at, n) if self.table is None else self.table.seconds(n, partial(self._modelled, at, n))
 
-    def _seconds(self, n: Number) -> Number:
+    def _modelled(self, at: Binding, n: Number) -> Number:
+        """`modelled_seconds`, found once for all exchanges of a pass that are equal."""
+        return at.modelled(self, n, self._alike if are_numbers(self.ranks, self.payload_per_row) else None)
+
+    @property
+    def _alike(self) -> Hashable:
+        """What an equal exchange has too: its form is one object with ours."""
+        return id(self.form), self.ranks, self.payload_per_row, self.rate
+
+    def _seconds(self, at: Binding, n: Number) -> Number:
         """Seconds of all calls and their kernels."""
-        time = self._call_seconds(n)
+        time = self._call_seconds(at, n)
         if self.kernel is not None:
             time = time + self.kernel.modelled_seconds(n) * (self.ranks > 1)
         return time if isinstance(self.times, int) and self.times == 1 else time * self.times
@@ -240,7 +280,7 @@ class Exchange(NamedTuple):
 
     def seconds(self, at: Binding) -> Number:
         """Seconds of its rows."""
-        return at.time_rows(self.rows, self._seconds)
+        return at.time_rows(self.rows, partial(self._seconds, at))
 
     def demand(self, at: Binding) -> Demand:
         """The bytes of one message."""
@@ -250,13 +290,13 @@ class Exchange(NamedTuple):
         """None: `modelled_seconds` is bounded by the links."""
         return None
 
-    def bound(self, at: Binding) -> str:
+    def bound(self, at: Binding, demand: Demand) -> str:
         """``link`` where the bytes take at least half of the time, judged by adding a few more; else ``latency``."""
         return self._judge(at).bound
 
     def answer(self, at: Binding, machine: Machine) -> Answer:
         """A table, fitted constants, or the algorithms of the links. A table does not say which algorithm ran."""
-        (name, volume, constants), once, _ = self._judge(at)
+        (name, volume, constants), once, *_ = self._judge(at)
         if self._is_measured(at):
             return MEASURED_ANSWER._replace(algorithm="measured", volume=volume)
         found = machine.flat if constants is None else form_answer(constants, once)
@@ -264,15 +304,15 @@ class Exchange(NamedTuple):
 
     def _judge(self, at: Binding) -> Judged:
         """What its calibrated model says; that of equal exchanges in a pass is asked for once."""
-        key = self.form, self.ranks, self.rows, self.payload_per_row, self.rate
+        key = self._alike, self.rows
         if (found := at.judged.get(key)) is None:
             rows = at.rows(self.rows)
             payload = float(self.payload_per_row * rows)
-            once, more = (float(self.modelled_seconds(n)) for n in (rows, rows * (1 + FEW)))
+            once, more = float(self._modelled(at, rows)), float(self.modelled_seconds(rows * (1 + FEW)))
             if self.form.port is not None:
                 more = once + FEW * payload / self.form.port
             bound = "link" if 2 * (more - once) >= FEW * once else "latency"
-            found = at.judged[key] = Judged(self.form.fastest(self.ranks, payload), once, bound)
+            found = at.judged[key] = Judged(self.form.fastest(self.ranks, payload), once, bound, self.form)
         return found
 
     def path(self, program: Program) -> Path:
@@ -349,7 +389,7 @@ def _form_over(
     sets = [(n, m.calibration.constants(CollectiveConstants, f"collective.{n}")) for n in names]
     found = tuple((n, c, not n.startswith("nccl")) for n, c in sets if c is not None)
     if found and m.algorithm == "auto":
-        return ExchangeForm(found, link, word)
+        return _only(ExchangeForm(found, link, word))
     algorithms = choose(ways(fabric(link, m.link_share, stride)), m.algorithm)
     return Algorithms(tuple(algorithms), m.launch_collective, link, word)
 

@@ -161,9 +161,9 @@ class Experts(NamedTuple):
         read = self.weights_read(n) / machine.gpu.bandwidth
         return maximum(flops / machine.peak(self.op.compute), read) * (n > 0)
 
-    def bound(self, at: Binding) -> str:
+    def bound(self, at: Binding, demand: Demand) -> str:
         """The longest of arithmetic, memory traffic and launch."""
-        return self.demand(at).bound(self.launch)
+        return demand.bound(self.launch)
 
     def answer(self, at: Binding, machine: Machine) -> Answer:
         """A form, or shares of peaks."""

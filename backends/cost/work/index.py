@@ -93,9 +93,9 @@ class KeyPicks(NamedTuple):
         before = maximum(self._keys(at) - position, 0)
         return at.extents.local(self.batch) * self.bytes_per_key * before / machine.gpu.bandwidth
 
-    def bound(self, at: Binding) -> str:
+    def bound(self, at: Binding, demand: Demand) -> str:
         """The longest of arithmetic, memory traffic and launch."""
-        return self.demand(at).bound(self.launch)
+        return demand.bound(self.launch)
 
     def answer(self, at: Binding, machine: Machine) -> Answer:
         """Shares of peaks, in a wide band."""

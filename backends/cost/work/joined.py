@@ -70,7 +70,7 @@ class Inside(NamedTuple):
         """The bytes that it adds."""
         return self.alone.demand(at)._replace(moved=self._moved(at.rows(self.rows)))
 
-    def bound(self, at: Binding) -> str:
+    def bound(self, at: Binding, demand: Demand) -> str:
         """Memory: it is not launched."""
         return "memory"
 
@@ -139,9 +139,10 @@ class Gated(NamedTuple):
         shared, apart = self.shared.demand(at), self.apart.demand(at)
         return apart._replace(moved=where(self._opens(at), shared.moved, apart.moved))
 
-    def bound(self, at: Binding) -> str:
+    def bound(self, at: Binding, demand: Demand) -> str:
         """As the work that holds."""
-        return self._now(at).bound(at)
+        now = self._now(at)
+        return now.bound(at, now.demand(at))
 
     def answer(self, at: Binding, machine: Machine) -> Answer:
         """As the work that holds."""

@@ -103,11 +103,9 @@ class Kernel(NamedTuple):
             return self.form.seconds(self.bandwidth, n, moved, self.bytes_per_row)
         return maximum(self.flops_per_row * n / self.rate, moved / self.bandwidth) + self.launch
 
-    def _seconds(self, n: Number) -> Number:
+    def _seconds(self, at: Binding, n: Number) -> Number:
         """Seconds of ``n`` rows: measured where a table answers."""
-        return (
-            self.modelled_seconds(n) if self.table is None else self.table.seconds(n, partial(self.modelled_seconds, n))
-        )
+        return at.modelled(self, n) if self.table is None else self.table.seconds(n, partial(at.modelled, self, n))
 
     # ---- what the cost model asks
 
@@ -117,7 +115,7 @@ class Kernel(NamedTuple):
 
     def seconds(self, at: Binding) -> Number:
         """Seconds of its rows."""
-        return at.time_rows(self.rows, self._seconds)
+        return at.time_rows(self.rows, partial(self._seconds, at))
 
     def demand(self, at: Binding) -> Demand:
         """Its FLOPs and bytes."""
@@ -127,17 +125,19 @@ class Kernel(NamedTuple):
 
     def least(self, at: Binding, machine: Machine, pace: float) -> Number | None:
         """The bound of a GEMM; other kernels find their bytes in a cache."""
+        if not isinstance(self.op, Gemm):
+            return None
         fitted = self.form.constants if self.form is not None and self.table is None else None
         within = isinstance(fitted, GemmConstants) and max(fitted.compute, fitted.memory) <= 1
-        if not isinstance(self.op, Gemm) or (within and pace <= 1):
+        if within and pace <= 1:
             return None
         n = at.rows(self.rows)
         read = self.bytes_fixed / machine.gpu.bandwidth
         return maximum(self.flops_per_row * n / machine.peak(self.op.compute), read) * (n > 0)
 
-    def bound(self, at: Binding) -> str:
+    def bound(self, at: Binding, demand: Demand) -> str:
         """The longest of arithmetic, memory traffic and launch."""
-        return self.demand(at).bound(self.launch)
+        return demand.bound(self.launch)
 
     def answer(self, at: Binding, machine: Machine) -> Answer:
         """A table, a form, or shares of peaks."""
@@ -146,7 +146,7 @@ class Kernel(NamedTuple):
         if self.form is None:
             return machine.flat
         whole = not isinstance(self.form, QuantForm)  # its constants are of a GEMM with its quantisation
-        return form_answer(self.form.constants, self.modelled_seconds(at.rows(self.rows)) if whole else None)
+        return form_answer(self.form.constants, at.modelled(self, at.rows(self.rows)) if whole else None)
 
     def path(self, program: Program) -> Path:
         """The bytes stay on the GPU."""
@@ -158,12 +158,11 @@ class Kernel(NamedTuple):
 
     def shape(self, at: Binding) -> Shape:
         """m, n and k of a GEMM."""
-        op, extents = self.op, at.extents
+        op = self.op
         if not isinstance(op, Gemm):
             return ()
-        k = extents.product(op.x.type.dim(n) for n in op.contracted())
-        m = extents.product(d for d in op.x.type.dims if d.name not in op.contracted())
-        n = sum(extents.elements(out.type) for out in op.outs) // max(m, 1)
+        m, k = map(at.rows, op.sides)
+        n = sum([at.rows(out.type.dims) for out in op.outs]) // max(m, 1)
         return (("m", int(m)), ("n", int(n)), ("k", int(k)))
 
 

@@ -85,9 +85,9 @@ class StateKernel(NamedTuple):
             return None
         return self.state * 2 * at.rows(self.rows[:1]) / machine.gpu.bandwidth
 
-    def bound(self, at: Binding) -> str:
+    def bound(self, at: Binding, demand: Demand) -> str:
         """The longest of arithmetic, memory traffic and launch."""
-        return self.demand(at).bound(self.launch)
+        return demand.bound(self.launch)
 
     def answer(self, at: Binding, machine: Machine) -> Answer:
         """Shares of peaks; the band of a recurrence is wide, because no calibration has rows of it."""

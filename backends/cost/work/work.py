@@ -18,6 +18,13 @@ Shape = tuple[tuple[str, int], ...]
 """Named sizes of a kernel, as a report shows them."""
 
 
+class Modelled(Protocol):
+    """Work that the calibrated model times by its rows alone."""
+
+    def modelled_seconds(self, n: Number) -> Number:
+        """Seconds of ``n`` rows by the calibrated model."""
+
+
 class Binding:
     """The sizes of one pass: every dimension of a program, and the ``context`` that attention sees.
 
@@ -26,7 +33,7 @@ class Binding:
     what work remembers of other work that is equal to it.
     """
 
-    __slots__ = ("_rows", "context", "contexts", "each", "extents", "judged")
+    __slots__ = ("_modelled", "_rows", "context", "contexts", "each", "extents", "judged")
 
     def __init__(
         self,
@@ -38,13 +45,28 @@ class Binding:
         self.extents, self.context, self.each = extents, context, each
         self.contexts = ((1.0, context),) if contexts is None else contexts
         self._rows: dict[tuple[Dim, ...], Number] = {}
+        self._modelled: dict[tuple[Hashable, Number], tuple[Modelled, Number]] = {}
         self.judged: dict[Hashable, Any] = {}
 
-    def at(self, context: Number) -> "Binding":
-        """The same sizes at another context."""
-        other = Binding(self.extents, context, each=self.each)
-        other._rows = self._rows
+    def at(self, context: Number, contexts: Sequence[tuple[Number, Number]] | None = None) -> "Binding":
+        """The same sizes at another context; what does not depend on the context is shared."""
+        other = Binding(self.extents, context, contexts, each=self.each)
+        other._rows, other._modelled, other.judged = self._rows, self._modelled, self.judged
         return other
+
+    def modelled(self, work: Modelled, n: Number, alike: Hashable = None) -> Number:
+        """``work.modelled_seconds(n)``, found once: evaluation and the lines of an estimate both ask for it.
+
+        Works with one ``alike`` are equal; None: the work stands alone. The entry holds the work, so that nothing else
+        gets its identity, or that of its form.
+        """
+        if n.__class__ is not int and n.__class__ is not float:
+            return work.modelled_seconds(n)
+        key = id(work) if alike is None else alike, n
+        found = self._modelled.get(key)
+        if found is None:
+            found = self._modelled[key] = work, work.modelled_seconds(n)
+        return found[1]
 
     def rows(self, dims: tuple[Dim, ...]) -> Number:
         """Rows that ``dims`` make on one rank."""
@@ -60,9 +82,10 @@ class Binding:
     def time_rows(self, dims: tuple[Dim, ...], seconds: Callable[[Number], Number]) -> Number:
         """``seconds`` of the rows that ``dims`` make; an empty chunk is not launched and takes 0 seconds."""
         n = self.rows(dims)
-        if not any(d.chunk for d in dims):
-            return seconds(n)
-        return seconds(maximum(n, 1)) * (n > 0)
+        for dim in dims:
+            if dim.chunk is not None:
+                return seconds(maximum(n, 1)) * (n > 0)
+        return seconds(n)
 
 
 class ContextUse(NamedTuple):
@@ -147,8 +170,8 @@ class Work(Protocol):
         ``pace`` of the engine, and for exchanges, whose seconds have one (`forms.collective.least_seconds`).
         """
 
-    def bound(self, at: Binding) -> str:
-        """What bounds its time: compute, memory or latency; for communication, link or latency."""
+    def bound(self, at: Binding, demand: Demand) -> str:
+        """What bounds its time, of its ``demand``: compute, memory or latency; for communication, link or latency."""
 
     def answer(self, at: Binding, machine: Machine) -> Answer:
         """The layer of the cost model that timed it."""
