@@ -1,6 +1,6 @@
 """A browser for tests of pages: Debian's Chromium without a window, and axe, which checks pages for all readers.
 
-The fixture `browser` of tests/conftest.py starts one Chromium for a whole run, or skips and says what is missing:
+The fixture `browser` of tests/conftest.py starts one Chromium for a module of tests, or skips and says what is missing:
 the package `playwright`, the program `chromium`, or axe (`make web`). A test opens a page and asks the `Visit`:
 
     def test_a_page_is_sound(browser):
@@ -8,7 +8,7 @@ the package `playwright`, the program `chromium`, or axe (`make web`). A test op
             visit.page.click("text=Sort")
             assert visit.errors == [] and visit.requests == [] and visit.axe() == []
 
-The server of a page listens on the loopback interface, and `allowed` names its origin.
+Its loop ends with the module: clients of editors run one of their own. The server of a page listens on the loopback interface, and `allowed` names its origin.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ def texts_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plotting, "save", checked)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """A Chromium without a window, for tests of pages; they carry the marker `extras`."""
     from tests.browser import missing, open_browser
