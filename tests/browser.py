@@ -8,7 +8,8 @@ the package `playwright`, the program `chromium`, or axe (`make web`). A test op
             visit.page.click("text=Sort")
             assert visit.errors == [] and visit.requests == [] and visit.axe() == []
 
-Its loop ends with the module: clients of editors run one of their own. The server of a page listens on the loopback interface, and `allowed` names its origin.
+Its loop ends with the module, since clients of editors run one of their own. The server of a page listens on the
+loopback interface, and `allowed` names its origin.
 """
 
 from __future__ import annotations

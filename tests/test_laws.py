@@ -77,7 +77,7 @@ def test_law_holds_for_examples(path: Path) -> None:
     from plandsl.driver import compile_file
 
     made = compile_file(path)
-    for plan in some(made, 2, path.stem):
+    for plan in some(made, 3, path.stem):
         for law in LAWS:
             if law != ASKS_EACH_FIGURE:
                 assert_law(law, plan)

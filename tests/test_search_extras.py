@@ -355,6 +355,7 @@ def planc(folder, *arguments, wait=True):
     return (started.communicate(timeout=240), started.returncode) if wait else started
 
 
+@pytest.mark.slow
 def test_pickled_jobs_are_small_and_give_the_same_answer():
     import pickle
 
