@@ -10,8 +10,8 @@ and tokens go to the experts that they chose. What comes of these is an argument
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 from attrs import evolve
@@ -163,17 +163,15 @@ class _Writer(Writer):
     region: Region
     phase: str
 
-    def __init__(
-        self,
-        layouts: Layouts,
-        names: Callable[[Value], str],
-        prefix: str,
-        handed: Slots,
-        received: Mapping[str, str],
-    ) -> None:
-        super().__init__(layouts, names, prefix, handed, received)
-        self.planned: dict[str, TensorType] = {name: v.type for name, v in self.region.values().items()}
-        self.lacking = {v.name for op in self.region.ops if lacks_counterpart(op) for v in op.results}
+    @cached_property
+    def planned(self) -> dict[str, TensorType]:
+        """The types of the region's values in the plan, by name."""
+        return {name: v.type for name, v in self.region.values().items()}
+
+    @cached_property
+    def lacking(self) -> set[str]:
+        """The names of values that whole tensors have no op for."""
+        return {v.name for op in self.region.ops if lacks_counterpart(op) for v in op.results}
 
     def _expressions(self, op: Op) -> list[str]:
         if op.results and op.results[0].name in self.lacking:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from plandsl.answers.estimate import Estimate, comparisons
-from plandsl.answers.text.estimate import compared_values
-from plandsl.answers.text.words import METRIC, show_money, show_token_rate, show_verdicts
+from plandsl.answers.estimate import Estimate
+from plandsl.answers.text.estimate import compared_values, within_bands
+from plandsl.answers.text.words import show_money, show_token_rate, show_verdicts
 from plandsl.backends.report.charts import Chart, Spec, data, field, rounded, time_unit
 from plandsl.backends.report.html import Cell, Html, join, sorting_table, tag
 from plandsl.spec.plan import PlanSpec
@@ -39,7 +39,10 @@ def compare_section(rows: Sequence[Compared]) -> tuple[Html, list[Chart]]:
         tag("h2", "All plans"),
         tag("p", f"{said}A click on a heading sorts.", class_="note noprint"),
         _table(rows),
-        *(tag("p", line, class_="note") for line in _alike([row.e for row in rows[:MOST_BARS]])),
+        *(
+            tag("p", f"{told[0].upper()}{told[1:]}. Their order may be wrong.", class_="note")
+            for told in within_bands([row.e for row in rows[:MOST_BARS]])
+        ),
         tag("div", *(chart.figure() for chart in charts), class_="grid"),
     ]
     return tag("section", join(body), id="compared"), charts
@@ -76,16 +79,6 @@ def _row(r: Compared, *, asked: bool, paid: bool) -> list[Cell]:
         cost = e.cost_usd_per_mtok
         cells.append(Cell("-" if cost is None else show_money(cost), -1.0 if cost is None else cost))
     return cells
-
-
-def _alike(estimates: Sequence[Estimate]) -> Iterator[str]:
-    """The pairs of plans that lie within each other's band."""
-    pairs = comparisons(estimates)
-    for metric, word in METRIC.items():
-        same = [" and ".join(pair["plans"]) for pair in pairs if metric in pair["within_band"]]
-        if same:
-            more = f", and {len(same) - 4} more pairs" if len(same) > 4 else ""
-            yield f"Within each other's band, {word}: {'; '.join(same[:4])}{more}. Their order may be wrong."
 
 
 def _bars(rows: Sequence[Compared]) -> Iterator[Chart]:

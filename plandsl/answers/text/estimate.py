@@ -115,14 +115,19 @@ def compared_values(e: Estimate) -> tuple[float, float | None, float]:
     return s.ttft.mean.value, tpot, s.output_rate
 
 
-def _band_lines(estimates: Sequence[Estimate]) -> Iterator[str]:
-    """A line for each metric with the plans that lie within each other's band, and with those that have none."""
+def within_bands(estimates: Sequence[Estimate]) -> Iterator[str]:
+    """For each metric the pairs of plans that lie within each other's band, the first few by name."""
     pairs = comparisons(estimates)
     for metric, word in METRIC.items():
-        same = [" and ".join(p["plans"]) for p in pairs if metric in p["within_band"]]
+        same = [" and ".join(pair["plans"]) for pair in pairs if metric in pair["within_band"]]
         if same:
             more = f", and {len(same) - 4} more pairs" if len(same) > 4 else ""
-            yield f"within each other's band, {word}: {'; '.join(same[:4])}{more} (their order may be wrong)"
+            yield f"within each other's band, {word}: {'; '.join(same[:4])}{more}"
+
+
+def _band_lines(estimates: Sequence[Estimate]) -> Iterator[str]:
+    """A line for each metric with the plans that lie within each other's band, and with those that have none."""
+    yield from (f"{told} (their order may be wrong)" for told in within_bands(estimates))
     without: dict[tuple[str, ...], list[str]] = {}
     for metric, word in METRIC.items():
         without.setdefault(tuple(e.plan for e in estimates if e.band(metric) is None), []).append(word)
