@@ -9,7 +9,7 @@ import pytest
 
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
-from tests.draws import pick
+from tests.draws import some
 
 MESH = "mesh own = 2, tensor = {tp}\n heads, ffn, vocab -> tensor\n batch -> own"
 
@@ -84,7 +84,7 @@ SHARES, DRAWN = 8, 4
 
 @pytest.mark.parametrize("share", range(SHARES))
 def test_each_pair_serves_its_requests(share: int) -> None:
-    for names in NAMES[share + SHARES * pick(DRAWN, share) :: SHARES * DRAWN]:
+    for names in some(NAMES[share::SHARES], DRAWN, share):
         said = together(*names)
         assert said is not None, "filtered"
         try:
