@@ -70,7 +70,7 @@ def evaluate(place: Path, shelf: Shelf, deployments: Deployments, tick: Tick = s
 
 
 def _tables(path: Path, known: Sequence[str]) -> set[str]:
-    """The known tables that a file holds: the one of its name, or those of its column `FILE`."""
+    """The known tables that a file holds: the table of the file's name, or each table that its column `FILE` names."""
     if path.name in known:
         return {path.name}
     try:
@@ -111,7 +111,7 @@ def read(path: Path, name: str = "") -> Table:
 
 
 def usable(name: str, path: Path, table: Table) -> list[AnyKind]:
-    """The kinds of the table ``name`` of a file whose columns it has. Raises `PlanError` where it has those of none."""
+    """The kinds of table ``name`` whose columns the file has. Raises `PlanError` where there is none."""
     kinds = [kind for kind in KINDS if kind.file == name]
     found = [kind for kind in kinds if set(kind.columns) <= set(table.columns)]
     if not found:

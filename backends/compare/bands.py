@@ -19,7 +19,7 @@ from plandsl.spec.plan import PlanSpec
 
 
 def without_stated(engine: EngineSpec) -> EngineSpec:
-    """The engine without bands that it states by itself, so that those of its classes count."""
+    """The engine without the bands in its own fields, so that the bands of its classes of loads count."""
     plain: dict[str, Any] = {f"{metric}_{end}": 1.0 for metric in SERVED for end in ("low", "high")}
     return evolve(engine, **plain)
 
