@@ -177,28 +177,60 @@ class _File(io.FileIO):
             return super().write(data)
 
 
+_unfinished: set[str] = set()
+"""Files that are being written, by the names that they have until then."""
+
+
+def remove_unfinished() -> None:
+    """Remove all files that are being written, for a process that ends at once."""
+    for path in tuple(_unfinished):
+        with suppress(OSError):
+            os.unlink(path)
+
+
 @contextmanager
 def _write_beside(target: str, mode: int | None, report_errors: ErrorContext) -> Iterator[BinaryIO]:
     """Write a new file beside ``target`` and rename it to ``target``; ``mode`` is the mode of an existing target."""
     folder, name = os.path.split(target)
     beside = os.path.join(folder, f".{name[:40]}-{os.urandom(8).hex()}.tmp")
-    with report_errors():
-        # O_EXCL follows no link and refuses a file that exists
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-        descriptor = os.open(beside, flags, 0o666 if mode is None else 0o600)
     try:
+        _unfinished.add(beside)  # before it is there: a signal may come between its making and the next line
+        with report_errors():
+            descriptor = _create(beside, 0o666 if mode is None else 0o600)
         with io.BufferedWriter(_File(descriptor, report_errors)) as file:
             if mode is not None:
                 with report_errors():
                     os.chmod(descriptor if os.chmod in os.supports_fd else beside, mode)
             yield cast(BinaryIO, file)
             with report_errors():
+                file.flush()
+                _sync(descriptor)
                 file.close()
         with report_errors():
             os.replace(beside, target)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(beside)
+    finally:
+        if beside in _unfinished:
+            with suppress(OSError):
+                os.unlink(beside)
+            _unfinished.discard(beside)
+
+
+def _sync(descriptor: int) -> None:
+    """Wait until the content is on the disk: else a machine that stops may have the new name without the content."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # of a file system that cannot say so
+            raise
+
+
+def _create(path: str, mode: int) -> int:
+    """Create a file for writing; one that exists is left alone. Raises `OSError`."""
+    try:
+        # O_EXCL follows no link and refuses a file that exists
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
+    except FileExistsError:
+        _unfinished.discard(path)  # it is not ours
         raise
 
 
