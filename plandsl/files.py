@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from plandsl.diagnostics import Diagnostic, PlanError, clip
@@ -32,12 +33,13 @@ def split_part(text: str) -> tuple[str, str | None]:
 # ---- reading
 
 
-def read_file(path: Place, most: int) -> bytes:
+def read_file(path: Place, most: int, *, resolved: bool = False) -> bytes:
     """The content of an ordinary file, but at most ``most + 1`` bytes. Raises `OSError`.
 
-    Pipes and devices are refused, because they may never end or may block. `read_input` reads piped input.
+    ``resolved`` as for `open_ordinary`. Pipes and devices are refused, because they may never end or may block;
+    `read_input` reads piped input.
     """
-    with open_ordinary(path) as file:
+    with open_ordinary(path, resolved=resolved) as file:
         return file.read(most + 1)
 
 
@@ -52,9 +54,11 @@ class TooLong(Exception):
 def read_lines(path: Place, most: int, longest: int) -> Iterator[tuple[int, bytes]]:
     """The lines of an ordinary file with their numbers from 1, without their ends; one line is in memory at a time.
 
+    ``path`` is a resolved one, as for `open_ordinary`.
+
     Raises `OSError`; `TooLong` after ``most`` bytes, or at a line of more than ``longest`` bytes.
     """
-    with open_ordinary(path) as file:
+    with open_ordinary(path, resolved=True) as file:
         number = read = 0
         while line := file.readline(longest + 2):
             number += 1
@@ -68,9 +72,13 @@ def read_lines(path: Place, most: int, longest: int) -> Iterator[tuple[int, byte
 
 
 @contextmanager
-def open_ordinary(path: Place) -> Iterator[BinaryIO]:
-    """An ordinary file, open for reading. Raises `OSError` for a pipe or a device, which may never end or may block."""
-    with open(path, "rb", opener=open_at_once) as file:
+def open_ordinary(path: Place, *, resolved: bool = False) -> Iterator[BinaryIO]:
+    """An ordinary file, open for reading. Raises `OSError` for a pipe or a device, which may never end or may block.
+
+    The links of a ``resolved`` path were followed, and where that leads was found to be allowed. A link that has taken
+    the place of one of its folders since then is an error.
+    """
+    with open(path, "rb", opener=_open_without_links if resolved else open_at_once) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, NOT_ORDINARY)
         yield file
@@ -79,6 +87,23 @@ def open_ordinary(path: Place) -> Iterator[BinaryIO]:
 def open_at_once(path: str, flags: int) -> int:
     """Open without waiting for somebody to write to a pipe."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _open_without_links(path: str, flags: int) -> int:
+    """Open folder after folder, none of which may be a link; where the system has no such call, as `open_at_once`."""
+    if os.open not in os.supports_dir_fd or not hasattr(os, "O_NOFOLLOW"):
+        return open_at_once(path, flags)
+    start, *folders, name = Path(path).parts
+    through = os.O_DIRECTORY | os.O_NOFOLLOW | getattr(os, "O_PATH", os.O_RDONLY)
+    at = os.open(start, through)
+    try:
+        for folder in folders:
+            below = os.open(folder, through, dir_fd=at)
+            os.close(at)
+            at = below
+        return os.open(name, flags | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=at)
+    finally:
+        os.close(at)
 
 
 def read_input(most: int) -> bytes:

@@ -99,15 +99,17 @@ FILE = "file"
 HINT = "a table has a line of column names, then rows: docs/calibration.md lists the columns of each kind"
 
 
-def read_rows(path: Place) -> Iterator[tuple[int, list[str]]]:
+def read_rows(path: Place, *, resolved: bool = False) -> Iterator[tuple[int, list[str]]]:
     """The rows of a CSV file with their row numbers, the header first (row 1); blank lines are skipped.
+
+    ``resolved`` as for `plandsl.files.open_ordinary`.
 
     Raises `Unfit` on a file that is too large or no CSV text, and on a row that is not as long as the header;
     `OSError` on a file that cannot be read.
     """
     import csv
 
-    data = read_file(path, MAX_TABLE_BYTES)
+    data = read_file(path, MAX_TABLE_BYTES, resolved=resolved)
     if len(data) > MAX_TABLE_BYTES:
         raise Unfit(f"it is larger than {MAX_TABLE_BYTES:,} bytes", "split the file")
     width = 0
