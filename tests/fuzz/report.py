@@ -11,7 +11,6 @@ from plandsl.files import make_folder, write_file
 from tests.fuzz.reached import Line, lines_there_are
 from tests.fuzz.worker import Batch
 
-
 HEAD = ("target", "inputs", "answered", "refused", "past checks", "lines", "ms each", "slowest s", "MB", "found")
 
 

@@ -146,7 +146,7 @@ def start(target: Target, numbers: range, seed: str, corpus: Corpus, known: set[
     pid = os.fork()
     if pid == 0:
         os.close(reading)
-        _live(target, numbers, seed, corpus, known, at, writing)
+        _live(target, numbers, seed=seed, corpus=corpus, known=known, at=at, writing=writing)
     os.close(writing)
     return Worker(target, numbers, pid, reading, at)
 
@@ -160,7 +160,7 @@ def _live(
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever is interrupted ends the workers
         gc.freeze()
         fence_memory()
-        done = run_batch(target, numbers, seed, corpus, known, at)
+        done = run_batch(target, numbers, seed, corpus=corpus, known=known, at=at)
         at[:8] = ENDS.to_bytes(8, "little", signed=True)
         with os.fdopen(writing, "wb") as pipe:
             pickle.dump(done, pipe)
