@@ -73,7 +73,10 @@ def judge(target: Target, case: Case, seconds: float | None = None) -> Verdict:
     except target.refusals as error:
         found = _of_refusal(error)
     except OverTime as error:
-        found, detail = Verdict("finding", f"over {limit:g} s of CPU time in {_places(error)}"), _trace(error)
+        found, detail = (
+            Verdict("finding", f"over {limit:g} s of CPU time in {_places(error, outer=True)}"),
+            _trace(error),
+        )
     except (KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as error:
@@ -157,13 +160,14 @@ def _files_wrong(case: Case, refused: bool) -> str:
     return "removes a file" if lost else ""
 
 
-def _places(error: BaseException) -> str:
-    """Where in the product it was raised: the innermost frames, without lines, which change."""
+def _places(error: BaseException, outer: bool = False) -> str:
+    """Where in the product it was raised: the innermost frames, or the outermost, without lines, which change."""
     frames = [
         f for f in traceback.extract_tb(error.__traceback__) if "/tests/" not in f.filename and "<" not in f.filename
     ]
     own = [f for f in frames if "site-packages" not in f.filename and "/lib/python" not in f.filename]
-    return " < ".join(f"{Path(f.filename).stem}.{f.name}" for f in reversed(own[-PLACES:])) or "no frame of plandsl"
+    some = own[2 : 2 + PLACES] if outer else own[-PLACES:]
+    return " < ".join(f"{Path(f.filename).stem}.{f.name}" for f in reversed(some)) or "no frame of plandsl"
 
 
 def _trace(error: BaseException) -> str:
