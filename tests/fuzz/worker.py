@@ -17,7 +17,7 @@ from attrs import define, field
 from tests.fuzz.case import Case, Corpus, Target
 from tests.fuzz.fence import fence_memory
 from tests.fuzz.judge import Verdict, judge, scratch
-from tests.fuzz.reached import EVERY, Line, Tracer
+from tests.fuzz.reached import Line, Tracer, is_traced
 from tests.fuzz.shrink import shrink
 
 SLOWER = 6
@@ -83,7 +83,7 @@ def run_batch(
             if at is not None:
                 at[:8] = number.to_bytes(8, "little", signed=True)
             case = target.draw(number_of(seed, target, number), corpus)
-            if number % EVERY[target.kind] == 0:
+            if is_traced(number):
                 name = str(number)
                 verdict = tracer.trace(name, lambda: judge(target, case, SLOWER * target.seconds))  # noqa: B023
                 if verdict.bad or verdict.spent.seconds > target.seconds:
