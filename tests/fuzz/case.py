@@ -80,11 +80,11 @@ class Target:
 
     @property
     def in_a_batch(self) -> int:
-        return self.batch or (100 if self.kind == "verb" else 1_000)
+        return self.batch or (50 if self.kind == "verb" else 1_000)
 
     @property
     def goal(self) -> int:
-        """Cases that are asked of it; the runner takes the target next that has the smallest share of its goal."""
+        """Cases that are asked of it."""
         return 10_000 if self.kind == "verb" else 20_000
 
 

@@ -10,12 +10,16 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from plandsl.measurements import AT_MOST
 from tests.fuzz.plans import Files
 from tests.tables import WHOLE
 
 ROOT = Path(__file__).resolve().parents[2]
 
 # ---- measurements
+
+
+SMALLER = frozenset(column for column, _ in AT_MOST)
 
 
 def draw_table(random: Random, name: str, rows: int | None = None) -> bytes:
@@ -25,7 +29,9 @@ def draw_table(random: Random, name: str, rows: int | None = None) -> bytes:
     write = csv.writer(out, lineterminator=random.choice(("\n", "\n", "\r\n")))
     write.writerow(header)
     for _ in range(random.choice((1, 7, 10, 14)) if rows is None else rows):
-        write.writerow([_near(str(cell), random) for cell in row])
+        # a column that must be at most another one keeps its number
+        cells = zip(header, map(str, row), strict=True)
+        write.writerow([cell if column in SMALLER else _near(cell, random) for column, cell in cells])
     return out.getvalue().encode()
 
 
@@ -41,10 +47,16 @@ def _near(cell: str, random: Random) -> str:
     return str(int(number) * times) if number.is_integer() else repr(number * random.uniform(0.5, 2))
 
 
-def draw_tables(random: Random) -> Files:
-    """A file or a few of them, each under the name of its kind."""
-    names = random.sample(sorted(WHOLE), random.choice((1, 1, 1, 2)))
-    return {f"data/{name}.csv": draw_table(random, name) for name in names}
+SERVERS = ("serving", "mlperf")
+"""Files of measured servers, whose loads are simulated."""
+
+
+def draw_tables(random: Random, fits: bool = False) -> Files:
+    """A file or a few of them, each under the name of its kind. What ``fits`` has enough rows of kernels for a fit."""
+    known = sorted(set(WHOLE).difference(SERVERS)) if fits and random.random() < 0.95 else sorted(WHOLE)
+    names = random.sample(known, 1 if fits else random.choice((1, 1, 1, 2)))
+    rows = random.choice((12, 12, 12, 14)) if fits and random.random() < 0.8 else None
+    return {f"data/{name}.csv": draw_table(random, name, 1 if name in SERVERS else rows) for name in names}
 
 
 # ---- results of benchmarks
@@ -151,7 +163,7 @@ def draw_script(random: Random) -> bytes:
         command = draw_command(random)
         if random.random() < 0.5:
             command = command.replace(" --", " \\\n  --")
-        lines.append(command + random.choice(("", " &", "  # why", " > log.txt 2>&1")))
+        lines.append(command + random.choice(("", " &", "  # why", "")))
     if random.random() < 0.3:
         lines.append("vllm bench serve --random-input-len 1000 --random-output-len 100 --num-prompts 64")
     return ("\n".join(lines) + "\n").encode()

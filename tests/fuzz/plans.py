@@ -121,7 +121,7 @@ STATIC = re.compile(r"workload \{ input = 24, output = (\d+), ([a-z]+ = \d+(?:, 
 def _loaded(text: str, files: Files, random: Random, over_time: float, plain: bool) -> str:
     """The same under another load."""
     if not plain and random.random() < over_time:
-        text = text[: text.index("plan more")] if "plan more" in text else text
+        text = text[: text.index("plan more")].replace("prefill { batch = 2 }", "prefill { }")
         return STATIC.sub(lambda _: "workload { " + _over_time(files, random), text)
     if random.random() < 0.5:
         return text
@@ -242,7 +242,7 @@ def _changes(random: Random) -> str:
         "workload { input = 64 }", "step_tokens = 128", "engine = sglang", "algorithm = ring",
         "workload { output = 3 }",
         "require memory <= 90 %", "memory_fraction = 80 %", "model { weights = fp8 }", "calibration = unmeasured",
-        "overlap = collectives, chunks = 3", "chunked_prefill = 64", "sharding { tp = 1 }", "micro_batches = 2",
+        "overlap = collectives, chunks = 3", "chunked_prefill = 640", "sharding { tp = 1 }",
         "node { link { bandwidth = 100 GB/s } }", "kv_residency = one_batch", "workload { batch = 1 }",
     ))  # fmt: skip
 
@@ -278,7 +278,8 @@ def _catalog(random: Random, files: Files, over_time: float) -> str:
 
 def _degrees(count: int, random: Random) -> str:
     found = []
-    for degree in random.sample(("tp", "pp", "dp", "sp", "cp", "ep"), random.choice((0, 1, 1, 1, 2, 3))):
+    known = ("tp", "pp", "dp", "sp", "cp", *(["ep"] if random.random() < 0.1 else []))
+    for degree in random.sample(known, random.choice((0, 1, 1, 1, 2, 3))):
         size = random.choice([n for n in (1, 2, 4, 8) if n <= max(1, count)] or [1])
         count //= size
         found.append(f"{degree} = {size}")
@@ -336,7 +337,13 @@ def shown() -> list[str]:
     found = [path.read_text("utf-8") for path in sorted((ROOT / "examples").glob("*.plan"))]
     for page in sorted((ROOT / "docs").glob("*.md")):
         found += re.findall(r"^```plan[^\n]*\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)
-    return [text for text in found if "plan " in text and "use " not in text and "layers = 10_000" not in text]
+    return [text for text in found if "plan " in text and "use " not in text]
+
+
+@cache
+def _with_plan() -> list[str]:
+    """Those with a plan `p`, which most verbs ask for."""
+    return [text for text in shown() if "plan p {" in text]
 
 
 @cache
@@ -347,7 +354,7 @@ def vocabulary() -> tuple[bytes, ...]:
 
 
 def _example(random: Random, files: Files, over_time: float) -> str:
-    return random.choice(shown())
+    return random.choice(_with_plan() if random.random() < 0.8 else shown())
 
 
 # ---- how a text looks

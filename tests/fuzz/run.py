@@ -61,14 +61,18 @@ class Runner:
             self.report.write()
 
     def _start_next(self, begun: dict[str, int], cases: int | None) -> bool:
-        """Start the target with the smallest share of its goal that is not running; False if none has cases left."""
+        """Start a target that is not running; False if none has cases left.
+
+        Each gets as much CPU time as the others until it has run as many cases as are asked of it.
+        """
         busy = {worker.target.name for worker in self.running}
         ready = []
         for target in self.targets:
-            done = self.report.of(target.name).inputs
+            tally = self.report.of(target.name)
+            done = tally.inputs
             left = target.in_a_batch if cases is None else min(target.in_a_batch, cases - done + begun[target.name])
             if target.name not in busy and left > 0:
-                ready.append((done / target.goal, target.name, target, range(done, done + left)))
+                ready.append((done >= target.goal, tally.seconds, target.name, target, range(done, done + left)))
         if not ready:
             return False
         *_, target, numbers = min(ready)

@@ -10,22 +10,20 @@ TARGETS: dict[str, Target] = {target.name: target for target in (*READERS, *VERB
 
 
 def load_product() -> None:
-    """Load what most cases need, before workers are forked."""
+    """Load and read what most cases need, before workers are forked: they all begin with the same process."""
     import importlib
     import pkgutil
 
     import plandsl.commands
     from plandsl.driver import compile_text
+    from plandsl.grammar.modules import FOLDERS, catalog_find, catalog_names
+    from tests.fuzz.plans import shown
 
     for module in pkgutil.iter_modules(plandsl.commands.__path__):
         importlib.import_module(f"plandsl.commands.{module.name}")
-    (plan,) = compile_text(FIRST)
-    plan.estimate().as_json()
-
-
-FIRST = """
-plan p {
-  model = llama_3_1_8b, node = h100_2, sharding { tp = 2 }
-  workload { input = 100, output = 10, batch = 4 }
-}
-"""
+    for kind in FOLDERS:
+        for name in catalog_names(kind):
+            catalog_find(kind, name)
+    for text in shown()[:4]:
+        for plan in compile_text(text)[:1]:
+            plan.estimate().as_json()

@@ -22,30 +22,33 @@ Options = Callable[[Random, Files], list[str]]
 PLAN = "p.plan"
 
 
-def verb(name: str, options: Options, over_time: float = 0.05, fresh: float = 0.75) -> Target:
-    """The target of a verb whose cases have plans; ``over_time`` of them have loads over time,
-    ``fresh`` no mutation."""
+MUTANTS, MUTATED = 0.2, 0.15
+"""The share of cases that are mutants of one in the corpus, and of the others that are mutated as they are drawn."""
+
+
+def verb(name: str, options: Options, over_time: float = 0.05) -> Target:
+    """The target of a verb whose cases have plans; ``over_time`` of them have loads over time."""
 
     def draw(random: Random, corpus: Corpus) -> Case:
-        if corpus and random.random() > fresh:
+        if corpus and random.random() < MUTANTS:
             return mutant(random, corpus, options)
         files = draw_files(random, over_time, plans=1)
         words = options(random, files)
-        if PLAN in files and random.random() > fresh:
+        if PLAN in files and random.random() < MUTATED:
             files[PLAN] = mutate(files[PLAN], random, words=vocabulary())
         return made(name, files, words)
 
     return Target(name, "verb", draw)
 
 
-def verb_of(name: str, draw_one: Callable[[Random], tuple[Files, list[str]]], fresh: float = 0.75) -> Draw:
+def verb_of(name: str, draw_one: Callable[[Random], tuple[Files, list[str]]]) -> Draw:
     """Draws cases of a verb that reads other files than plans."""
 
     def draw(random: Random, corpus: Corpus) -> Case:
         files, words = draw_one(random)
-        if corpus and random.random() > fresh:
+        if corpus and random.random() < MUTANTS:
             return mutant(random, corpus, lambda _, __: words)
-        if files and random.random() > fresh:
+        if files and random.random() < MUTATED:
             one = random.choice(sorted(files))
             files[one] = mutate(files[one], random)
         return made(name, files, words)
@@ -265,13 +268,10 @@ def _laws(random: Random, files: Files) -> list[str]:
 
 
 def _autoscale(random: Random, files: Files) -> list[str]:
-    words = [
-        "--plan",
-        "p",
-        *common(random, files),
-        "--every",
-        random.choice(("1h", "15min", "1 min", "0", "-1 s", "1 day")),
-    ]
+    every = (
+        random.choice(("1h", "15min", "1 min", "30 s")) if random.random() < 0.9 else random.choice(("0", "-1 s", "x"))
+    )
+    words = ["--plan", "p", *common(random, files), "--every", every]
     return [_input(random, files), *words, "--requests", _number(random, 5, 20), "--least", _number(random, 0, 1, 2)]
 
 
@@ -313,8 +313,8 @@ def _import(random: Random) -> tuple[Files, list[str]]:
 
 
 def _calibrate(random: Random) -> tuple[Files, list[str]]:
-    files = draw_tables(random)
-    return files, [random.choice(("data", *sorted(files))), "-o", random.choice(("x.plan", "x.plan", "out", "x.txt"))]
+    files = draw_tables(random, fits=True)
+    return files, [random.choice(("data", *sorted(files))), "-o", random.choice(("x.plan", "x.plan", "x.plan", "out"))]
 
 
 def _accuracy(random: Random) -> tuple[Files, list[str]]:

@@ -116,7 +116,8 @@ def _note(done: Batch, target: Target, number: int, case: Case, verdict: Verdict
         return
     small = case
     if done.counts[verdict.why] == 1:
-        small = shrink(case, lambda smaller: judge(target, smaller).why == verdict.why)
+        seconds = 6.0 if verdict.why.startswith("over ") else 20.0  # each try of a slow case is slow
+        small = shrink(case, lambda smaller: judge(target, smaller).why == verdict.why, seconds)
     done.found.append(Found(verdict.why, verdict.detail, number, case, small))
 
 
