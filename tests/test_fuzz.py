@@ -11,6 +11,7 @@ from random import Random
 
 import pytest
 
+from plandsl.cli import VERBS
 from plandsl.diagnostics import PlanError
 from plandsl.driver import compile_text
 from tests import draws
@@ -36,6 +37,10 @@ def test_drawn_cases_end_in_an_answer_or_a_diagnostic(name: str) -> None:
             # an hour of CPU time: no test asserts a time
             verdict = judge(target, target.draw(number_of(seed, target, number), ()), seconds=3600)
             assert not verdict.bad, f"{verdict.why}: {name}, seed {seed}, case {number}\n{verdict.detail}"
+
+
+def test_every_verb_has_a_target() -> None:
+    assert set(VERBS) - set(TARGETS) == {"run"}, "it takes programs of JAX, each a process of its own"
 
 
 @pytest.mark.parametrize("path", FOUND, ids=lambda path: path.parent.name)

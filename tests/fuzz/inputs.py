@@ -21,6 +21,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 SMALLER = frozenset(column for column, _ in AT_MOST)
 
+LESS = {"max_batch": 16, "mean_osl_tokens": 30}
+"""In the place of what a row has: to simulate a batch of 4,096 takes seconds, as it should."""
+
 
 def draw_table(random: Random, name: str, rows: int | None = None) -> bytes:
     """A file of measurements of one kind, its numbers drawn around those of a whole row."""
@@ -30,8 +33,8 @@ def draw_table(random: Random, name: str, rows: int | None = None) -> bytes:
     write.writerow(header)
     for _ in range(random.choice((1, 7, 10, 14)) if rows is None else rows):
         # a column that must be at most another one keeps its number
-        cells = zip(header, map(str, row), strict=True)
-        write.writerow([cell if column in SMALLER else _near(cell, random) for column, cell in cells])
+        cells = zip(header, row, strict=True)
+        write.writerow([c if column in SMALLER else _near(str(LESS.get(column, c)), random) for column, c in cells])
     return out.getvalue().encode()
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from tests.fuzz.case import Target
+from tests.fuzz.http import HTTP
 from tests.fuzz.readers import READERS
 from tests.fuzz.verbs import VERBS
 
-TARGETS: dict[str, Target] = {target.name: target for target in (*READERS, *VERBS)}
+TARGETS: dict[str, Target] = {target.name: target for target in (*READERS, *VERBS, *HTTP)}
 
 
 def load_product() -> None:
