@@ -138,6 +138,9 @@ MAX_YAML_LEVELS = 32
 MAX_TRACE_EVENTS = 1_000_000
 """Most events of a trace that is exported, or nodes of all its files (E511)."""
 
+MAX_TRACE_PASSES = 300_000
+"""Most passes of batches through stages in a phase of a trace that is exported (E511)."""
+
 MAX_TRACE_STEPS = 1_000
 """Most decode steps of a trace that is exported (E400)."""
 

@@ -18,7 +18,7 @@ from plandsl.backends.traces.timeline import Phase, Steps, Turn, play_steps
 from plandsl.ir.base import LINK
 from plandsl.ir.collectives import Ring
 from plandsl.ir.program import show_layers
-from plandsl.limits import MAX_TRACE_EVENTS
+from plandsl.limits import MAX_TRACE_EVENTS, MAX_TRACE_PASSES
 from plandsl.spec.plan import PlanSpec
 
 FIRST_DEVICE, FIRST_SERVER = 1000, 100_000_000
@@ -57,7 +57,7 @@ def trace_steps(model: Deployment, told: Estimate, ranks: str = "all", rounds: i
 
     ``ranks`` as in `choose_ranks`, of each pool. Raises `PlanError`: E510 for wrong ranks, E511 for too many events.
     """
-    steps = play_steps(model, told.decode.engine_s * float(model.pools[-1].one.gain), rounds)
+    steps = play_steps(model, told.decode.engine_s * float(model.pools[-1].one.gain), rounds, MAX_TRACE_PASSES)
     pools = _pools(model, steps, ranks)
     check_size("events", sum(map(_count_events, pools)), MAX_TRACE_EVENTS, HINT)
     events = Events()

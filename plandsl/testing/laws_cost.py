@@ -249,7 +249,8 @@ def largest_batch_is_tight(plan: CompiledPlan) -> None:
 
     def fits(batch: Number) -> bool:
         stages = range(len(memory.weights))
-        return bool(memory.fit([memory.held(s, batch, length, load.input, rounds).total for s in stages]))
+        held = [memory.held(s, batch, length, load.input, rounds).total for s in stages]
+        return bool(memory.fit(list(zip(held, memory.capacities, strict=True))))
 
     assert most == int(most) >= 0
     assert not most or fits(most), f"a batch of {most} does not fit"

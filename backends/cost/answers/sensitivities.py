@@ -348,8 +348,7 @@ def _max_context(model: Deployment, metrics: Metrics, batch: float) -> int:
     def full(total: int) -> bool:
         input_: Number = max(total - load.output, 1)
         kept, rounds = resident_tokens(one, input_, min(load.output, total), ongoing=metrics.served is not None)
-        held = [h.total for h in memory.held_by_stage(batch, kept, input_, rounds)]
-        return not memory.fit(held)
+        return not memory.fit(memory.totals(batch, kept, input_, rounds))
 
     first = find_least(full, MAX_DIMENSION)
     return MAX_DIMENSION if first is None else first - 1
