@@ -11,6 +11,7 @@ import io
 import keyword
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import NoReturn, TextIO
 
 from plandsl._version import __version__
@@ -42,6 +43,8 @@ def parser(verbs: Iterable[str]) -> argparse.ArgumentParser:
         text, takes = VERBS[name]
         made = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         made.add_argument("--json", action="store_true", help="print the machine form")
+        made.add_argument("--max", metavar="NAME=NUMBER", action="append", default=[], dest="limits",
+                          help="set a limit, e.g. layers=20_000 (docs/language.md#limits)")  # fmt: skip
         takes(made)
     return top
 
@@ -436,6 +439,14 @@ def _discard(stream: TextIO) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    """Run the verb, under the limits of `--max` and of the environment."""
+    from plandsl import limits
+
+    with limits.override(limits.read_pairs(arguments.limits, "--max")) if arguments.limits else nullcontext():
+        return _run_verb(arguments)
+
+
+def _run_verb(arguments: argparse.Namespace) -> int:
     name = arguments.command.replace("-", "_")
     module = f"plandsl.commands.{name}" + ("_" if keyword.iskeyword(name) else "")
     command: Callable[[argparse.Namespace], int] = getattr(importlib.import_module(module), f"run_{name}")

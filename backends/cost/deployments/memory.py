@@ -8,6 +8,7 @@ from functools import cached_property
 from math import inf
 from typing import NamedTuple
 
+from plandsl import limits
 from plandsl.backends.cost.deployments.blocks import Layers, count_tokens, find_longest
 from plandsl.backends.cost.deployments.contents import Cache, Contents, T, by_kind, combine_kinds
 from plandsl.backends.cost.deployments.prefix import reused_tokens, shared_tokens
@@ -18,7 +19,6 @@ from plandsl.ir.extents import Extents
 from plandsl.ir.program import Program
 from plandsl.ir.states import state_bytes
 from plandsl.ir.types import Number
-from plandsl.limits import MAX_DIMENSION
 from plandsl.spec.hardware import GpuSpec
 from plandsl.spec.model import ADAPTERS
 from plandsl.spec.plan import PlanSpec
@@ -255,7 +255,7 @@ class MemoryModel(ABC):
         ways = self.ways(stage)
         room, each = self._room(stage, length, input_, rounds)
         # without a cache only the step grows with the batch, and most steps are bounded
-        high = maximum(floor(room / each), 0) if self.caches[stage] else where(room > 0, MAX_DIMENSION, 0)
+        high = maximum(floor(room / each), 0) if self.caches[stage] else where(room > 0, limits.MAX_DIMENSION, 0)
         low = self._fits_beside(stage, high, length, input_, rounds)
         high = minimum(high, self._fits_beside(stage, low, length, input_, rounds))
         between = (stage, low, high, length, input_, rounds)
@@ -274,7 +274,7 @@ class MemoryModel(ABC):
         activations, buffers = self.working(stage, maximum(fits * self.ways(stage), 1), input_)
         room, each = self._room(stage, length, input_, rounds)
         if not self.caches[stage]:
-            return where(room >= activations + buffers, MAX_DIMENSION, 0)
+            return where(room >= activations + buffers, limits.MAX_DIMENSION, 0)
         return maximum(floor((room - activations - buffers) / each), 0)
 
     def _bisect(self, stage: int, low: Number, high: Number, length: Number, input_: Number, rounds: Number) -> Number:
