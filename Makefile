@@ -123,8 +123,8 @@ seeds: $(DEV)  ## the property tests, drawn from each of ten seeds
 	  $(BIN)/pytest -q -n auto --dist loadgroup -m hypothesis --hypothesis-seed=$$seed || failed="$$failed $$seed"; \
 	done; [ -z "$$failed" ] || { echo "failed with seeds$$failed" >&2; exit 1; }
 
-fuzz: $(DEV)  ## the property tests, at length
-	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest tests -k "fuzz or law"
+fuzz: $(DEV)  ## MINUTES=1 [SEED=0] [TARGETS="check verify"]: drawn inputs for readers and verbs; build/fuzz keeps a corpus
+	$(BIN)/python -m tests.fuzz $(TARGETS) --minutes $(or $(MINUTES),1) --seed $(or $(SEED),0) --workers $(or $(WORKERS),1)
 
 golden: $(DEV)  ## rewrite the expected half of the golden tests; read the diff
 	$(BIN)/pytest -m "not release" --update-golden
