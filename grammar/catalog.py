@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from plandsl.diagnostics import Diagnostic, PlanError
@@ -48,7 +49,7 @@ def from_config(path: str) -> str:
 
     place, name = Path(path), path.rstrip("/") or path
     try:
-        root = (place if place.is_dir() else place.parent).resolve()
+        root = (place if os.path.isdir(place) else place.parent).resolve()
         text, source, found = translate_file(place, root, name, name)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

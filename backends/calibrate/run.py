@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -45,11 +46,11 @@ def files(data: Sequence[Path]) -> Iterator[tuple[AnyKind, Table]]:
     """Every file of a known kind among ``data``, which are files or folders of them."""
     found, others = False, set[str]()
     for place in data:
-        several = tables_of(place) if place.is_file() else None
+        several = tables_of(place) if os.path.isfile(place) else None
         others |= several or set()
         for kind in KINDS:
-            path = place / kind.file if place.is_dir() else place
-            if path.is_file() and (path.name == kind.file if several is None else kind.file in several):
+            path = place / kind.file if os.path.isdir(place) else place
+            if os.path.isfile(path) and (path.name == kind.file if several is None else kind.file in several):
                 found = True
                 table = read_table(path, kind.columns, kind.blank, part=kind.file)
                 yield kind, table.where(kind.where(table))
