@@ -96,6 +96,9 @@ MAX_ZIPF = 1_000_000
 MAX_STEPS = 10_000
 """Most times at which a `rate` changes (E240)."""
 
+MAX_BINS = 100_000
+"""Most bins into which `trace_rate` cuts a trace (E240)."""
+
 MAX_CLASSES = 64
 """Most classes of requests in a workload (E242)."""
 

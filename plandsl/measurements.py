@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from plandsl.diagnostics import clip
@@ -96,14 +97,27 @@ def read_number(column: str, cell: str) -> float:
 FILE = "file"
 """The column of a file that holds rows of several tables: the name of the table that a row belongs to."""
 
+GPU_NAME = re.compile(r"[a-z_][a-z0-9_]*")
+"""Names of GPUs that `planc measure` measured: a calibration has the name in its text."""
+
 HINT = "a table has a line of column names, then rows: docs/calibration.md lists the columns of each kind"
+
+
+def repeated(header: Sequence[str]) -> str | None:
+    """The first name that stands twice in the header of a CSV file; columns without a name do not count."""
+    seen: set[str] = set()
+    for name in filter(None, header):
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def read_rows(path: Place) -> Iterator[tuple[int, list[str]]]:
     """The rows of a CSV file with their row numbers, the header first (row 1); blank lines are skipped.
 
-    Raises `Unfit` on a file that is too large or no CSV text, and on a row that is not as long as the header;
-    `OSError` on a file that cannot be read.
+    Raises `Unfit` on a file that is too large or no CSV text, on a column that is named twice, and on a row that is not
+    as long as the header; `OSError` on a file that cannot be read.
     """
     import csv
 
@@ -114,6 +128,8 @@ def read_rows(path: Place) -> Iterator[tuple[int, list[str]]]:
     try:
         text = io.StringIO(data.decode("utf-8-sig"), newline="")
         for at, cells in enumerate(csv.reader(text, strict=True), 1):
+            if not width and (twice := repeated(cells)) is not None:
+                raise Unfit(f"row {at} names the column `{clip(twice)}` twice", "rename one of the two")
             width = width or len(cells)
             if cells and len(cells) != width:
                 raise Unfit(f"row {at} has {len(cells)} cells, but the header has {width}")

@@ -14,6 +14,7 @@ from typing import Any
 from plandsl.diagnostics import Diagnostic, Label, Span, clip
 from plandsl.files import TooLong, read_lines
 from plandsl.limits import MAX_DIMENSION, MAX_ERRORS, MAX_TRACE_BYTES, MAX_TRACE_LINE
+from plandsl.measurements import repeated
 from plandsl.spec.traffic import FileSpec
 
 LATEST = 1e12
@@ -179,6 +180,8 @@ class Reading:
             return self._json_row(line)
         cells = _split(line)
         if self.header is None:
+            if (twice := repeated(cells)) is not None:
+                raise BadRow(f"the column `{clip(twice)}` is named twice", (1, len(line) + 1), "rename one of the two")
             self.header = cells
             return None
         if len(cells) != len(self.header):
@@ -189,11 +192,12 @@ class Reading:
     def _json_row(self, line: str) -> Cells:
         try:
             value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            column = getattr(error, "colno", 1)
-            raise BadRow(
-                f"the line is no JSON: {getattr(error, 'msg', 'nested too deeply')}", (column, column + 1)
-            ) from None
+        except json.JSONDecodeError as error:
+            raise BadRow(f"the line is no JSON: {error.msg}", (error.colno, error.colno + 1)) from None
+        except RecursionError:
+            raise BadRow("the line is no JSON: nested too deeply") from None
+        except ValueError:  # a whole number of thousands of digits
+            raise BadRow("the line has a number that is too long") from None
         if isinstance(value, dict):
             return Cells(value, line, True)
         hint = "a trace in JSON has one object in each line; ShareGPT's own file has texts: count the tokens of each "

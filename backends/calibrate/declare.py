@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from plandsl.diagnostics import Diagnostic, PlanError
-from plandsl.measurements import FILE, Unfit, read_number, read_rows
+from plandsl.diagnostics import Diagnostic, PlanError, clip
+from plandsl.measurements import FILE, GPU_NAME, Unfit, read_number, read_rows
 from plandsl.show import show_gpu, show_node
 from plandsl.spec.formats import ARITHMETIC
 from plandsl.spec.hardware import GpuSpec, LinkSpec, NodeSpec
@@ -84,7 +84,10 @@ def _rows(path: Path) -> Iterator[list[str]]:
 
 
 def _declare(name: str, rows: Sequence[Row]) -> Declared | None:
-    """The GPU that ``rows`` are of; None where they lack its memory, a peak or the bandwidth."""
+    """The GPU that ``rows`` are of; None where they lack its memory, a peak or the bandwidth.
+
+    Raises `PlanError` (E450) on a wrong number, and on a name that no GPU of a plan can have.
+    """
     facts = [row for row in rows if row[FILE] == PEAKS]
     values = {row["metric"]: _value(row) for row in facts}
     bandwidth = max((_value(row) for row in facts if row["metric"].startswith("hbm_bandwidth")), default=0.0)
@@ -98,6 +101,9 @@ def _declare(name: str, rows: Sequence[Row]) -> Declared | None:
             peaks[dtype] = max(peaks[dtype], 2 * m * n * k / time)
     if not (peaks and bandwidth and values.get("memory")):
         return None
+    if not GPU_NAME.fullmatch(name):
+        why = f"`gpu` is `{clip(name)}` in rows of `planc measure`, which is no name of a GPU"
+        raise PlanError([Diagnostic("E450", why, hint="a name has small letters, digits and `_`, such as `my_gpu`")])
     made = GpuSpec(
         name=name,
         memory=float(round(values["memory"])),

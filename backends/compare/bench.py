@@ -284,10 +284,8 @@ class _Fields:
         path, value = self.first(totals)
         if value is None:
             return None
-        mean = self.checked(path, value, Range(1, 1e15)) / max(self.number(of.requests, REQUESTS, 1.0), 1.0)
-        if mean < 1:
-            self.fail(path, value, "at least a token for each request")
-        return self.drawn(which, mean)
+        count = max(self.number(of.requests, REQUESTS, 1.0), 1.0)
+        return self.drawn(which, self.checked(path, value, _tokens_of(count)) / count)
 
     def drawn(self, which: int, mean: float) -> Lengths:
         """The lengths with this mean; SGLang says between which ends it draws random ones, evenly."""
@@ -308,10 +306,10 @@ class _Fields:
                 deviation = max((one for one in more[:2] if 0 < one <= MAX_DIMENSION), default=0.0)
                 least, most = (one if 1 <= one <= MAX_DIMENSION else 0.0 for one in more[2:])
                 return Lengths(mean, deviation, min(least, mean), most=max(most, mean) if most else 0.0)
-        total, count = _number(data.get("total_sum")), self.number(self.format.requests, REQUESTS, math.nan)
-        if total >= count:
-            return Lengths(total / count)
-        return None
+        total, count = data.get("total_sum"), self.number(self.format.requests, REQUESTS, math.nan)
+        if total is None or math.isnan(count):
+            return None
+        return Lengths(self.checked((*path, "total_sum"), total, _tokens_of(count)) / count)
 
     def gpus(self) -> int:
         """The GPUs of the server, 0 where the file does not say. Of two pools both count (InferenceX)."""
@@ -368,6 +366,11 @@ class _Fields:
             stat = statistic(key)
             if stat and value is not None and _number(value) != 0:  # 0: not measured
                 yield (metric, stat), self.checked(path, value, Range(0, SECONDS.most / scale)) * scale
+
+
+def _tokens_of(count: float) -> Range:
+    """The tokens that ``count`` requests may have together."""
+    return Range(TOKENS.least * count, TOKENS.most * count)
 
 
 UNITS = {"ms": 1e-3, "s": 1.0, "sec": 1.0, "seconds": 1.0, "us": 1e-6, "ns": 1e-9}

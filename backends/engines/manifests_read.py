@@ -6,6 +6,7 @@ else. An alias counts as all that it stands for, so a short file cannot ask for 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -32,7 +33,8 @@ def _compose(text: str, file: str, skipped: int) -> list[yaml.Node]:
         raise PlanError([Diagnostic("E509", f"reading {file} needs PyYAML, which is missing", hint=hint)]) from error
     try:
         documents = [node for node in yaml.compose_all(text, yaml.SafeLoader) if node is not None]
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, ArithmeticError, RecursionError, ValueError) as error:
+        # PyYAML gives characters and versions that cannot be to `chr` and `int`, which raise errors of their own
         mark, why = getattr(error, "problem_mark", None), getattr(error, "problem", None) or "it is no YAML"
         span = mark and Span(file, mark.line + 1 + skipped, mark.column + 1, mark.line + 1 + skipped, mark.column + 2)
         hint = "correct the file; `python -m yaml` tells more"
@@ -247,12 +249,16 @@ def _launch(container: Any, file: str, found: list[Diagnostic]) -> Launch | None
             place = _placer(part, file)
             for command in split_commands(word.text, file):
                 placed = tuple(map(place, command.words))
-                if launch := find_launch(Command({**environment, **command.environment}, placed), found):
-                    return launch
+                if launch := find_launch(command._replace(words=placed), found):
+                    return launch._replace(environment={**environment, **launch.environment})
     image = _get(container, "image")
     if not _items(_get(container, "command")) and engine_of_image(_text(image)) is not None:
         words = (Word("docker", _word(image, file, 0).span), _word(image, file, 0), *words)
     return find_launch(Command(environment, words), found) if words else None
+
+
+_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+"""What ends a line of YAML (YAML 1.1, section 4.2)."""
 
 
 def _placer(node: Any, file: str) -> Callable[[Word], Word]:
@@ -260,7 +266,7 @@ def _placer(node: Any, file: str) -> Callable[[Word], Word]:
     outer = _word(node, file, 0).span
     if getattr(node, "style", "") != "|" or not node.value:
         return lambda word: word._replace(span=outer)
-    first = node.start_mark.buffer.split("\n")[outer.line]  # the line below the mark
+    first = _BREAK.split(node.start_mark.buffer)[outer.line]  # the line below the mark
     indent = len(first) - len(first.lstrip(" "))
 
     def place(word: Word) -> Word:

@@ -182,7 +182,7 @@ def _load(bench: dict[str, str]) -> dict[str, str]:
     if set(out) < {"input", "output"}:
         return {}
     rate, together, count = (bench.get(k, "") for k in ("request-rate", "max-concurrency", "num-prompts"))
-    if re.fullmatch(r"\d+(\.\d+)?", rate):
+    if re.fullmatch(r"\d+(\.\d+)?", rate, re.ASCII):
         return out | {"rate": f"{rate} req/s"}
     if is_whole(together):
         ongoing = is_whole(count) and int(count) > int(together)
