@@ -226,7 +226,9 @@ def _simulate(random: Random, files: Files) -> list[str]:
 
 def _export(random: Random, files: Files) -> list[str]:
     words = ["--plan", "p", *common(random, files)]
-    to = random.choice(("vllm", "sglang", "trtllm", "dynamo", "k8s", "jax", "perfetto", "chakra", "tensorrt"))
+    # engines refuse most features together, and other targets take them
+    known = ("vllm", "sglang", "trtllm", "dynamo", "k8s", "jax", "perfetto", "chakra", "tensorrt")
+    to = random.choices(known, (2, 2, 2, 1, 1, 6, 6, 6, 1))[0]
     options = {
         "jax": ["--shrink"], "perfetto": ["--steps", _number(random, 1, 2)], "chakra": ["--ranks",
         random.choice(("stages", "0", "0..1", "replica", "9,x"))],
