@@ -18,6 +18,7 @@ from plandsl.backends.calibrate.kind import AnyKind
 from plandsl.backends.calibrate.kinds import KINDS
 from plandsl.backends.calibrate.table import Table, read_table
 from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.files import is_there
 from plandsl.measurements import FILE, MEASURED, Unfit, read_number
 from plandsl.progress import Tick, silent
 
@@ -55,10 +56,8 @@ def evaluate(place: Path, shelf: Shelf, deployments: Deployments, tick: Tick = s
     Raises `PlanError` (E450) where there is no known file, and on files that are no tables.
     """
     known = list(dict.fromkeys([*(kind.file for kind in KINDS), *SERVING]))
-    found = sorted(place.glob("*.csv")) if os.path.isdir(place) else [place]
-    files = [
-        (name, path) for path in found if os.path.isfile(path) for name in sorted(_tables(path, known), key=known.index)
-    ]
+    found = [path for path in (sorted(place.glob("*.csv")) if os.path.isdir(place) else [place]) if is_there(path)]
+    files = [(name, path) for path in found for name in sorted(_tables(path, known), key=known.index)]
     if not files:
         hint = f"files are known by name: {', '.join(known)}; or by a column `{FILE}` that has such names"
         if place.suffix in (".json", ".jsonl"):
