@@ -126,7 +126,7 @@ def translate_file(path: Path, root: Path, file: str, source: str) -> Translated
     """
     if path.suffix == GGUF:
         return _translate_gguf(path, root, file, source)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return translate(read_bytes(path, resolved=True), file, source)
     try:
         with about(CONFIG), opened(path / CONFIG, root) as (config, _):

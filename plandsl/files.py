@@ -44,8 +44,11 @@ def read_file(path: Place, most: int, *, resolved: bool = False) -> bytes:
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is no folder at ``path``, but something to read. A pipe counts: reading tells why it is refused."""
-    return path.exists() and not path.is_dir()
+    """Whether there is no folder at ``path``, but something to read. A pipe counts: reading tells why it is refused.
+
+    Nothing is at a path that the system cannot look for, such as too long a name.
+    """
+    return os.path.exists(path) and not os.path.isdir(path)
 
 
 class TooLong(Exception):

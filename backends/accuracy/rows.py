@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,8 +61,8 @@ class Written(NamedTuple):
 
 def deployment_files(place: Path) -> list[Path]:
     """The files of deployments in a folder, or the one that is named. Raises `PlanError` (E450) where there is none."""
-    found = [place / name for name in SERVING] if place.is_dir() else [place]
-    found = [path for path in found if path.name in SERVING and path.is_file()]
+    found = [place / name for name in SERVING] if os.path.isdir(place) else [place]
+    found = [path for path in found if path.name in SERVING and os.path.isfile(path)]
     if not found:
         hint = f"rows of deployments are in files named {' or '.join(SERVING)}"
         raise PlanError([Diagnostic("E450", f"no deployments in {place}", hint=hint)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -55,8 +56,8 @@ def evaluate(place: Path, shelf: Shelf, deployments: Deployments, tick: Tick = s
     Raises `PlanError` (E450) where there is no known file, and on files that are no tables.
     """
     known = list(dict.fromkeys([*(kind.file for kind in KINDS), *SERVING]))
-    found = sorted(place.glob("*.csv")) if place.is_dir() else [place]
-    files = [(name, path) for path in found if is_there(path) for name in sorted(_tables(path, known), key=known.index)]
+    found = [path for path in (sorted(place.glob("*.csv")) if os.path.isdir(place) else [place]) if is_there(path)]
+    files = [(name, path) for path in found for name in sorted(_tables(path, known), key=known.index)]
     if not files:
         hint = f"files are known by name: {', '.join(known)}; or by a column `{FILE}` that has such names"
         if place.suffix in (".json", ".jsonl"):

@@ -6,6 +6,7 @@ its format, the bandwidth is the rate at which memory is read or copied.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -64,7 +65,7 @@ def declared(data: Sequence[Path]) -> dict[str, Declared]:
     """The measured GPUs by name, of the files that hold several tables."""
     rows: dict[str, list[Row]] = {}
     for path in data:
-        if path.is_file() and tables_of(path) is not None:
+        if os.path.isfile(path) and tables_of(path) is not None:
             lines = _rows(path)
             header = next(lines)
             for cells in lines:

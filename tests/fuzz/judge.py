@@ -86,7 +86,7 @@ def judge(target: Target, case: Case, seconds: float | None = None) -> Verdict:
         found = Verdict("finding", f"over {limit:g} s of CPU time")
     if not found.bad and spent.memory > MEMORY:
         found = Verdict("finding", f"over {MEMORY / 1e9:g} GB of memory")
-    if not found.bad and target.on_disk and (left := _files_wrong(case, found.kind == "refused")):
+    if not found.bad and target.on_disk and (left := _files_wrong(target, case, found.kind == "refused")):
         found = Verdict("finding", left)
     if found.bad and not detail and isinstance(answer, Answer):
         detail = f"status {answer.status}\n{answer.out[-2000:]}\n{answer.err[-2000:]}"
@@ -139,7 +139,7 @@ def _of_refusal(error: Exception) -> Verdict:
     return Verdict("refused")
 
 
-def _files_wrong(case: Case, refused: bool) -> str:
+def _files_wrong(target: Target, case: Case, refused: bool) -> str:
     """What is wrong with the files that are left: a new or changed one is named on the command line."""
     found = {}
     for folder, _, names in os.walk("."):
@@ -151,6 +151,7 @@ def _files_wrong(case: Case, refused: bool) -> str:
             if before is None or os.path.getsize(path) != len(before) or Path(path).read_bytes() != before:
                 found[path] = before is None
     asked = [word for given in case.argv for word in (given, given.partition("=")[2]) if word]
+    asked += target.writes
     for path, new in found.items():
         if not any(is_below(path, word) for word in asked):
             return "writes a file that was not asked for" if new else "changes a file that was not asked for"
