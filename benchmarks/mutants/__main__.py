@@ -40,7 +40,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # children end with their parent
     args.folder.mkdir(parents=True, exist_ok=True)
     mutants = drawn(root, args.sample, args.seed, args.folder)
-    session = Session(root, mutants, Covering(args.covering), args.folder / "results.jsonl", args.seconds)
+    covering = Covering(args.covering, [m.file for m in mutants])
+    session = Session(root, mutants, covering, args.folder / "results.jsonl", args.seconds)
     if not args.report:
         for module in HEAVY:
             importlib.import_module(module)

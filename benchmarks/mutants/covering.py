@@ -17,12 +17,21 @@ from coverage import CoverageData
 class Covering:
     """What a run of the suite recorded: a test is ``module.function``, and its cases are ``function[case]``."""
 
-    def __init__(self, folder: Path) -> None:
-        self._data = CoverageData(str(folder / "coverage"))
-        self._data.read()
-        self._files = {Path(path).as_posix(): path for path in self._data.measured_files()}
+    def __init__(self, folder: Path, files: Iterable[str]) -> None:
+        """Read it all at once: a process that is forked would erase the data when it reads."""
+        data = CoverageData(str(folder / "coverage"))
+        data.read()
         self.seconds = _seconds(folder.glob("tests*.xml"))
+        measured = sorted(data.measured_files())
+        alike: dict[frozenset[str], frozenset[str]] = {}
         self._lines: dict[str, Mapping[int, frozenset[str]]] = {}
+        for file in sorted(set(files)):
+            found: dict[int, frozenset[str]] = {}
+            for path in (path for path in measured if Path(path).as_posix().endswith(f"/{file}")):
+                for line, names in data.contexts_by_lineno(path).items():
+                    tests = frozenset(name for name in names if name)
+                    found[line] = alike.setdefault(tests, tests)
+            self._lines[file] = found
 
     @cached_property
     def known(self) -> frozenset[str]:
@@ -31,11 +40,7 @@ class Covering:
 
     def lines(self, file: str) -> Mapping[int, frozenset[str]]:
         """The tests that run each line of ``file``; what runs at import has none."""
-        if file not in self._lines:
-            (path,) = [full for name, full in self._files.items() if name == file or name.endswith(f"/{file}")] or [""]
-            found = self._data.contexts_by_lineno(path) if path else {}
-            self._lines[file] = {line: frozenset(name for name in names if name) for line, names in found.items()}
-        return self._lines[file]
+        return self._lines.get(file, {})
 
     def whole(self, test: str) -> float:
         """Seconds that all cases of ``test`` take."""

@@ -110,13 +110,14 @@ def drawn(root: Path, size: int, seed: str, folder: Path) -> list[Mutant]:
 
 
 def _first(root: Path, group: str, places: Sequence[Sequence[Place]], wanted: int) -> list[Mutant]:
-    found: list[Mutant] = []
+    found: dict[str, Mutant] = {}
     for options in places:
         if len(found) == wanted:
             break
-        made = (mutant(root, group, place) for place in options)
-        found += [first for first in [next(filter(None, made), None)] if first is not None]
-    return found
+        made = filter(None, (mutant(root, group, place) for place in options))
+        if (first := next(made, None)) is not None:
+            found.setdefault(first.name, first)
+    return list(found.values())
 
 
 def _ranked(root: Path, group: str, seed: str) -> list[list[Place]]:

@@ -21,6 +21,12 @@ from benchmarks.mutants.trial import Fork, Outcome, Tell, collect, files_of, nam
 PAGES = ("tests/test_docs.py", "tests/test_readme.py", "tests/test_gallery.py")
 """Tests of the pages' commands, which a change that all others miss may reach through a cache."""
 
+LEAST = 0.005
+"""Seconds that the quickest test takes with what pytest does around it."""
+
+MANY = 2
+"""So many cases of a test come first, before cases of others that take longer."""
+
 LOADING = "loading"
 """Before files: none of their tests could be loaded."""
 
@@ -219,14 +225,20 @@ class Session:
         return parts
 
     def _usual(self, case: str) -> float:
-        return self._covering.seconds.get(case, 1.0)
+        return max(LEAST, self._covering.seconds.get(case, 1.0))
 
     def _ordered(
         self, tests: Iterable[str], by_test: Mapping[str, Sequence[pytest.Item]], without: frozenset[str]
     ) -> list[pytest.Item]:
         found = [item for test in tests for item in by_test.get(test, ())]
         left = [item for item in found if name_of(item) not in without]
-        return sorted(left, key=lambda i: (self._usual(name_of(i)) / (1 + self._kills[_test(i)]), name_of(i)))
+        nth: Counter[str] = Counter()
+        keys: dict[str, float] = {}
+        for item in left:
+            test = _test(item)
+            nth[test] += 1
+            keys[item.nodeid] = self._usual(name_of(item)) * (1 + nth[test] / MANY) / (1 + self._kills[test])
+        return sorted(left, key=lambda item: (keys[item.nodeid], item.nodeid))
 
 
 class Job(NamedTuple):

@@ -29,9 +29,12 @@ MORE = 20.0
 WALL = 900.0
 """Seconds after which a trial that uses no CPU is given up, as one that hangs."""
 
+PLUGINS = ("_hypothesis_pytestplugin", "xdist")
+"""What the suite's options and marks need; others that are installed would only cost time around each test."""
+
 OPTIONS = (
-    "-q", "-n0", "-p", "no:cacheprovider", "-m", "not extras and not slow and not release", "--assert=plain",
-    "--hypothesis-seed=1", "--tb=no",
+    "-q", "-n0", "-s", "-p", "no:cacheprovider", "-p", "no:logging",
+    "-m", "not extras and not slow and not release", "--assert=plain", "--hypothesis-seed=1", "--tb=no",
 )  # fmt: skip
 
 
@@ -72,7 +75,9 @@ def name_of(item: pytest.Item) -> str:
 
 def collect(files: Iterable[str], use: Callable[[list[pytest.Item]], None]) -> int:
     """Load the tests of ``files``, and hand them to ``use``; the exit status of pytest."""
-    return int(pytest.main([*OPTIONS, *files], plugins=[Items(use)]))
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    plugins = [word for name in PLUGINS for word in ("-p", name)]
+    return int(pytest.main([*plugins, *OPTIONS, *files], plugins=[Items(use)]))
 
 
 class _Watch:
