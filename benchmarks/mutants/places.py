@@ -11,9 +11,10 @@ Some operators are not used, and some places are left out:
   accidents of how words are stored and spelled;
 - the operators that put random numbers in the place of variables, because a run could not be repeated;
 - decorators that only cache, and those that speak to type checkers;
-- `assert`: it states what always holds, so that a weaker one changes nothing;
+- `assert`, and `strict` of `zip`: they state what always holds, so that a weaker one changes nothing;
 - annotations, names of types and `if TYPE_CHECKING`, which do not run;
-- text: no operator changes a message or a comment.
+- text: no operator changes a message or a comment; nor does one change what an exception's text shows, and whether a
+  class has a text or `__slots__` made for it (`repr`, `slots`).
 """
 
 from __future__ import annotations
@@ -193,8 +194,20 @@ def _differ(text: str, changed: str) -> bool:
         return False
 
 
+_STATED = ("strict", "repr", "slots")
+
+
 class _Running(ast.NodeTransformer):
-    """Leaves what runs."""
+    """Leaves what runs and matters."""
+
+    def visit_keyword(self, node: ast.keyword) -> ast.AST:
+        return ast.keyword(node.arg, ast.Constant(None)) if node.arg in _STATED else self.generic_visit(node)
+
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
+        for inner in ast.walk(node):
+            if isinstance(inner, ast.JoinedStr):
+                inner.values = []
+        return self.generic_visit(node)
 
     def visit_arg(self, node: ast.arg) -> ast.AST:
         node.annotation = None
