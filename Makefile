@@ -17,6 +17,7 @@ DEV := $(RUNTIME)-dev
 ALL := $(RUNTIME)-all
 RELEASE := $(RUNTIME)-release
 DOCS := $(RUNTIME)-docs
+QUALITY := $(RUNTIME)-quality
 
 VSCODE := grammar/editors/vscode
 
@@ -32,7 +33,7 @@ endif
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-all extras test-extras lint types fmt tables words vscode completions bench accuracy traffic calibrate memory \
-  loop study field figures partitioner pythons monotony seeds fuzz golden web page docs release-check clean
+  loop study field figures partitioner pythons monotony seeds fuzz quality mutants golden web page docs release-check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -126,6 +127,14 @@ seeds: $(DEV)  ## the property tests, drawn from each of ten seeds
 fuzz: $(DEV)  ## MINUTES=1 [SEED=0] [TARGETS="check verify"]: drawn inputs for readers and verbs; build/fuzz keeps a corpus
 	$(BIN)/python -m tests.fuzz $(TARGETS) --minutes $(or $(MINUTES),1) --seed $(or $(SEED),0) --workers $(or $(WORKERS),1)
 
+quality: $(QUALITY)  ## all tests under coverage; branches run by package, at least 95 %, and the last mutants' figures
+	$(BIN)/python -m benchmarks.quality $(if $(SEED),--seed '$(SEED)')
+
+mutants: $(QUALITY)  ## [SAMPLE=400] [SEED=1] [WORKERS=1] [AGAIN=1]: change the code in one place, many times; do tests fail?
+	@[ -e build/quality/coverage ] || $(BIN)/python -m benchmarks.quality
+	$(BIN)/python -m benchmarks.mutants --sample $(or $(SAMPLE),400) --seed $(or $(SEED),1) \
+	  --workers $(or $(WORKERS),1) $(if $(AGAIN),--again)
+
 golden: $(DEV)  ## rewrite the expected half of the golden tests; read the diff
 	$(BIN)/pytest -m "not release" --update-golden
 
@@ -164,6 +173,10 @@ $(RELEASE): pyproject.toml | $(DEV)
 
 $(DOCS): pyproject.toml | $(DEV)
 	$(PIP) --editable '.[dev,render,docs]'
+	@touch $@
+
+$(QUALITY): pyproject.toml | $(ALL)
+	$(PIP) --editable '.[dev,render,all,takers,docs,quality]'
 	@touch $@
 
 tests/web/node_modules: tests/web/package-lock.json
