@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from plandsl import limits
 from plandsl.backends.engines.flags import (
     CHANGES,
     FLAGS,
@@ -24,7 +25,6 @@ from plandsl.backends.engines.flags import (
 from plandsl.backends.engines.server import Role
 from plandsl.backends.engines.words import Command, Word, is_whole
 from plandsl.diagnostics import MOST_NEAR, Diagnostic, Span, clip, either, nearest
-from plandsl.limits import MAX_ERRORS
 from plandsl.spec.scheduler import SchedulerName
 
 _STARTS: tuple[tuple[tuple[str, ...], SchedulerName], ...] = (
@@ -144,7 +144,7 @@ def _read(engine: SchedulerName, command: Command, at: int, found: list[Diagnost
                 rest = rest[_values(rest) :]
             continue
         if flag is None:
-            if len(unknown) < MAX_ERRORS:  # the search for near words takes time
+            if len(unknown) < limits.MAX_ERRORS:  # the search for near words takes time
                 unknown.append(unknown_flag(engine, word, name))
             if rest and not equals and not rest[0].text.startswith("-"):
                 rest.pop(0)  # what follows is most likely its value
