@@ -19,12 +19,12 @@ from plandsl.backends.cost.serving.log import Log
 from plandsl.backends.cost.serving.pools import Moves, Side, simulate_pools
 from plandsl.backends.cost.serving.records import Records
 from plandsl.backends.cost.serving.replica import Replica, Worker
-from plandsl.backends.cost.serving.requests import Closed, Hashes, Requests, share_prefix
+from plandsl.backends.cost.serving.requests import OFTEN, Closed, Hashes, Requests, share_prefix
 from plandsl.backends.cost.serving.routers import LeastLoaded, LongestPrefix, TwoChoices
 from plandsl.backends.cost.serving.scheduler import Batch, Live, Piece, Policy, State
 from plandsl.backends.cost.serving.serve import policy, serve, worker
 from plandsl.backends.cost.serving.sglang import Sglang
-from plandsl.backends.cost.serving.simulate import simulate
+from plandsl.backends.cost.serving.simulate import simulate, simulate_steps
 from plandsl.backends.cost.serving.summary import summarise
 from plandsl.backends.cost.serving.table import EXACT
 from plandsl.backends.cost.serving.trtllm import Trtllm
@@ -288,6 +288,15 @@ def test_chunks_of_one_prompt_follow_one_another_through_the_stages() -> None:
     load = Requests(np.zeros(1), np.array([12]), np.array([1]))
     found = simulate([Worker(Vllm(4), Steady(1.0, 1.0), 100, in_flight=2)], load)
     assert found.ttft_s.tolist() == [4.0]
+
+
+@pytest.mark.parametrize("stretches", [False, True])
+def test_progress_is_told_once_in_so_many_requests(stretches: bool) -> None:
+    n, heard = 3 * OFTEN + 5, list[tuple[int, int]]()
+    load = Requests(np.arange(n) * 0.5, np.full(n, 4), np.full(n, 3))
+    worker = Worker(Vllm(4), Steady(0.1), 100)
+    simulate_steps([worker], load, tick=lambda *told: heard.append(told), stretches=stretches)
+    assert heard == [(OFTEN * k, n) for k in (1, 2, 3)]
 
 
 # ---- routers

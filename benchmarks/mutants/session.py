@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import select
 import sys
 from collections import Counter, defaultdict
@@ -24,11 +25,16 @@ PAGES = ("tests/test_docs.py", "tests/test_readme.py", "tests/test_gallery.py")
 LEAST = 0.005
 """Seconds that the quickest test takes with what pytest does around it."""
 
+OWN = 10
+"""A test of a module's own file comes before others that take so many times less."""
+
 MANY = 2
 """So many cases of a test come first, before cases of others that take longer."""
 
 LOADING = "loading"
 """Before files: none of their tests could be loaded."""
+
+FOLDERS = frozenset({"test", "backend", "plandsl", "cost", "ir", "passe", "answer", "deployment", "work", "time"})
 
 J = TypeVar("J")
 
@@ -88,7 +94,7 @@ class Session:
                 def what(tell: Tell) -> None:
                     if not functions.swap(self._root / m.file, (self._root / m.file).read_text(), m.source):
                         tell(Outcome("import", "", 0, 0, 0.0))
-                    chosen = self._ordered(self._near(m).exact | new, by_test, job.without)
+                    chosen = self._ordered(m.file, self._near(m).exact | new, by_test, job.without)
                     run(chosen, self._usual, self._seconds, tell)
 
                 return Fork(what, self._seconds)
@@ -116,7 +122,7 @@ class Session:
 
                 def use(items: list[pytest.Item]) -> None:
                     by_test = _by_test(items)
-                    parts = [self._ordered(part, by_test, job.without) for part in tests]
+                    parts = [self._ordered(m.file, part, by_test, job.without) for part in tests]
                     run([item for part in parts for item in part], self._usual, limit, tell)
 
                 files = files_of(test for part in tests for test in part)
@@ -228,16 +234,18 @@ class Session:
         return max(LEAST, self._covering.seconds.get(case, 1.0))
 
     def _ordered(
-        self, tests: Iterable[str], by_test: Mapping[str, Sequence[pytest.Item]], without: frozenset[str]
+        self, file: str, tests: Iterable[str], by_test: Mapping[str, Sequence[pytest.Item]], without: frozenset[str]
     ) -> list[pytest.Item]:
+        """The cases of ``tests``: quick ones first, and before others those that find much or bear the file's name."""
         found = [item for test in tests for item in by_test.get(test, ())]
         left = [item for item in found if name_of(item) not in without]
-        nth: Counter[str] = Counter()
+        nth, words = Counter[str](), _words(file.removesuffix(".py"))
         keys: dict[str, float] = {}
         for item in left:
             test = _test(item)
             nth[test] += 1
-            keys[item.nodeid] = self._usual(name_of(item)) * (1 + nth[test] / MANY) / (1 + self._kills[test])
+            likely = (1 + self._kills[test]) * (OWN if words & _words(test.rpartition(".")[0]) else 1)
+            keys[item.nodeid] = self._usual(name_of(item)) * (1 + nth[test] / MANY) / likely
         return sorted(left, key=lambda item: (keys[item.nodeid], item.nodeid))
 
 
@@ -246,6 +254,11 @@ class Job(NamedTuple):
 
     mutant: Mutant
     without: frozenset[str] = frozenset()
+
+
+def _words(path: str) -> frozenset[str]:
+    """The words of a module's or a test's name, those of folders that most share left out."""
+    return frozenset(word.rstrip("s") for word in re.split(r"[/._]", path)) - FOLDERS
 
 
 def _test(item: pytest.Item) -> str:
