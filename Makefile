@@ -18,6 +18,7 @@ ALL := $(RUNTIME)-all
 RELEASE := $(RUNTIME)-release
 DOCS := $(RUNTIME)-docs
 QUALITY := $(RUNTIME)-quality
+SUPPLY := $(RUNTIME)-supply
 
 VSCODE := grammar/editors/vscode
 
@@ -33,7 +34,8 @@ endif
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-all extras test-extras lint types fmt tables words vscode completions bench accuracy traffic calibrate memory \
-  loop study field figures partitioner pythons monotony seeds fuzz quality mutants golden web page docs release-check clean
+  loop study field figures partitioner pythons monotony seeds fuzz quality mutants golden web page docs release-check \
+  audit lowest tested clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -144,6 +146,23 @@ docs: $(DOCS)  ## the pages of docs/ as a site, in build/site; the search needs 
 release-check: $(RELEASE)  ## build the wheel and the sdist into build/release, install each alone, run the README
 	$(BIN)/pytest -m release tests/test_release.py
 
+audit: $(SUPPLY)  ## known weaknesses of what plandsl takes from PyPI and npm, and build/sbom.cdx.json; needs the network
+	$(BIN)/python -m benchmarks.supply sbom build/sbom.cdx.json
+	$(BIN)/python -m benchmarks.supply audit
+
+# With the newest versions a warning that something will go is an error; the lowest ones may warn of each other.
+lowest: $(SUPPLY)  ## the tests with the lowest versions that pyproject.toml allows, in build/lowest; needs the network
+	@mkdir -p build
+	$(BIN)/uv pip compile --quiet --resolution lowest-direct --python $(BIN)/python pyproject.toml \
+	  --extra dev --extra render $(if $(EXTRAS),--extra all --extra takers) -o build/lowest.txt
+	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python build/lowest
+	$(BIN)/uv pip sync --quiet --python build/lowest/bin/python build/lowest.txt
+	PYTHONPATH=$(CURDIR) build/lowest/bin/python -m pytest -n auto --dist loadgroup -p no:cacheprovider \
+	  -W default::DeprecationWarning $(if $(EXTRAS),-m extras)
+
+tested: test-all  ## write constraints.txt, the versions with which all tests have just passed
+	$(BIN)/python -m benchmarks.supply tested
+
 page:  ## bundle the scripts of the playground into backends/serve/static; needs npm
 	cd backends/serve/page && npm ci --no-audit --no-fund && npm run build
 
@@ -169,6 +188,10 @@ $(ALL): pyproject.toml | $(DEV)
 
 $(RELEASE): pyproject.toml | $(DEV)
 	$(PIP) --editable '.[dev,render,release]'
+	@touch $@
+
+$(SUPPLY): pyproject.toml | $(ALL)
+	$(PIP) --editable '.[dev,render,all,takers,docs,supply]'
 	@touch $@
 
 $(DOCS): pyproject.toml | $(DEV)
