@@ -384,7 +384,9 @@ def _extreme(text: str, random: Random) -> str:
         if found:
             one = random.choice(found)
             most = LARGEST[one[1]]
-            number = random.choice((most, most, most // 2, most // 1000 or 1, 1, 0))
+            # 20 prompts of a million tokens, block for block, take a simulation seconds, as they should
+            some = 131_072 if one[1] == "input" else most // 1000 or 1
+            number = random.choice((most, most, most // 2, some, 1, 0))
             text = f"{text[: one.start(2)]}{number}{text[one.end(2) :]}"
     return text
 
