@@ -32,7 +32,7 @@ endif
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-all extras test-extras lint types fmt tables words vscode completions bench accuracy traffic calibrate memory \
-  loop study field figures partitioner seeds fuzz golden web page docs release-check clean
+  loop study field figures partitioner pythons monotony seeds fuzz golden web page docs release-check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -110,6 +110,12 @@ figures: $(DEV)  ## the pictures of the pages in docs/, drawn, and docs/gallery.
 
 partitioner: $(ALL)  ## what plans send beside what XLA's partitioner makes of them, into docs/partitioner.md
 	$(BIN)/python -m benchmarks.partitioner
+
+pythons: $(DEV)  ## [PYTHONS=PATH:PATH]: every verb on every example has the same bytes under three hash seeds and in each Python here
+	PYTHONS='$(PYTHONS)' $(BIN)/python -m benchmarks.same_bytes
+
+monotony: $(DEV)  ## how often better hardware makes simulated requests wait longer, on means with common random numbers
+	$(BIN)/python -m benchmarks.monotony
 
 seeds: $(DEV)  ## the property tests, drawn from each of ten seeds
 	@failed=; for seed in $(SEEDS); do \

@@ -113,15 +113,17 @@ def repeated(header: Sequence[str]) -> str | None:
     return None
 
 
-def read_rows(path: Place) -> Iterator[tuple[int, list[str]]]:
+def read_rows(path: Place, *, resolved: bool = False) -> Iterator[tuple[int, list[str]]]:
     """The rows of a CSV file with their row numbers, the header first (row 1); blank lines are skipped.
+
+    ``resolved`` as for `plandsl.files.open_ordinary`.
 
     Raises `Unfit` on a file that is too large or no CSV text, on a column that is named twice, and on a row that is not
     as long as the header; `OSError` on a file that cannot be read.
     """
     import csv
 
-    data = read_file(path, limits.MAX_TABLE_BYTES)
+    data = read_file(path, limits.MAX_TABLE_BYTES, resolved=resolved)
     if len(data) > limits.MAX_TABLE_BYTES:
         raise Unfit(
             f"it is larger than {limits.MAX_TABLE_BYTES:,} bytes", limits.MAX_TABLE_BYTES.hint("split the file")

@@ -70,9 +70,9 @@ class Rows:
         """Write the file with one row more; it replaces the old one as a whole."""
         row = dict.fromkeys(HEADER, "") | dict(case.cells) | {k: str(v) for k, v in result.items()}
         row |= {FILE: case.file, "gpu": self.gpu, "device": self.device, "source": "planc measure"}
+        write_file(self.path, _text([*self.rows, row]))
         self.rows.append(row)
         self.found.add(case.key)
-        write_file(self.path, _text(self.rows))
 
     def results(self, file: str) -> list[Cells]:
         """The rows of a table."""
