@@ -127,7 +127,8 @@ def _loaded(text: str, files: Files, random: Random, over_time: float, plain: bo
         return STATIC.sub(lambda _: "workload { " + _over_time(files, random), text)
     if random.random() < 0.5:
         return text
-    size = random.choice((1, 2, 7, 100, 1000, 4096, 33_000))
+    # the longest prompts in chunks of 16 tokens are thousands of steps, each of which is simulated where that is asked
+    size = random.choice((1, 2, 7, 100, 1000, *((4096, 33_000) if "chunked_prefill" not in text else ())))
 
     def other(found: re.Match[str]) -> str:
         output = random.choice((1, 2, 50, 400)) if found[1] != "0" else 0
