@@ -164,7 +164,7 @@ def test_a_fault_of_the_product_is_found_by_its_verb(monkeypatch: pytest.MonkeyP
 
 
 def test_memory_of_a_case_is_told_apart_from_that_of_the_cases_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    target = Target("large", "verb", lambda random, corpus: Case(), lambda case: bytearray(case.size))
+    target = Target("large", "verb", lambda random, corpus: Case(), lambda case: b"x" * case.size)
     with scratch():
         large = judge(target, Case({"in": b"\0" * 3 * 10**7}))
         small = judge(target, Case())

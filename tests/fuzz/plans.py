@@ -127,7 +127,8 @@ def _loaded(text: str, files: Files, random: Random, over_time: float, plain: bo
         return STATIC.sub(lambda _: "workload { " + _over_time(files, random), text)
     if random.random() < 0.5:
         return text
-    size = random.choice((1, 2, 7, 100, 1000, 4096, 33_000))
+    # the longest prompts in chunks of 16 tokens are thousands of steps, each of which is simulated where that is asked
+    size = random.choice((1, 2, 7, 100, 1000, *((4096, 33_000) if "chunked_prefill" not in text else ())))
 
     def other(found: re.Match[str]) -> str:
         output = random.choice((1, 2, 50, 400)) if found[1] != "0" else 0
@@ -384,7 +385,9 @@ def _extreme(text: str, random: Random) -> str:
         if found:
             one = random.choice(found)
             most = LARGEST[one[1]]
-            number = random.choice((most, most, most // 2, most // 1000 or 1, 1, 0))
+            # 20 prompts of a million tokens, block for block, take a simulation seconds, as they should
+            some = 131_072 if one[1] == "input" else most // 1000 or 1
+            number = random.choice((most, most, most // 2, some, 1, 0))
             text = f"{text[: one.start(2)]}{number}{text[one.end(2) :]}"
     return text
 

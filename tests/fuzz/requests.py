@@ -134,7 +134,7 @@ def _load(timed: bool) -> WorkloadSpec:
 PLAN = "plan p { model = llama_3_1_8b, node = h100_1, workload { WORKLOAD } }\n"
 
 
-TRACE = Target("trace", "reader", _draw, _trace)
+TRACE = Target("trace", "reader", _draw, _trace, writes=("first.csv",))
 
 
 # ---- one column

@@ -206,7 +206,7 @@ def _render(random: Random, files: Files) -> list[str]:
     # Graphviz takes 0.1 s and more for a picture, so that most are written for it to draw; a tradeoff is always drawn
     out = random.choices(("x.dot", "x.svg", "x.tex"), (96, 2, 2))[0]
     if random.random() < 0.01:
-        return [PLAN, "--view", "tradeoff", "-o", "x.svg"]
+        return [PLAN, "--plan", "p", "--view", "tradeoff", "-o", "x.svg"]
     return [_input(random, files), *words, "--view", view, "--phase", random.choice(("prefill", "decode")), "-o", out]
 
 
