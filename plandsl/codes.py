@@ -15,6 +15,7 @@ from plandsl.codes_export import EXPORT_CODES
 from plandsl.codes_headers import HEADER_CODES
 from plandsl.codes_hf import HF_CODES
 from plandsl.codes_index import INDEX_CODES
+from plandsl.codes_limits import LIMIT_CODES
 from plandsl.codes_measure import MEASURE_CODES
 from plandsl.codes_models import MODEL_CODES
 from plandsl.codes_money import MONEY_CODES
@@ -559,7 +560,7 @@ CODES: dict[str, Code] = {
         *(SYNTAX_CODES, NAME_CODES, HF_CODES, HEADER_CODES, MODEL_CODES, SHARDING_CODES),
         *(COMMAND_CODES, RENDER_CODES, MONEY_CODES, PYTHON_CODES, EDITING_CODES, EXPORT_CODES),
         *(STATE_CODES, TOWER_CODES, TRACE_CODES, COMPARE_CODES, MEASURE_CODES, INDEX_CODES, REPORT_CODES),
-        *(SERVE_CODES, VERSION_CODES, EARLIER_CODES),
+        *(SERVE_CODES, VERSION_CODES, EARLIER_CODES, LIMIT_CODES),
     )
     for name, parts in table.items()
 }

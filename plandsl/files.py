@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from plandsl.diagnostics import Diagnostic, PlanError, clip
@@ -39,6 +40,11 @@ def read_file(path: Place, most: int) -> bytes:
     """
     with open_ordinary(path) as file:
         return file.read(most + 1)
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is no folder at ``path``, but something to read. A pipe counts: reading tells why it is refused."""
+    return path.exists() and not path.is_dir()
 
 
 class TooLong(Exception):

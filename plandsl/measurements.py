@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from plandsl import limits
 from plandsl.diagnostics import clip
 from plandsl.files import Place, read_file
-from plandsl.limits import MAX_TABLE_BYTES
 
 
 class Unfit(Exception):
@@ -123,9 +123,11 @@ def read_rows(path: Place) -> Iterator[tuple[int, list[str]]]:
     """
     import csv
 
-    data = read_file(path, MAX_TABLE_BYTES)
-    if len(data) > MAX_TABLE_BYTES:
-        raise Unfit(f"it is larger than {MAX_TABLE_BYTES:,} bytes", "split the file")
+    data = read_file(path, limits.MAX_TABLE_BYTES)
+    if len(data) > limits.MAX_TABLE_BYTES:
+        raise Unfit(
+            f"it is larger than {limits.MAX_TABLE_BYTES:,} bytes", limits.MAX_TABLE_BYTES.hint("split the file")
+        )
     width = 0
     try:
         text = io.StringIO(data.decode("utf-8-sig"), newline="")

@@ -20,8 +20,8 @@ from array import array
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from plandsl import limits
 from plandsl.diagnostics import Diagnostic, clip
-from plandsl.limits import MAX_BINS, MAX_DIMENSION
 from plandsl.rows import BadRow, Cells, Reading, nanoseconds
 from plandsl.spec.plan import WorkloadSpec
 from plandsl.spec.traffic import ClassSpec, Distribution, Empirical, FileSpec, Traced, TrafficSpec
@@ -192,18 +192,18 @@ def trace_of(traffic: TrafficSpec, rows: int | None) -> tuple[Trace | None, tupl
     return read_trace(traffic.trace.file, traffic.trace.format, rows, column)
 
 
-def _stamp(file: FileSpec) -> tuple[str, int, int]:
-    """Changes when the file changes."""
+def _stamp(file: FileSpec) -> tuple[str | int, ...]:
+    """Changes when the file changes, or a limit of what is read of it."""
     try:
         found = os.stat(file.path)
-        return file.path, found.st_size, found.st_mtime_ns
+        return file.path, found.st_size, found.st_mtime_ns, *limits.SETTING
     except OSError:
-        return file.path, -1, -1
+        return file.path, -1, -1, *limits.SETTING
 
 
 @lru_cache(maxsize=2)
 def _trace(
-    file: FileSpec, named: str, rows: int | None, column: str, _stamp: tuple[str, int, int]
+    file: FileSpec, named: str, rows: int | None, column: str, _stamp: tuple[str | int, ...]
 ) -> tuple[Trace | None, tuple[Diagnostic, ...]]:
     reading = Reading(file)
     columns = None if not named else _Columns(named, column)
@@ -248,7 +248,7 @@ def read_column(file: FileSpec, name: str) -> tuple[array[float] | None, tuple[D
 
 @lru_cache(maxsize=8)
 def _column(
-    file: FileSpec, name: str, _stamp: tuple[str, int, int]
+    file: FileSpec, name: str, _stamp: tuple[str | int, ...]
 ) -> tuple[array[float] | None, tuple[Diagnostic, ...]]:
     reading, values = Reading(file), array("d")
     for number, row in reading.rows():
@@ -307,12 +307,12 @@ def _times_missing(trace: Trace | None, file: FileSpec) -> list[Diagnostic]:
 
 def _bins_missing(trace: Trace | None, traced: Traced) -> list[Diagnostic]:
     lasts = 0.0 if trace is None else max(trace.seconds) - min(trace.seconds)
-    if lasts < MAX_BINS * traced.bin:
+    if lasts < limits.MAX_BINS * traced.bin:
         return []
-    why = f"{traced.file.shown} lasts {lasts:g} s: more than {MAX_BINS:,} bins of {traced.bin:g} s"
-    least = float(f"{2 * lasts / MAX_BINS:.1g}")  # one digit, and in any case long enough
+    why = f"{traced.file.shown} lasts {lasts:g} s: more than {limits.MAX_BINS:,} bins of {traced.bin:g} s"
+    least = float(f"{2 * lasts / limits.MAX_BINS:.1g}")  # one digit, and in any case long enough
     shown = f"{least:_.0f}" if least >= 1 else f"{least:g}"
-    hint = f"`bin = {shown} s`, or correct the times of the file"
+    hint = limits.MAX_BINS.hint(f"`bin = {shown} s`, or correct the times of the file", lasts / traced.bin + 1)
     return [Diagnostic("E240", why, traced.file.span, hint=hint)]
 
 
@@ -338,9 +338,9 @@ def _drawn(distribution: Distribution, whole: bool, what: str = "length") -> lis
     if not isinstance(distribution, Empirical):
         return []
     values, wrong = read_column(distribution.file, distribution.column)
-    bad = [v for v in values or () if whole and not (v.is_integer() and 1 <= v <= MAX_DIMENSION)]
+    bad = [v for v in values or () if whole and not (v.is_integer() and 1 <= v <= limits.MAX_DIMENSION)]
     if not bad:
         return list(wrong)
     file = distribution.file
     why = f"{len(bad):,} numbers of {file.shown} are no {what}s, such as {bad[0]:g}"
-    return [Diagnostic("E452", why, file.span, hint=f"a {what} is a whole number from 1 to {MAX_DIMENSION:,}")]
+    return [Diagnostic("E452", why, file.span, hint=f"a {what} is a whole number from 1 to {limits.MAX_DIMENSION:,}")]

@@ -17,6 +17,7 @@ from plandsl.backends.calibrate.kind import AnyKind
 from plandsl.backends.calibrate.kinds import KINDS
 from plandsl.backends.calibrate.table import Lenient, Table, read_table
 from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.files import is_there
 from plandsl.measurements import FILE, MEASURED
 from plandsl.progress import Tick, silent
 
@@ -57,7 +58,7 @@ def evaluate(place: Path, shelf: Shelf, deployments: Deployments, tick: Tick = s
     """
     known = list(dict.fromkeys([*(kind.file for kind in KINDS), *SERVING]))
     found = sorted(place.glob("*.csv")) if place.is_dir() else [place]
-    files = [(name, path) for path in found if path.is_file() for name in sorted(_tables(path, known), key=known.index)]
+    files = [(name, path) for path in found if is_there(path) for name in sorted(_tables(path, known), key=known.index)]
     if not files:
         hint = f"files are known by name: {', '.join(known)}; or by a column `{FILE}` that has such names"
         if place.suffix in (".json", ".jsonl"):

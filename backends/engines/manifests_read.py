@@ -10,12 +10,12 @@ import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from plandsl import limits
 from plandsl.backends.engines.arguments import Launch, engine_of_image, find_launch, take_config
 from plandsl.backends.engines.manifests import Files
 from plandsl.backends.engines.server import Role
 from plandsl.backends.engines.words import Command, Word, split_commands
 from plandsl.diagnostics import Diagnostic, PlanError, Span, clip
-from plandsl.limits import MAX_YAML_LEVELS, MAX_YAML_NODES
 
 if TYPE_CHECKING:
     import yaml
@@ -44,8 +44,9 @@ def _compose(text: str, file: str, skipped: int) -> list[yaml.Node]:
     refuse = _refuser(text, file, skipped)
     for node in documents:
         total += _measure(node, known, refuse)[0]
-        if total > MAX_YAML_NODES:
-            raise refuse(node, f"its aliases stand for more than {MAX_YAML_NODES:,} nodes", "write fewer aliases")
+        if total > limits.MAX_YAML_NODES:
+            why = f"its aliases stand for more than {limits.MAX_YAML_NODES:,} nodes"
+            raise refuse(node, why, limits.MAX_YAML_NODES.hint("write fewer aliases"))
     return documents
 
 
@@ -73,8 +74,12 @@ def _measure(node: yaml.Node, known: dict[int, tuple[int, int]], refuse: Refuse,
     """
     import yaml
 
-    if level + known.get(id(node), (0, 0))[1] > MAX_YAML_LEVELS:
-        raise refuse(node, f"it has more than {MAX_YAML_LEVELS} levels", "an alias inside itself has no end")
+    if level + known.get(id(node), (0, 0))[1] > limits.MAX_YAML_LEVELS:
+        raise refuse(
+            node,
+            f"it has more than {limits.MAX_YAML_LEVELS} levels",
+            limits.MAX_YAML_LEVELS.hint("an alias inside itself has no end"),
+        )
     if id(node) in known:
         return known[id(node)]
     below: list[yaml.Node] = []

@@ -7,8 +7,8 @@ from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from plandsl import limits
 from plandsl.diagnostics import Span
-from plandsl.limits import MAX_DIGITS
 
 _ENDS = (";", "&&", "||", "|", "&", ";;")
 _SIGN = re.compile(r"\\\r?\n|[ \t\r]+|\n|;;|&&|\|\||[;&|]")
@@ -31,7 +31,7 @@ class Command(NamedTuple):
 
 def is_whole(text: str) -> bool:
     """Whether a text is a whole number in the digits 0 to 9, of a length that is read."""
-    return text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS
+    return text.isascii() and text.isdigit() and len(text) <= limits.MAX_DIGITS
 
 
 def split_commands(text: str, file: str) -> Iterator[Command]:

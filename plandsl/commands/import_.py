@@ -31,7 +31,7 @@ from plandsl.commands.sources import read_source
 from plandsl.diagnostics import MOST_NEAR, Diagnostic, PlanError, clip, either, suggest
 from plandsl.driver import compile_text, open_text
 from plandsl.entries import catalog_has, catalog_model, catalog_node
-from plandsl.files import write_file
+from plandsl.files import is_there, write_file
 from plandsl.grammar.modules import catalog_names
 from plandsl.spec.hardware import NodeSpec
 from plandsl.spec.model import ModelSpec
@@ -84,7 +84,7 @@ def _check(text: str, file: str, found: _Found) -> None:
 
 def _read(words: Sequence[str]) -> _Found:
     """The servers that a file or the words of a command start. Raises `PlanError` with everything that is wrong."""
-    name = words[0] if len(words) == 1 and (words[0] == "-" or Path(words[0]).is_file()) else ""
+    name = words[0] if len(words) == 1 and (words[0] == "-" or _is_file(words[0])) else ""
     text = read_source(name) if name else words[0] if _is_line(words) else " ".join(map(shlex.quote, words))
     file = name or COMMAND
     if Path(name).suffix in (".yaml", ".yml"):
@@ -100,6 +100,14 @@ def _read(words: Sequence[str]) -> _Found:
     if any(one.severity == "error" for one in found):
         raise PlanError(found, sources)
     return _Found(launches, load, sources, found)
+
+
+def _is_file(word: str) -> bool:
+    """Whether a word names a file; a command line may be too long for a name, or hold a NUL."""
+    try:
+        return is_there(Path(word))
+    except (OSError, ValueError):
+        return False
 
 
 def _is_line(words: Sequence[str]) -> bool:

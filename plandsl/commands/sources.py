@@ -21,14 +21,14 @@ STDIN = "<stdin>"
 
 def read_source(path: str) -> str:
     """The text of a file, or of standard input for ``-``. Raises `PlanError` if it is not text, or is too large."""
+    from plandsl import limits
     from plandsl.files import read_input
     from plandsl.grammar.modules import read_bytes
     from plandsl.grammar.parse import decode
-    from plandsl.limits import MAX_FILE_BYTES
 
     shown = STDIN if path == "-" else path
     try:
-        data = read_input(MAX_FILE_BYTES) if path == "-" else read_bytes(Path(path))
+        data = read_input(limits.MAX_FILE_BYTES) if path == "-" else read_bytes(Path(path))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise PlanError([Diagnostic("E209", f"cannot read {shown}: {reason}")]) from error

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from attrs import evolve
 
+from plandsl import limits
 from plandsl.backends.cost import Metrics
 from plandsl.backends.cost.answers.figures import FIGURES, Figure
 from plandsl.backends.cost.answers.responses import Followed, responses
@@ -29,7 +30,6 @@ from plandsl.ir.collectives import Recv, Ring, Send
 from plandsl.ir.names import axes_of, group_of
 from plandsl.ir.program import DECODE, PREFILL, Program
 from plandsl.ir.types import Number
-from plandsl.limits import MAX_DIMENSION
 from plandsl.passes import SIZELESS, finish, program_after, structure
 from plandsl.spec.hardware import GpuSpec, LinkSpec
 from plandsl.spec.plan import AxisSpec, PlanSpec, RuleSpec, ShardingSpec
@@ -249,11 +249,12 @@ def largest_batch_is_tight(plan: CompiledPlan) -> None:
 
     def fits(batch: Number) -> bool:
         stages = range(len(memory.weights))
-        return bool(memory.fit([memory.held(s, batch, length, load.input, rounds).total for s in stages]))
+        held = [memory.held(s, batch, length, load.input, rounds).total for s in stages]
+        return bool(memory.fit(list(zip(held, memory.capacities, strict=True))))
 
     assert most == int(most) >= 0
     assert not most or fits(most), f"a batch of {most} does not fit"
-    assert most >= MAX_DIMENSION or not fits(most + 1), (
+    assert most >= limits.MAX_DIMENSION or not fits(most + 1), (
         f"a batch of {most} is said to be the largest, and one more fits"
     )
 

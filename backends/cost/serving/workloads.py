@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from plandsl import limits
 from plandsl.backends.cost.serving.arrivals import draw_arrivals
 from plandsl.backends.cost.serving.distributions import draw, draw_lengths, draw_whole
 from plandsl.backends.cost.serving.draws import Floats, Ints, Purpose, Stream
 from plandsl.backends.cost.serving.requests import Closed, Hashes, Requests, split_blocks, take_blocks
 from plandsl.diagnostics import Diagnostic, PlanError
-from plandsl.limits import MAX_REQUESTS
 from plandsl.spec.plan import WorkloadSpec
 from plandsl.spec.traffic import (
     AdaptersSpec,
@@ -167,7 +167,7 @@ def _times(load: WorkloadSpec, arrivals: Arrivals | None, n: int | None, kind: i
     if arrivals is None or duration is None:
         many = _allowed(load, REQUESTS if n is None else n)
         return np.zeros(many) if arrivals is None else draw_arrivals(arrivals, many, seed, kind)
-    most = MAX_REQUESTS if n is None else n
+    most = limits.MAX_REQUESTS if n is None else n
     many = min(_allowed(load, int((mean_rate(arrivals) or 1.0) * duration * 1.1) + 100), most)
     while True:
         times = draw_arrivals(arrivals, many, seed, kind)
@@ -177,10 +177,10 @@ def _times(load: WorkloadSpec, arrivals: Arrivals | None, n: int | None, kind: i
 
 
 def _allowed(load: WorkloadSpec, n: int) -> int:
-    if n <= MAX_REQUESTS:
+    if n <= limits.MAX_REQUESTS:
         return n
-    hint = "lower `requests`, `duration` or the rate"
-    why = f"the load `{load.name}` has more than {MAX_REQUESTS:,} requests"
+    hint = limits.MAX_REQUESTS.hint("lower `requests`, `duration` or the rate", n)
+    why = f"the load `{load.name}` has more than {limits.MAX_REQUESTS:,} requests"
     raise PlanError([Diagnostic("E214", why, load.span, hint=hint)])
 
 
