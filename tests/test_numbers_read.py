@@ -80,7 +80,7 @@ def sheet(path: Path, header: list[str], rows: list[list[object]]) -> Path:
 def planted(header: list[str], row: list[object], name: str) -> Iterator[tuple[str, str, list[list[object]]]]:
     """For each column of numbers and some of the cells: the column, the cell, and two rows, the last with the cell."""
     for at, column in enumerate(header):
-        for cell in some(CELLS, 4, name, column) if column in NUMBERS else ():
+        for cell in some(CELLS, 6, name, column) if column in NUMBERS else ():
             yield column, cell, [row, [*row[:at], cell, *row[at + 1 :]]]
 
 
@@ -187,7 +187,7 @@ def replayed(folder: Path, file: str, named: str) -> Callable[[], Numbers]:
 def test_traces_in_csv(named: str, tmp_path: Path) -> None:
     read = replayed(tmp_path, "t.csv", named)
     for column in TRACES[named]:
-        for cell in some(CELLS, 4, named, column):
+        for cell in some(CELLS, 6, named, column):
             rows = [list(TRACES[named].values()), list((TRACES[named] | {column: cell}).values())]
             sheet(tmp_path / "t.csv", list(TRACES[named]), rows)  # type: ignore[arg-type]
             judge(read, (f"`{column}`", " 3"), f"{column} = {cell[:20]!r}")
@@ -197,7 +197,7 @@ def test_traces_in_csv(named: str, tmp_path: Path) -> None:
 def test_traces_in_json(named: str, tmp_path: Path) -> None:
     read = replayed(tmp_path, "t.jsonl", named)
     for key in LINES[named]:
-        for value in some(VALUES, 4, named, key):
+        for value in some(VALUES, 6, named, key):
             line = json.dumps(LINES[named] | {key: MARK}).replace(json.dumps(MARK), value)
             (tmp_path / "t.jsonl").write_text(f"{json.dumps(LINES[named])}\n{line}\n", encoding="utf-8")
             judge(read, ("2",) if len(value) > 4_300 else (f"`{key}`", " 2"), f"{key} = {value[:20]}")
@@ -258,7 +258,7 @@ def test_results_of_benchmarks(path: Path) -> None:
             assert all(length.mean >= 1 for length in (run.input, run.output) if run.lengths_stated)
         return found
 
-    for leaf in some(list(leaves(document)), 3, path.name):
+    for leaf in some(list(leaves(document)), 6, path.name):
         for value in some(VALUES, 12, path.name, leaf):
             text = with_value(document, leaf, value)
             judge(lambda: numbers(text), ("b.json",), f"{leaf} = {value[:20]}")  # noqa: B023
@@ -278,7 +278,7 @@ def test_configs_of_models() -> None:
             assert made.text
             return []
 
-        for leaf in some(list(leaves(document)), 3, path.name):
+        for leaf in some(list(leaves(document)), 6, path.name):
             for value in some(VALUES, 12, path.name, leaf):
                 text = with_value(document, leaf, value)
                 judge(lambda: numbers(text), ("",), f"{path.name} {leaf} = {value[:20]}")  # noqa: B023
