@@ -50,6 +50,10 @@ _NUMBER = re.compile(r"-?\d+(\.\d+)?([kKmMgG])?", re.ASCII)
 _TIMES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30, None: 1}
 
 
+INFINITE = 1e40
+"""No number of an argument is as large; YAML has infinite ones too."""
+
+
 class Launch(NamedTuple):
     """A command that starts a server.
 
@@ -277,7 +281,7 @@ def check_value(flag: Flag, given: object, word: Word, found: list[Diagnostic]) 
             return given
         case "whole", int() if not isinstance(given, bool) and given >= flag.least:
             return given
-        case "number", (int() | float()) if not isinstance(given, bool):
+        case "number", (int() | float()) if not isinstance(given, bool) and abs(given) < INFINITE:
             return given
         case "word", str() if not flag.words or given in flag.words:
             return given
