@@ -17,6 +17,7 @@ DEV := $(RUNTIME)-dev
 ALL := $(RUNTIME)-all
 RELEASE := $(RUNTIME)-release
 DOCS := $(RUNTIME)-docs
+QUALITY := $(RUNTIME)-quality
 SUPPLY := $(RUNTIME)-supply
 
 VSCODE := grammar/editors/vscode
@@ -33,7 +34,7 @@ endif
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-all extras test-extras lint types fmt tables words vscode completions bench accuracy traffic calibrate memory \
-  loop study field figures partitioner seeds fuzz golden web page docs release-check \
+  loop study field figures partitioner pythons monotony seeds fuzz quality mutants golden web page docs release-check \
   audit lowest tested clean
 
 help:  ## list the targets
@@ -113,14 +114,28 @@ figures: $(DEV)  ## the pictures of the pages in docs/, drawn, and docs/gallery.
 partitioner: $(ALL)  ## what plans send beside what XLA's partitioner makes of them, into docs/partitioner.md
 	$(BIN)/python -m benchmarks.partitioner
 
+pythons: $(DEV)  ## [PYTHONS=PATH:PATH]: every verb on every example has the same bytes under three hash seeds and in each Python here
+	PYTHONS='$(PYTHONS)' $(BIN)/python -m benchmarks.same_bytes
+
+monotony: $(DEV)  ## how often better hardware makes simulated requests wait longer, on means with common random numbers
+	$(BIN)/python -m benchmarks.monotony
+
 seeds: $(DEV)  ## the property tests, drawn from each of ten seeds
 	@failed=; for seed in $(SEEDS); do \
 	  echo "seed $$seed"; \
 	  $(BIN)/pytest -q -n auto --dist loadgroup -m hypothesis --hypothesis-seed=$$seed || failed="$$failed $$seed"; \
 	done; [ -z "$$failed" ] || { echo "failed with seeds$$failed" >&2; exit 1; }
 
-fuzz: $(DEV)  ## the property tests, at length
-	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest tests -k "fuzz or law"
+fuzz: $(DEV)  ## MINUTES=1 [SEED=0] [TARGETS="check verify"]: drawn inputs for readers and verbs; build/fuzz keeps a corpus
+	$(BIN)/python -m tests.fuzz $(TARGETS) --minutes $(or $(MINUTES),1) --seed $(or $(SEED),0) --workers $(or $(WORKERS),1)
+
+quality: $(QUALITY)  ## all tests under coverage; branches run by package, at least 95 %, and the last mutants' figures
+	$(BIN)/python -m benchmarks.quality $(if $(SEED),--seed '$(SEED)')
+
+mutants: $(QUALITY)  ## [SAMPLE=400] [SEED=1] [WORKERS=1] [AGAIN=1]: change the code in one place, many times; do tests fail?
+	@[ -e build/quality/coverage ] || $(BIN)/python -m benchmarks.quality
+	$(BIN)/python -m benchmarks.mutants --sample $(or $(SAMPLE),400) --seed $(or $(SEED),1) \
+	  --workers $(or $(WORKERS),1) $(if $(AGAIN),--again)
 
 golden: $(DEV)  ## rewrite the expected half of the golden tests; read the diff
 	$(BIN)/pytest -m "not release" --update-golden
@@ -181,6 +196,10 @@ $(SUPPLY): pyproject.toml | $(ALL)
 
 $(DOCS): pyproject.toml | $(DEV)
 	$(PIP) --editable '.[dev,render,docs]'
+	@touch $@
+
+$(QUALITY): pyproject.toml | $(ALL)
+	$(PIP) --editable '.[dev,render,all,takers,docs,quality]'
 	@touch $@
 
 tests/web/node_modules: tests/web/package-lock.json

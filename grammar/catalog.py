@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from plandsl.diagnostics import Diagnostic, PlanError
@@ -49,7 +50,7 @@ def from_config(path: str) -> str:
     place, name = Path(path), path.rstrip("/") or path
     try:
         real = place.resolve()  # whoever names a file may name a link to it
-        root = real if place.is_dir() else real.parent
+        root = real if os.path.isdir(place) else real.parent
         text, source, found = translate_file(place if place.suffix == GGUF else real, root, name, name)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -6,12 +6,12 @@ import os
 import stat
 from pathlib import Path, PurePosixPath
 
+from plandsl import limits
 from plandsl.diagnostics import Diagnostic, Span
 from plandsl.files import NOT_ORDINARY
 from plandsl.grammar import syntax as s
 from plandsl.grammar.modules import Library, Unit, Wrong, read_bytes
 from plandsl.grammar.parse import decode
-from plandsl.limits import MAX_FILES
 
 
 def open_root(library: Library, source: str | None, path: str, tree: s.File | None = None) -> Unit:
@@ -74,8 +74,9 @@ class _Opener:
             why = f'"{use.path.value}" uses this file, directly or through others'
             raise Wrong("E209", why, use.span, hint="remove one `use`")
         if used is None:
-            if len(self.opened) >= MAX_FILES:
-                raise Wrong("E209", f"more than {MAX_FILES} files are used", use.span)
+            if len(self.opened) >= limits.MAX_FILES:
+                why = f"more than {limits.MAX_FILES} files are used"
+                raise Wrong("E209", why, use.span, hint=limits.MAX_FILES.hint("join some of them"))
             used = self._open(use, unit, path)
             self.follow(used, (*chain, used))
         unit.used.append(used)

@@ -43,6 +43,14 @@ def read_file(path: Place, most: int, *, resolved: bool = False) -> bytes:
         return file.read(most + 1)
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is no folder at ``path``, but something to read. A pipe counts: reading tells why it is refused.
+
+    Nothing is at a path that the system cannot look for, such as too long a name.
+    """
+    return os.path.exists(path) and not os.path.isdir(path)
+
+
 class TooLong(Exception):
     """A file has more bytes than may be read, or a line has; ``line`` is its number in that case."""
 

@@ -83,7 +83,7 @@ def check_picture_path(path: Path, work: str, instead: str) -> None:
     """
     if path.suffix not in ENDINGS:
         raise PlanError([Diagnostic("E400", f"`{path.name}` ends neither in .svg nor in .png or .pdf")])
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise PlanError([Diagnostic("E405", f"cannot write {path}: there is no folder {path.parent}")])
     try:
         pyplot()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -42,7 +43,7 @@ class Rows:
         self.path, self.gpu, self.device = path, gpu, device
         self.library = library.partition(" ")[0]
         self.rows: list[Cells] = []
-        if path.exists():
+        if os.path.lexists(path):
             self.rows = _read(path)
             self._check_machine()
         self.found = {_key(row) for row in self.rows}

@@ -11,10 +11,9 @@ import numpy as np
 from attrs import define, evolve, field
 from numpy.typing import NDArray
 
-from plandsl import ending
+from plandsl import ending, limits
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import CompiledPlan, check_spec
-from plandsl.limits import MAX_COMPILED
 from plandsl.passes import structure
 from plandsl.progress import Tick, silent
 from plandsl.searches.space import Candidate, Grid, Space
@@ -247,9 +246,9 @@ class Run:
             if plan is None:
                 continue
             self.found.plans += 1
-            if self.found.plans > MAX_COMPILED:
-                why = f"this search compiles more than {MAX_COMPILED:,} plans"
-                hint = "vary fewer fields, or let the load vary: loads are arrays"
+            if self.found.plans > limits.MAX_COMPILED:
+                why = f"this search compiles more than {limits.MAX_COMPILED:,} plans"
+                hint = limits.MAX_COMPILED.hint("vary fewer fields, or let the load vary: loads are arrays")
                 raise PlanError([Diagnostic("E409", why, self.found.search.span, hint=hint)])
             self.found._combinations[candidate.number] = candidate.combination
             first = candidate.number * self.space.grid.size
