@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from plandsl import limits
 from plandsl.grammar import syntax as s
 from plandsl.grammar.draws import Arguments, Form, read_arguments
 from plandsl.grammar.evaluate import Value, describe
@@ -11,7 +12,6 @@ from plandsl.grammar.modules import Wrong
 from plandsl.grammar.records import Layer
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.values import expect, span_of
-from plandsl.limits import MAX_STEPS
 from plandsl.spec.traffic import Arrivals, AtOnce, OnOff, Steady, Traced, Varying
 from plandsl.traces import ENDINGS
 from plandsl.units import NUMBER, REQUEST_RATE, TIME, Dimension, Quantity
@@ -119,8 +119,9 @@ def _varying(arguments: Arguments) -> Varying:
 def _steps(value: tuple[Value, ...], layer: Layer, again: bool = False) -> tuple[tuple[float, float], ...]:
     """Pairs of a time and a rate, the first at time 0; the last rate is above zero unless the list starts ``again``."""
     span, hint = span_of(layer), f"`rate = {STEPS}`"
-    if not 1 <= len(value) <= MAX_STEPS:
-        raise Wrong("E240", f"a rate changes from 1 to {MAX_STEPS:,} times, found {len(value):,}", span, hint=hint)
+    if not 1 <= len(value) <= limits.MAX_STEPS:
+        why = f"a rate changes from 1 to {limits.MAX_STEPS:,} times, found {len(value):,}"
+        raise Wrong("E240", why, span, hint=limits.MAX_STEPS.hint(hint, len(value)))
     steps = [_step(pair, layer) for pair in value]
     if steps[0][0] != 0:
         raise Wrong("E240", f"the first time must be 0, found {steps[0][0]:g} s", span, hint=hint)

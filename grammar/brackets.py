@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from itertools import islice
 
+from plandsl import limits
 from plandsl.diagnostics import Diagnostic, Label, Span
 from plandsl.grammar.tokens import CLOSERS, KEYWORDS, KINDS, MEANT, NUMERIC, OPENERS, Token, kind_named, lexical_errors
-from plandsl.limits import MAX_NESTING
 
 _LEAVES = ("sharding", "workload")
 """Kinds whose bodies name no other declaration."""
@@ -72,7 +72,7 @@ class Brackets:
                 self._supply_around(at)
             if kind in OPENERS:
                 self._open(token, at)
-                if len(self.open) > MAX_NESTING:
+                if len(self.open) > limits.MAX_NESTING:
                     return self._too_deep(token)
             elif kind in CLOSERS:
                 self._close(at)
@@ -327,8 +327,9 @@ class Brackets:
             self._put(Token("NEWLINE", "\n", token.span._replace(end_column=token.span.column)))
 
     def _too_deep(self, token: Token) -> list[Token]:
-        message = f"brackets are nested deeper than {MAX_NESTING} levels"
-        self.found.append(Diagnostic("E107", message, token.span, hint="name parts of it with `let`"))
+        message = f"brackets are nested deeper than {limits.MAX_NESTING} levels"
+        hint = limits.MAX_NESTING.hint("name parts of it with `let`")
+        self.found.append(Diagnostic("E107", message, token.span, hint=hint))
         kept = list(self.found)
         while self.open:
             self._supply()

@@ -6,6 +6,7 @@ import math
 import os
 from typing import NamedTuple
 
+from plandsl import limits
 from plandsl.grammar import syntax as s
 from plandsl.grammar.evaluate import describe
 from plandsl.grammar.files import locate
@@ -13,7 +14,6 @@ from plandsl.grammar.modules import Wrong
 from plandsl.grammar.records import Layer
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.values import expect, flag, span_of, whole
-from plandsl.limits import MAX_DIMENSION, MAX_TURNS, MAX_ZIPF
 from plandsl.spec.traffic import (
     LOGNORMAL,
     WIDEST,
@@ -139,14 +139,19 @@ class Kind(NamedTuple):
 
     dimension: Dimension
     least: float
-    most: float
+    highest: float | str
     whole: bool
 
+    @property
+    def most(self) -> float:
+        """The greatest value; ``highest`` may name the limit that says it."""
+        return limits.current(self.highest) if isinstance(self.highest, str) else self.highest
 
-TOKENS = Kind(NUMBER, 1, MAX_DIMENSION, True)
-TURNS = Kind(NUMBER, 1, MAX_TURNS, True)
+
+TOKENS = Kind(NUMBER, 1, "dimension", True)
+TURNS = Kind(NUMBER, 1, "turns", True)
 SECONDS = Kind(TIME, 0, 1e9, False)
-NUMBERS = Kind(NUMBER, 1, MAX_DIMENSION, True)
+NUMBERS = Kind(NUMBER, 1, "dimension", True)
 
 LIMITS = ("min", "max")
 TWO = "lognormal(mean = 900, p95 = 3200)"
@@ -195,7 +200,8 @@ def read_distribution(reader: Reader, layer: Layer, kind: Kind, used: bool) -> D
 def _plain(reader: Reader, layer: Layer, kind: Kind) -> float:
     value = reader.value(layer)
     if kind.whole:
-        return whole(value, layer, int(kind.least), int(kind.most))
+        most = kind.most
+        return whole(value, layer, int(kind.least), most if isinstance(most, int) else int(most))
     found = float(expect(value, kind.dimension, layer).value)
     if not kind.least <= found <= kind.most:
         why = f"`{layer.name.text}` must be from {kind.least:g} to {kind.most:g} in SI units"
@@ -206,7 +212,8 @@ def _plain(reader: Reader, layer: Layer, kind: Kind) -> float:
 def _value(arguments: Arguments, name: str, kind: Kind) -> float:
     """A value of the distribution; the ends of a range of whole numbers are whole."""
     if kind.whole and name in ("low", "high", "length", *LIMITS):
-        return arguments.whole(name, int(kind.least), int(kind.most))
+        most = kind.most
+        return arguments.whole(name, int(kind.least), most if isinstance(most, int) else int(most))
     return arguments.number(name, kind.dimension, kind.least, kind.most, "E241")
 
 
@@ -245,8 +252,8 @@ def _zipf(arguments: Arguments, kind: Kind) -> Zipf:
     if not kind.whole:
         raise Wrong("E241", "`zipf` draws whole numbers, not times", arguments.call.func.span)
     exponent = arguments.number("exponent", NUMBER, 0.0, STEEPEST, "E241")
-    low = arguments.whole("min", 1, MAX_ZIPF) if "min" in arguments.given else 1
-    return Zipf(exponent, low, arguments.whole("max", low, MAX_ZIPF))
+    low = arguments.whole("min", 1, limits.MAX_ZIPF) if "min" in arguments.given else 1
+    return Zipf(exponent, low, arguments.whole("max", low, limits.MAX_ZIPF))
 
 
 def _ranged(arguments: Arguments, name: str, kind: Kind) -> Uniform:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 
+from plandsl import limits
 from plandsl.grammar.engine_limits import list_of, read_words
 from plandsl.grammar.modules import Wrong
 from plandsl.grammar.records import Layer
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.values import expect, span_of
-from plandsl.limits import MAX_NAMES
 from plandsl.spec.engine_bands import DISTANCES, LOADS, SERVED, EngineBands, Factors
 from plandsl.units import NUMBER
 
@@ -23,7 +23,7 @@ def engine_bands(engine: Reader) -> EngineBands | None:
     if section is None:
         return None
     reader = Reader(engine.context, section, ("gpus", "models", *LOADS))
-    names = partial(read_words, reader, most=MAX_NAMES)
+    names = partial(read_words, reader, most=limits.MAX_NAMES)
     gpus = reader.read("gpus", partial(names, example='`gpus = ["h100_sxm"]`', what="names of GPUs")) or ()
     models = reader.read("models", partial(names, example='`models = ["llama_3_1_8b"]`', what="names of models")) or ()
     found: list[tuple[str, Factors]] = []

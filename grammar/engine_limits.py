@@ -7,13 +7,14 @@ from functools import partial
 from itertools import pairwise
 from typing import TypeVar
 
+from plandsl import limits
 from plandsl.diagnostics import Label
 from plandsl.grammar.evaluate import Value, describe
 from plandsl.grammar.modules import Wrong
 from plandsl.grammar.records import Layer
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.values import expect, span_of, whole
-from plandsl.limits import MAX_BOUNDS, MAX_DIMENSION
+from plandsl.limits import help_for
 from plandsl.spec.engine_limits import LIMITED, MEMORIES, LimitsSpec, MemoryName
 from plandsl.units import BYTES, Quantity
 
@@ -54,15 +55,16 @@ def engine_limits(engine: Reader) -> LimitsSpec | None:
 def _bounds(reader: Reader, layer: Layer) -> tuple[float, ...]:
     """Bytes of memory that rise."""
     found = list_of(reader, layer, lambda item: float(expect(item, BYTES, layer).value), EXAMPLES[layer.name.text])
-    if not 1 <= len(found) <= MAX_BOUNDS or found[0] <= 0 or any(a >= b for a, b in pairwise(found)):
-        why = f"`{layer.name.text}` must be 1 to {MAX_BOUNDS} sizes above zero that grow"
-        raise Wrong("E214", why, span_of(layer), hint=EXAMPLES[layer.name.text])
+    if not 1 <= len(found) <= limits.MAX_BOUNDS or found[0] <= 0 or any(a >= b for a, b in pairwise(found)):
+        why = f"`{layer.name.text}` must be 1 to {limits.MAX_BOUNDS} sizes above zero that grow"
+        hint = limits.MAX_BOUNDS.hint(EXAMPLES[layer.name.text], len(found))
+        raise Wrong("E214", why, span_of(layer), hint=hint)
     return found
 
 
 def _values(reader: Reader, of: MemoryName, bounds: int, layer: Layer) -> tuple[int, ...]:
     """One value more than the field ``of`` has bounds."""
-    found = list_of(reader, layer, lambda item: whole(item, layer, 1, MAX_DIMENSION), EXAMPLES[layer.name.text])
+    found = list_of(reader, layer, lambda item: whole(item, layer, 1, limits.MAX_DIMENSION), EXAMPLES[layer.name.text])
     if len(found) != bounds + 1:
         why = f"`{layer.name.text}` must have {bounds + 1} values, found {len(found)}"
         hint = "give one below each size of the memory, and one from the last size on"
@@ -73,9 +75,10 @@ def _values(reader: Reader, of: MemoryName, bounds: int, layer: Layer) -> tuple[
 
 
 def read_words(
-    reader: Reader, layer: Layer, example: str, what: str = "words of GPUs", most: int = MAX_BOUNDS
+    reader: Reader, layer: Layer, example: str, what: str = "words of GPUs", most: int | None = None
 ) -> tuple[str, ...]:
     """A list of at most so many words or names; ``what`` says which."""
+    most = limits.MAX_BOUNDS if most is None else most
     name = layer.name.text
 
     def word(item: Value) -> str:
@@ -87,7 +90,8 @@ def read_words(
 
     found = list_of(reader, layer, word, example)
     if len(found) > most:
-        raise Wrong("E214", f"`{name}` has at most {most} words", span_of(layer))
+        why = f"`{name}` has at most {most} words, found {len(found)}"
+        raise Wrong("E214", why, span_of(layer), hint=help_for(most, "keep the first ones", len(found)))
     return found
 
 

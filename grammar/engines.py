@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from plandsl import limits
 from plandsl.grammar.context import Context
 from plandsl.grammar.engine_bands import engine_bands
 from plandsl.grammar.engine_limits import engine_limits
@@ -13,7 +14,6 @@ from plandsl.grammar.records import Record
 from plandsl.grammar.schedulers import SCHEDULER, scheduler_spec
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.values import span_of
-from plandsl.limits import MAX_DIMENSION
 from plandsl.spec.hardware import (
     ENGINE_BANDS,
     ENGINE_BYTES,
@@ -44,7 +44,7 @@ def engine_spec(context: Context, record: Record) -> EngineSpec | None:
     for name in (*ENGINE_TIMES, *RANK_TIMES):
         given[name] = reader.number(name, TIME, zero=True)
     for name, least in ENGINE_COUNTS.items():
-        given[name] = reader.whole(name, least=least, most=MAX_DIMENSION)
+        given[name] = reader.whole(name, least=least, most=limits.MAX_DIMENSION)
     given["limits"] = engine_limits(reader)
     given["bands"] = engine_bands(reader)
     for name in ENGINE_BYTES:

@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable
 from typing import TypeAlias
 
+from plandsl import limits
 from plandsl.diagnostics import Label, Span, clip
 from plandsl.grammar import syntax as s
 from plandsl.grammar.modules import IMPORTS, KINDS, Follows, Library, Unit, Wrong, cycle
 from plandsl.grammar.records import Layer, Record, Records
-from plandsl.limits import MAX_DIGITS, MAX_EXPANSION
 from plandsl.spec.plan import COMPARE
 from plandsl.units import NUMBER, UNITS, Quantity, multiply
 
@@ -18,7 +18,6 @@ Value: TypeAlias = "Quantity | bool | str | tuple[Value, ...]"
 """The value of an expression: a quantity, true or false, a string, or a list."""
 
 _TRUTHS = {"true": "true", "yes": "true", "on": "true", "false": "false", "no": "false", "off": "false"}
-_LARGEST = 10**MAX_DIGITS
 _DEEPEST = 160  # levels of brackets and operators, including the levels of every `let` that an expression uses
 
 
@@ -123,7 +122,7 @@ class Evaluator:
         value = self._guard_cycle(let.name, id(let), let.name.span, lambda: self.value(let.value, unit))
         height = self._height + 1
         self._height = max(outer, height)
-        if height > MAX_EXPANSION:
+        if height > limits.MAX_EXPANSION:
             raise _too_long(let.name)
         self._known[id(let)] = let, value, height
         return value
@@ -150,7 +149,7 @@ class Evaluator:
         if key in self._open:
             keys = list(self._open)
             raise cycle([self._open[other] for other in keys[keys.index(key) :]])
-        if len(self._open) >= MAX_EXPANSION:
+        if len(self._open) >= limits.MAX_EXPANSION:
             raise _too_long(name)
         self._open[key] = name
         try:
@@ -230,8 +229,8 @@ def _wrong_rate(expr: s.Binary, wrong: Wrong) -> Wrong:
 
 
 def _too_long(name: s.Name) -> Wrong:
-    message = f"`{name.text}` depends on a chain of more than {MAX_EXPANSION} names"
-    return Wrong("E208", message, name.span, hint="write the value out")
+    message = f"`{name.text}` depends on a chain of more than {limits.MAX_EXPANSION} names"
+    return Wrong("E208", message, name.span, hint=limits.MAX_EXPANSION.hint("write the value out"))
 
 
 def _type_label(value: Quantity) -> str:
@@ -263,7 +262,12 @@ def _to_si(value: int | float, factor: float, span: Span) -> int | float:
 
 
 def _check_finite(value: int | float, span: Span) -> int | float:
-    too_large = abs(value) >= _LARGEST if isinstance(value, int) else not math.isfinite(value)
+    too_large = abs(value) >= 10**limits.MAX_DIGITS if isinstance(value, int) else not math.isfinite(value)
     if too_large:
-        raise Wrong("E212", "the result is too large", span, hint=f"at most {MAX_DIGITS} digits are kept")
+        raise Wrong(
+            "E212",
+            "the result is too large",
+            span,
+            hint=limits.MAX_DIGITS.hint(f"at most {limits.MAX_DIGITS} digits are kept"),
+        )
     return value

@@ -5,6 +5,7 @@ Loaded by the first model that has one.
 
 from __future__ import annotations
 
+from plandsl import limits
 from plandsl.diagnostics import Label
 from plandsl.grammar import syntax as s
 from plandsl.grammar.functions import Dims, Scope, Typed, dims_text
@@ -14,7 +15,6 @@ from plandsl.grammar.terms import Seen, Terms
 from plandsl.grammar.values import expect, flag, whole
 from plandsl.ir.functions import MAPS
 from plandsl.ir.skew import WIDEST, Skew, Varying, Zipf
-from plandsl.limits import MAX_EXPERTS
 from plandsl.spec.formats import BITS, is_storage
 from plandsl.spec.model import Apply, Statement, Term, Var, Weight
 from plandsl.units import NUMBER
@@ -80,9 +80,14 @@ def _check_top_k(call: s.Call, options: dict[str, int | float | bool | str], of:
     if "top_k" not in options:
         raise Wrong("E207", "`experts(...)` has no `top_k`", call.func.span, hint=f"write {FORM}")
     top_k, have = int(options["top_k"]), scope.sizes[of]
-    if have and have > MAX_EXPERTS:
-        message = f"`{of} = {have:,}`: a layer has at most {MAX_EXPERTS:,} experts"
-        raise Wrong("E214", message, call.args[1].span, hint=f"at most `{of} = {MAX_EXPERTS:_}`")
+    if have and have > limits.MAX_EXPERTS:
+        message = f"`{of} = {have:,}`: a layer has at most {limits.MAX_EXPERTS:,} experts"
+        raise Wrong(
+            "E214",
+            message,
+            call.args[1].span,
+            hint=limits.MAX_EXPERTS.hint(f"at most `{of} = {limits.MAX_EXPERTS:d}`", have),
+        )
     if have and top_k > have:
         span = next(option.value.span for option in call.kwargs if option.name.text == "top_k")
         raise Wrong("E214", f"`top_k = {top_k}` is more than `{of} = {have}`", span)
@@ -104,7 +109,7 @@ def _option(option: s.Field, scope: Scope) -> int | float | bool | str:
     value = scope.context.evaluator.value(option.value, scope.unit, scope.record)
     layer = Layer(option.name, option.value, scope.unit)
     if name == "top_k":
-        return whole(value, layer, 1, MAX_EXPERTS)
+        return whole(value, layer, 1, limits.MAX_EXPERTS)
     if name == "normalize":
         return flag(value, layer)
     number = expect(value, NUMBER, layer).value

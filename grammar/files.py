@@ -6,12 +6,12 @@ import os
 import stat
 from pathlib import Path, PurePosixPath
 
+from plandsl import limits
 from plandsl.diagnostics import Diagnostic, Span
 from plandsl.files import NOT_ORDINARY
 from plandsl.grammar import syntax as s
 from plandsl.grammar.modules import Library, Unit, Wrong, read_bytes
 from plandsl.grammar.parse import decode
-from plandsl.limits import MAX_FILES
 
 
 def open_root(library: Library, source: str | None, path: str, tree: s.File | None = None) -> Unit:
@@ -74,8 +74,9 @@ class _Opener:
             why = f'"{use.path.value}" uses this file, directly or through others'
             raise Wrong("E209", why, use.span, hint="remove one `use`")
         if used is None:
-            if len(self.opened) >= MAX_FILES:
-                raise Wrong("E209", f"more than {MAX_FILES} files are used", use.span)
+            if len(self.opened) >= limits.MAX_FILES:
+                why = f"more than {limits.MAX_FILES} files are used"
+                raise Wrong("E209", why, use.span, hint=limits.MAX_FILES.hint("join some of them"))
             used = self._open(use, unit, path)
             self.follow(used, (*chain, used))
         unit.used.append(used)
@@ -84,7 +85,7 @@ class _Opener:
         shown = path_beside(unit.file, use.path.value)
         try:
             unsaved = self.library.texts.get(path)
-            text, found = decode(read_bytes(path), shown) if unsaved is None else (unsaved, [])
+            text, found = decode(read_bytes(path, resolved=True), shown) if unsaved is None else (unsaved, [])
         except OSError as error:
             raise Wrong("E209", f"cannot read this file: {error.strerror}", use.path.span) from None
         used = self.opened[path] = Unit(shown, text, path)

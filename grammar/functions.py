@@ -3,6 +3,7 @@
 from math import inf
 from typing import NamedTuple, TypeAlias
 
+from plandsl import limits
 from plandsl.diagnostics import Label
 from plandsl.grammar import syntax as s
 from plandsl.grammar.context import Context
@@ -12,7 +13,6 @@ from plandsl.grammar.records import Layer, Record
 from plandsl.grammar.values import expect, flag, whole
 from plandsl.ir.functions import MAPS
 from plandsl.ir.names import Merged
-from plandsl.limits import MAX_DIMENSION
 from plandsl.spec.model import AMONG, INDEX, STATEFUL, STREAMS, Apply, Term, Weight
 from plandsl.units import NUMBER
 
@@ -198,7 +198,7 @@ def _check_pairs(call: s.Call, x: Typed, scope: Scope) -> None:
 def _first(option: s.Field, x: Typed, scope: Scope) -> tuple[str, int]:
     """``first`` of a `rope`: how many elements of the last dimension it turns, in pairs."""
     value = scope.context.evaluator.value(option.value, scope.unit, scope.record)
-    found = whole(value, Layer(option.name, option.value, scope.unit), 2, MAX_DIMENSION)
+    found = whole(value, Layer(option.name, option.value, scope.unit), 2, limits.MAX_DIMENSION)
     last = x.dims[-1]
     size = scope.sizes.get(last, 0)
     if size and found > size:
@@ -358,7 +358,7 @@ def _attention_option(option: s.Field, scope: Scope) -> tuple[str, int | float |
     value = scope.context.evaluator.value(option.value, scope.unit, scope.record)
     layer = Layer(option.name, option.value, scope.unit)
     if option.name.text in ("window", "chunk"):
-        return option.name.text, whole(value, layer, 1, MAX_DIMENSION)
+        return option.name.text, whole(value, layer, 1, limits.MAX_DIMENSION)
     if option.name.text == "softcap":
         return "softcap", _cap(value, layer)
     return option.name.text, flag(value, layer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from itertools import pairwise
 
+from plandsl import limits
 from plandsl.diagnostics import Label
 from plandsl.grammar import syntax as s
 from plandsl.grammar.engine_limits import list_of
@@ -13,7 +14,6 @@ from plandsl.grammar.modules import Wrong
 from plandsl.grammar.records import Layer
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.values import expect, span_of, whole
-from plandsl.limits import MAX_BOUNDS, MAX_DIMENSION
 from plandsl.spec.fusions import ANY, FUSIONS, NARROWEST, FusedSizes
 from plandsl.units import BYTES
 
@@ -49,10 +49,10 @@ def fused_sizes(engine: Reader) -> FusedSizes | None:
 
 def _ranks(reader: Reader, layer: Layer) -> tuple[int, ...]:
     """Numbers of ranks that rise."""
-    found = list_of(reader, layer, lambda item: whole(item, layer, 2, MAX_DIMENSION), RANKS)
-    if not 1 <= len(found) <= MAX_BOUNDS or any(a >= b for a, b in pairwise(found)):
-        why = f"`ranks` must be 1 to {MAX_BOUNDS} numbers that grow"
-        raise Wrong("E214", why, span_of(layer), hint=RANKS)
+    found = list_of(reader, layer, lambda item: whole(item, layer, 2, limits.MAX_DIMENSION), RANKS)
+    if not 1 <= len(found) <= limits.MAX_BOUNDS or any(a >= b for a, b in pairwise(found)):
+        why = f"`ranks` must be 1 to {limits.MAX_BOUNDS} numbers that grow"
+        raise Wrong("E214", why, span_of(layer), hint=limits.MAX_BOUNDS.hint(RANKS, len(found)))
     return found
 
 

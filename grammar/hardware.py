@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from attrs import evolve
 
+from plandsl import limits
 from plandsl.diagnostics import Label, suggest
 from plandsl.grammar import syntax as s
 from plandsl.grammar.context import Context
@@ -17,7 +18,6 @@ from plandsl.grammar.modules import Unit, Wrong
 from plandsl.grammar.records import PRICES, Layer, Record
 from plandsl.grammar.schema import Reader, unknown_format
 from plandsl.grammar.values import expect, span_of, whole
-from plandsl.limits import MAX_COUNT
 from plandsl.spec.constants import BAND, FORMS, MARGINS, FormConstants, missing, names
 from plandsl.spec.formats import BITS
 from plandsl.spec.hardware import (
@@ -79,7 +79,7 @@ def gpu_spec(context: Context, record: Record) -> GpuSpec | None:
     memory = reader.number("memory", BYTES, "memory = 256 GB")
     memory_total = _memory_total(reader, memory)
     bandwidth = reader.number("bandwidth", BYTE_RATE, "bandwidth = 6 TB/s")
-    units = reader.whole("units", most=MAX_COUNT)
+    units = reader.whole("units", most=limits.MAX_COUNT)
     compute = _peaks(reader)
     power, power_max = _power(reader)
     idle = _idle(reader, power_max or power)
@@ -251,7 +251,7 @@ def _like_gpus(reader: Reader) -> tuple[tuple[int, GpuSpec], ...]:
     """`gpu` and `count` as one group (how many, of which kind)."""
     inner = reader.declaration("gpu", "gpu = mi325x")
     gpu = gpu_spec(reader.context, inner) if inner else None
-    count = reader.whole("count", "count = 8", most=MAX_COUNT)
+    count = reader.whole("count", "count = 8", most=limits.MAX_COUNT)
     reader.ok &= gpu is not None
     return ((count, gpu),) if gpu and count else ()
 
@@ -265,9 +265,11 @@ def _unlike_gpus(reader: Reader) -> tuple[tuple[int, GpuSpec], ...]:
     if not reader.ok or len(groups) < len(found):
         reader.ok = False
         return ()
-    if sum(many for many, _ in groups) > MAX_COUNT:
-        why = f"a node has at most {MAX_COUNT:,} GPUs"
-        reader.fail(Wrong("E214", why, span_of(reader.record.fields["gpus"][-1])))
+    if sum(many for many, _ in groups) > limits.MAX_COUNT:
+        total = sum(many for many, _ in groups)
+        why = f"a node has at most {limits.MAX_COUNT:,} GPUs, found {total:,}"
+        hint = limits.MAX_COUNT.hint("make a `cluster` of nodes", total)
+        reader.fail(Wrong("E214", why, span_of(reader.record.fields["gpus"][-1]), hint=hint))
     return tuple(groups)
 
 
@@ -374,7 +376,7 @@ def _torus(reader: Reader, layer: Layer, count: int | None) -> tuple[int, ...]:
     total = 1
     for arg in call.args:
         value = reader.context.evaluator.value(arg, layer.unit)
-        dims.append(whole(value, Layer(s.Name("torus", arg.span), arg, layer.unit), 1, MAX_COUNT))
+        dims.append(whole(value, Layer(s.Name("torus", arg.span), arg, layer.unit), 1, limits.MAX_COUNT))
         total *= dims[-1]
     if count is not None and total != count:
         sizes = " x ".join(map(str, dims))
@@ -400,9 +402,9 @@ def cluster_spec(context: Context, record: Record) -> ClusterSpec | None:
         sizes = " x ".join(map(str, network.dims))
         why = f"torus({sizes}) has {prod(network.dims)} places, but the cluster has {count} nodes"
         reader.fail(Wrong("E214", why, span_of(reader.record.fields["network"][-1])))
-    if node and count and node.count * count > MAX_COUNT:
+    if node and count and node.count * count > limits.MAX_COUNT:
         why = f"{count:,} nodes of {node.count:,} GPUs are too many"
-        hint = f"a cluster has at most {MAX_COUNT:,} GPUs"
+        hint = limits.MAX_COUNT.hint(f"a cluster has at most {limits.MAX_COUNT:,} GPUs", node.count * count)
         layers = record.fields.get("count") or record.fields["nodes"]
         reader.fail(Wrong("E214", why, span_of(layers[-1]), hint=hint))
     if not reader.ok or node is None or count is None or network is None:
@@ -418,7 +420,7 @@ def _like_nodes(reader: Reader) -> tuple[tuple[int, NodeSpec], ...]:
     """`node` and `count` as one group (how many, of which kind)."""
     inner = reader.declaration("node", "node = mi325x_8")
     node = node_spec(reader.context, inner) if inner else None
-    count = reader.whole("count", "count = 4", most=MAX_COUNT)
+    count = reader.whole("count", "count = 4", most=limits.MAX_COUNT)
     reader.ok &= node is not None
     return ((count, node),) if node and count else ()
 

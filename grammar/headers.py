@@ -15,9 +15,9 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, NoReturn, TypeGuard
 
+from plandsl import limits
 from plandsl.diagnostics import clip
 from plandsl.files import open_ordinary
-from plandsl.limits import MAX_HEADER_BYTES, MAX_SHARDS, MAX_TENSOR_ELEMENTS, MAX_TENSORS
 
 INDEX, SINGLE, SUFFIX = "model.safetensors.index.json", "model.safetensors", ".safetensors"
 
@@ -52,7 +52,11 @@ _MOST_DIMENSIONS = 16
 
 
 class Unreadable(Exception):
-    """A file is no checkpoint, or a hostile one; the text says why."""
+    """A file is no checkpoint, or a hostile one; the text says why, and ``hint`` how to go on."""
+
+    def __init__(self, text: str, hint: str = "") -> None:
+        self.hint = hint
+        super().__init__(text)
 
 
 class Tensor(NamedTuple):
@@ -89,9 +93,10 @@ class Checkpoint(NamedTuple):
 def opened(path: Path, root: Path) -> Iterator[tuple[BinaryIO, int]]:
     """An ordinary file below ``root``, and its size in bytes. Raises `Unreadable`."""
     try:
-        if not path.resolve().is_relative_to(root):
+        real = path.resolve()
+        if not real.is_relative_to(root):
             raise Unreadable("it is a link to a file outside the folder")
-        with open_ordinary(path) as file:
+        with open_ordinary(real, resolved=True) as file:
             yield file, os.fstat(file.fileno()).st_size
     except (OSError, ValueError, RuntimeError) as error:
         raise Unreadable(getattr(error, "strerror", None) or "its path cannot be read") from None
@@ -109,19 +114,22 @@ def read_folder(folder: Path, root: Path) -> Checkpoint | None:
 
 def _names(folder: Path) -> Iterator[str]:
     with os.scandir(folder) as entries:
-        yield from (entry.name for entry, _ in zip(entries, range(10 * MAX_SHARDS), strict=False))
+        yield from (entry.name for entry, _ in zip(entries, range(10 * limits.MAX_SHARDS), strict=False))
 
 
 def _read_index(folder: Path, root: Path) -> Checkpoint:
     with about(INDEX), opened(folder / INDEX, root) as (file, size):
-        if size > MAX_HEADER_BYTES:
-            raise Unreadable(f"it has {size:,} bytes, and an index has at most {MAX_HEADER_BYTES:,}")
-        table = _json(file.read(MAX_HEADER_BYTES))
+        if size > limits.MAX_HEADER_BYTES:
+            why = f"it has {size:,} bytes, and an index has at most {limits.MAX_HEADER_BYTES:,}"
+            raise Unreadable(why, limits.MAX_HEADER_BYTES.hint(found=size))
+        table = _json(file.read(limits.MAX_HEADER_BYTES))
         places = table.get("weight_map")
         if not isinstance(places, dict) or not places:
             raise Unreadable('it has no "weight_map" with the file of each tensor')
-        if len(places) > MAX_TENSORS:
-            raise Unreadable(f"it names more than {MAX_TENSORS:,} tensors")
+        if len(places) > limits.MAX_TENSORS:
+            raise Unreadable(
+                f"it names more than {limits.MAX_TENSORS:,} tensors", limits.MAX_TENSORS.hint(found=len(places))
+            )
         for name, place in places.items():
             if not isinstance(place, str) or not place.endswith(SUFFIX) or re.search(r"[/\\\0:]", place):
                 why = "which is no name of a safetensors file in its folder"
@@ -130,8 +138,10 @@ def _read_index(folder: Path, root: Path) -> Checkpoint:
         if type(total) not in (int, float) or not 0 <= total < 2**63 or total != int(total):
             raise Unreadable(f'its "total_size" is no number of bytes: {clip(json.dumps(total))}')
     files = sorted(set(places.values()))
-    if len(files) > MAX_SHARDS:
-        raise Unreadable(f"{INDEX}: it names more than {MAX_SHARDS:,} files")
+    if len(files) > limits.MAX_SHARDS:
+        raise Unreadable(
+            f"{INDEX}: it names more than {limits.MAX_SHARDS:,} files", limits.MAX_SHARDS.hint(found=len(files))
+        )
     there = [name for name in files if os.path.lexists(folder / name)]
     found = {tensor.name: tensor for tensor in _read_files(folder, there, root)}
     for name, place in places.items():
@@ -141,8 +151,8 @@ def _read_index(folder: Path, root: Path) -> Checkpoint:
 
 
 def _read_files(folder: Path, names: list[str], root: Path) -> Iterator[Tensor]:
-    if len(names) > MAX_SHARDS:
-        raise Unreadable(f"the folder has more than {MAX_SHARDS:,} files of weights")
+    if len(names) > limits.MAX_SHARDS:
+        raise Unreadable(f"the folder has more than {limits.MAX_SHARDS:,} files of weights", limits.MAX_SHARDS.hint())
     seen: set[str] = set()
     for name in names:
         with about(name), opened(folder / name, root) as (file, size):
@@ -150,8 +160,10 @@ def _read_files(folder: Path, names: list[str], root: Path) -> Iterator[Tensor]:
             if again := next((tensor.name for tensor in tensors if tensor.name in seen), None):
                 raise Unreadable(f"another file has the tensor {json.dumps(clip(again))} too")
             seen |= {tensor.name for tensor in tensors}
-            if len(seen) > MAX_TENSORS:
-                raise Unreadable(f"the checkpoint has more than {MAX_TENSORS:,} tensors")
+            if len(seen) > limits.MAX_TENSORS:
+                raise Unreadable(
+                    f"the checkpoint has more than {limits.MAX_TENSORS:,} tensors", limits.MAX_TENSORS.hint()
+                )
         yield from tensors
 
 
@@ -161,7 +173,7 @@ def about(name: str) -> Iterator[None]:
     try:
         yield
     except Unreadable as error:
-        raise Unreadable(f"{clip(name)}: {error}") from None
+        raise Unreadable(f"{clip(name)}: {error}", error.hint) from None
 
 
 # ---- one file
@@ -173,15 +185,16 @@ def read_safetensors(file: BinaryIO, size: int) -> list[Tensor]:
     length = int.from_bytes(start, "little")
     if len(start) < 8 or length > size - 8:
         raise Unreadable(f"its header would have {length:,} bytes, but the file ends after {max(size - 8, 0):,}")
-    if length > MAX_HEADER_BYTES:
-        raise Unreadable(f"its header has {length:,} bytes, and at most {MAX_HEADER_BYTES:,} are read")
+    if length > limits.MAX_HEADER_BYTES:
+        why = f"its header has {length:,} bytes, and at most {limits.MAX_HEADER_BYTES:,} are read"
+        raise Unreadable(why, limits.MAX_HEADER_BYTES.hint(found=length))
     text = file.read(length)
     if len(text) < length:
         raise Unreadable("its header is cut off")
     table = _json(text)
     table.pop("__metadata__", None)
-    if len(table) > MAX_TENSORS:
-        raise Unreadable(f"it has more than {MAX_TENSORS:,} tensors")
+    if len(table) > limits.MAX_TENSORS:
+        raise Unreadable(f"it has more than {limits.MAX_TENSORS:,} tensors", limits.MAX_TENSORS.hint(found=len(table)))
     found = [_tensor(name, entry) for name, entry in table.items()]
     at = 0
     for tensor, first in sorted(found, key=lambda pair: (pair[1], pair[0].size)):
@@ -205,7 +218,7 @@ def _tensor(name: str, entry: Any) -> tuple[Tensor, int]:
     if not _are_whole(shape) or len(shape) > _MOST_DIMENSIONS or not _are_whole(offsets) or len(offsets) != 2:
         raise Unreadable(f"the shape or the offsets of the tensor {shown} are no whole numbers")
     elements = prod(shape)
-    if elements > MAX_TENSOR_ELEMENTS:
+    if elements > limits.MAX_TENSOR_ELEMENTS:
         raise Unreadable(f"the tensor {shown} would have {clip(str(elements), 30)} elements")
     first, end = offsets
     if 8 * (end - first) != elements * BITS_OF_TYPE[type_]:

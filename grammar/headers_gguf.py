@@ -13,9 +13,9 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from plandsl import limits
 from plandsl.diagnostics import clip
 from plandsl.grammar.headers import Tensor, Unreadable, about, opened
-from plandsl.limits import MAX_HEADER_BYTES, MAX_SHARDS, MAX_TENSOR_ELEMENTS, MAX_TENSORS
 from plandsl.spec.formats import GGUF
 
 _TYPES = {
@@ -54,8 +54,9 @@ def read_gguf(path: Path, root: Path) -> Gguf:
     """A model in one file, or in the files ``NAME-00001-of-0000N.gguf``. Raises `Unreadable`, with the file's name."""
     part = _PART.fullmatch(path.name)
     count = int(part[3]) if part else 1
-    if not 1 <= count <= MAX_SHARDS:
-        raise Unreadable(f"{path.name}: a model has 1 to {MAX_SHARDS:,} files")
+    if not 1 <= count <= limits.MAX_SHARDS:
+        why = f"{path.name}: a model has 1 to {limits.MAX_SHARDS:,} files"
+        raise Unreadable(why, limits.MAX_SHARDS.hint(found=count))
     names = [f"{part[1]}-{n:05}-of-{part[3]}.gguf" for n in range(1, count + 1)] if part else [path.name]
     metadata: dict[str, Any] = {}
     tensors: dict[str, Tensor] = {}
@@ -70,8 +71,9 @@ def read_gguf(path: Path, root: Path) -> Gguf:
                 raise Unreadable(f"the tensor {clip(ascii(again))} is given twice")
         metadata = metadata or found.metadata
         tensors |= {t.name: t for t in found.tensors}
-    if len(tensors) > MAX_TENSORS:
-        raise Unreadable(f"{path.name}: the model has more than {MAX_TENSORS:,} tensors")
+    if len(tensors) > limits.MAX_TENSORS:
+        why = f"{path.name}: the model has more than {limits.MAX_TENSORS:,} tensors"
+        raise Unreadable(why, limits.MAX_TENSORS.hint())
     return Gguf(metadata, tuple(tensors.values()))
 
 
@@ -80,7 +82,7 @@ class _Reader:
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self.file, self.size = file, size
-        self.left = min(size, MAX_HEADER_BYTES)
+        self.left = min(size, limits.MAX_HEADER_BYTES)
         self.order = "<"
 
     def read(self) -> Gguf:
@@ -93,8 +95,10 @@ class _Reader:
         elif version not in _VERSIONS:
             raise Unreadable(f"it has version {version} of the format; 2 and 3 are read")
         tensors, keys = self._number("Q"), self._number("Q")
-        if tensors > MAX_TENSORS or keys > MAX_TENSORS:
-            raise Unreadable(f"it would have {tensors:,} tensors and {keys:,} keys; at most {MAX_TENSORS:,} are read")
+        if tensors > limits.MAX_TENSORS or keys > limits.MAX_TENSORS:
+            raise Unreadable(
+                f"it would have {tensors:,} tensors and {keys:,} keys; at most {limits.MAX_TENSORS:,} are read"
+            )
         metadata: dict[str, Any] = {}
         for _ in range(keys):
             key = self._text(_LONGEST_TEXT)
@@ -116,7 +120,7 @@ class _Reader:
 
     def _spend(self, count: int) -> None:
         if count > self.left:
-            limit = "" if self.size <= MAX_HEADER_BYTES else f", or after {MAX_HEADER_BYTES:,} bytes"
+            limit = "" if self.size <= limits.MAX_HEADER_BYTES else f", or after {limits.MAX_HEADER_BYTES:,} bytes"
             raise Unreadable(f"its header does not end before the file does{limit}")
         self.left -= count
 
@@ -172,7 +176,7 @@ class _Reader:
         number, place = self._number("I"), self._number("Q")
         if number not in _TYPES:
             raise Unreadable(f"the tensor {shown} has the unknown type {number}")
-        if prod(shape) > MAX_TENSOR_ELEMENTS:
+        if prod(shape) > limits.MAX_TENSOR_ELEMENTS:
             raise Unreadable(f"the tensor {shown} would have {clip(str(prod(shape)), 30)} elements")
         block, size = _BLOCKS[_TYPES[number]]
         if (shape[-1] if shape else 1) % block:

@@ -10,6 +10,7 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from plandsl import limits
 from plandsl.diagnostics import Diagnostic, clip
 from plandsl.grammar import syntax as s
 from plandsl.grammar.files import locate, path_beside
@@ -24,7 +25,6 @@ from plandsl.grammar.hf_shape import Shape, shape_of
 from plandsl.grammar.hf_storage import Storage, storage_of
 from plandsl.grammar.hf_text import MAX_BLOCKS, Made, dimensions_in, model_text
 from plandsl.grammar.modules import Follows, Library, Unit, Wrong, read_bytes
-from plandsl.limits import MAX_DIMENSION, MAX_ERRORS, MAX_FILE_BYTES, MAX_FILES
 
 _LONGEST_NAME = 60
 CONFIG, GGUF = "config.json", ".gguf"
@@ -52,7 +52,7 @@ def translate(data: bytes, file: str, source: str = "", checkpoint: Checkpoint |
 def translate_config(config: Config, source: str, checkpoint: Checkpoint | None = None) -> Translated:
     """The `.plan` text for a config."""
     text = _text(config, source, checkpoint)
-    return Translated("" if config.errors else text, "", config.found[:MAX_ERRORS])
+    return Translated("" if config.errors else text, "", config.found[: limits.MAX_ERRORS])
 
 
 def _text(config: Config, source: str, checkpoint: Checkpoint | None) -> str:
@@ -84,8 +84,9 @@ def _text(config: Config, source: str, checkpoint: Checkpoint | None) -> str:
         )
     own = re.sub(r"^  tower \{$.*?^  \}$", "", text, flags=re.MULTILINE | re.DOTALL)  # a tower has sizes of its own
     for name in sorted(dimensions_in(own)):
-        if not 0 < (size := shape.values.get(name, 1)) <= MAX_DIMENSION:
-            config.fail("E214", f"the size of `{name}` must be from 1 to {MAX_DIMENSION:,}, and would be {size:,}")
+        if not 0 < (size := shape.values.get(name, 1)) <= limits.MAX_DIMENSION:
+            why = f"the size of `{name}` must be from 1 to {limits.MAX_DIMENSION:,}, and would be {size:,}"
+            config.fail("E214", why, hint=limits.MAX_DIMENSION.hint(found=size))
     if not text:
         config.fail("E232", f"the layers are of more than {MAX_BLOCKS} kinds", "layer_types")
     return text
@@ -121,18 +122,18 @@ def _name(config: Config, source: str) -> str:
 def translate_file(path: Path, root: Path, file: str, source: str) -> Translated:
     """The `.plan` text for a config.json, the folder of a checkpoint, or a GGUF file. Raises `OSError`.
 
-    ``root`` is the folder that no file may lie outside of.
+    ``root`` is the folder that no file may lie outside of. The path of a config.json is a resolved one.
     """
     if path.suffix == GGUF:
         return _translate_gguf(path, root, file, source)
-    if not path.is_dir():
-        return translate(read_bytes(path), file, source)
+    if not os.path.isdir(path):
+        return translate(read_bytes(path, resolved=True), file, source)
     try:
         with about(CONFIG), opened(path / CONFIG, root) as (config, _):
-            data = config.read(MAX_FILE_BYTES + 1)
+            data = config.read(limits.MAX_FILE_BYTES + 1)
         checkpoint = read_folder(path, root)
     except Unreadable as error:
-        return Translated("", "", [Diagnostic("E485", f"{file}: {error}", None)])
+        return Translated("", "", [Diagnostic("E485", f"{file}: {error}", None, hint=error.hint)])
     return translate(data, f"{file}/{CONFIG}", f"{source}/{CONFIG}", checkpoint)
 
 
@@ -141,7 +142,7 @@ def _translate_gguf(path: Path, root: Path, file: str, source: str) -> Translate
         made = read_gguf(path, root)
         config = config_of(made, file)
     except Unreadable as error:
-        return Translated("", "", [Diagnostic("E485", f"{file}: {error}", None)])
+        return Translated("", "", [Diagnostic("E485", f"{file}: {error}", None, hint=error.hint)])
     notes_of(made, config)
     config.skip(*config.values)
     found = translate_config(config, source, checkpoint_of(made, str(config.values["model_type"])))
@@ -157,8 +158,9 @@ def import_model(library: Library, call: s.Call, unit: Unit) -> tuple[s.Decl, Un
     name = call.func.text
     path = locate(library, written, unit, f"`{name}`", GGUF if name == "gguf" else ".json", folder=name == "hf")
     if path not in library.configs:
-        if len(library.configs) >= MAX_FILES:
-            raise Wrong("E209", f"more than {MAX_FILES} configs are read", written.span)
+        if len(library.configs) >= limits.MAX_FILES:
+            why = f"more than {limits.MAX_FILES} configs are read"
+            raise Wrong("E209", why, written.span, hint=limits.MAX_FILES.hint("keep the plans in several files"))
         library.configs[path] = None
         assert unit.path is not None, "a located path starts somewhere"
         assert library.folder is not None, "and in a folder"

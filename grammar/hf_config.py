@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from plandsl import limits
 from plandsl.diagnostics import Diagnostic, Span, clip
 from plandsl.grammar.parse import decode
-from plandsl.limits import MAX_DIMENSION
+from plandsl.limits import help_for
 
 Path = tuple[str, ...]
 """The names that lead to a value: ``("text_config", "head_dim")``."""
@@ -78,8 +79,9 @@ class Config:
         values = [self.get(key) for key in keys]
         return next((key for key, value in zip(keys, values, strict=True) if value is not None), keys[0])
 
-    def whole(self, key: str, default: int | None = None, most: int = MAX_DIMENSION, least: int = 1) -> int:
-        """A whole number within bounds; without a ``default`` the field is required."""
+    def whole(self, key: str, default: int | None = None, most: int | None = None, least: int = 1) -> int:
+        """A whole number from ``least`` to ``most`` (the largest dimension); without a ``default`` it is required."""
+        most = limits.MAX_DIMENSION if most is None else most
         value = self.get(key)
         if value is None:
             if default is None:
@@ -90,12 +92,13 @@ class Config:
         if isinstance(value, bool) or not isinstance(value, int):
             self.fail("E210", f'"{key}" must be a whole number, found {json_text(value)}', key)
         elif not least <= value <= most:
-            self.fail("E214", f'"{key}" must be from {least} to {most:,}, found {json_text(value)}', key)
+            hint = help_for(most, found=value)
+            self.fail("E214", f'"{key}" must be from {least} to {most:,}, found {json_text(value)}', key, hint=hint)
         else:
             return value
         return 0
 
-    def known(self, key: str, defaults: dict[str, int], most: int = MAX_DIMENSION) -> int:
+    def known(self, key: str, defaults: dict[str, int], most: int | None = None) -> int:
         """A whole number; if the file leaves it out, the default of its class, which a note then tells."""
         if self.get(key) is None and key in defaults:
             self.assumed[key] = defaults[key]

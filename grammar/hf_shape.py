@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from plandsl import limits
 from plandsl.diagnostics import suggest
 from plandsl.grammar.hf_config import Config, json_text
 from plandsl.grammar.hf_families import Family, Field
 from plandsl.grammar.hf_template import evaluate, names_in, render
-from plandsl.limits import MAX_DIMENSION, MAX_LAYERS
 
 ACTIVATIONS = {
     "silu": "silu",
@@ -163,7 +163,7 @@ class _Reader:
 
     def _whole(self, field: Field) -> int:
         config, options, key = self.config, field.options, self.config.first(*field.keys)
-        most = MAX_LAYERS if field.name == "layers" or options.get("most") == "layers" else MAX_DIMENSION
+        most = limits.MAX_LAYERS if field.name == "layers" or options.get("most") == "layers" else limits.MAX_DIMENSION
         least = int(options.get("least", "1"))
         if config.get(key) is not None:
             return config.whole(key, most=most, least=least)

@@ -6,11 +6,11 @@ besides `text_hidden_size`, `tokens_per_image` and `spatial_merge_size` of the c
 
 from __future__ import annotations
 
+from plandsl import limits
 from plandsl.grammar.hf_config import AROUND, Config, json_list
 from plandsl.grammar.hf_families import Family, tower_family
 from plandsl.grammar.hf_shape import Shape, shape_of
 from plandsl.grammar.hf_text import Made, dimensions_in, tower_text
-from plandsl.limits import MAX_DIMENSION
 from plandsl.spec.model import ACTIVATIONS
 
 VISION = "vision_config"
@@ -51,7 +51,7 @@ def _made(config: Config, family: Family, values: dict[str, object], shape: Shap
     sizes = (
         () if wrong else ((n, found.values.get(n, 1)) for n in sorted(dimensions_in("\n".join(tower_text(made, "")))))
     )
-    wrong = wrong or next((f"`{n}` would be {size:,}" for n, size in sizes if size > MAX_DIMENSION), "")
+    wrong = wrong or next((f"`{n}` would be {size:,}" for n, size in sizes if size > limits.MAX_DIMENSION), "")
     if wrong:
         config.note(f"the tower is left out: {wrong}", VISION)
         return None

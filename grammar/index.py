@@ -5,6 +5,7 @@ Loaded by the first model that has one.
 
 from __future__ import annotations
 
+from plandsl import limits
 from plandsl.diagnostics import Label
 from plandsl.grammar import syntax as s
 from plandsl.grammar.earlier import take_earlier
@@ -13,7 +14,6 @@ from plandsl.grammar.modules import Follows, Wrong
 from plandsl.grammar.records import Layer
 from plandsl.grammar.terms import Terms
 from plandsl.grammar.values import whole
-from plandsl.limits import MAX_DIMENSION
 from plandsl.spec.model import AMONG, EARLIER, INDEX, Apply, Var, Weight
 
 FORM = "`index(q, k, w, top_k = 2048)`"
@@ -62,7 +62,7 @@ def _top_k(call: s.Call, terms: Terms) -> int:
     (option,) = call.kwargs
     scope = terms.scope
     value = scope.context.evaluator.value(option.value, scope.unit, scope.record)
-    return whole(value, Layer(option.name, option.value, scope.unit), 1, MAX_DIMENSION)
+    return whole(value, Layer(option.name, option.value, scope.unit), 1, limits.MAX_DIMENSION)
 
 
 def attention_among(call: s.Call, terms: Terms) -> Typed:

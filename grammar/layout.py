@@ -7,12 +7,12 @@ after an operator, nor at a comma in a `mesh`, a `vary` or a rule, where the com
 
 from __future__ import annotations
 
+from plandsl import limits
 from plandsl.diagnostics import Diagnostic, Span
 from plandsl.grammar._tables import FIXED
 from plandsl.grammar.brackets import Brackets, is_word, opens_item
 from plandsl.grammar.tokens import KEYWORDS, OPENERS, Token, split_number
 
-MAX_CHAIN = 200
 """Longest chain of operators in one item (E107). It limits the stack of every function that walks the tree."""
 
 _INFIX = frozenset({"WITH", "AND", "OR", "NOT", "BY"})
@@ -86,7 +86,7 @@ class Layout:
             else:
                 put(token)
                 self._chain += kind in _DEEPENS
-            if self._chain > MAX_CHAIN:
+            if self._chain > limits.MAX_CHAIN:
                 self._cut(token)
                 return
 
@@ -244,8 +244,9 @@ class Layout:
 
     def _cut(self, token: Token) -> None:
         """End the text here: an expression this deep would overflow the stack of functions that walk the tree."""
-        message = f"this expression chains more than {MAX_CHAIN} operators"
-        self.found.append(Diagnostic("E107", message, token.span, hint="name parts of it with `let`"))
+        message = f"this expression chains more than {limits.MAX_CHAIN} operators"
+        hint = limits.MAX_CHAIN.hint("name parts of it with `let`")
+        self.found.append(Diagnostic("E107", message, token.span, hint=hint))
         last = token.span
         after = Span(last.file, last.end_line, last.end_column, last.end_line, last.end_column)
         self.faulty |= {last, after}

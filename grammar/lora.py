@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from plandsl import limits
 from plandsl.diagnostics import clip
 from plandsl.grammar import syntax
 from plandsl.grammar.modules import Wrong
 from plandsl.grammar.records import Layer
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.values import span_of
-from plandsl.limits import MAX_ADAPTERS, MAX_DIMENSION, MAX_RANK
 from plandsl.spec.model import ADAPTERS, LORA_RANK, Apply, BlockSpec, LoraSpec, Term, Weight, inside_experts, walk
 from plandsl.units import BYTE_RATE, TIME
 
@@ -28,9 +28,9 @@ def lora_spec(model: Reader, blocks: Iterable[BlockSpec], sizes: dict[str, int])
     if section is None:
         return None
     reader = Reader(model.context, section, LORA)
-    adapters = reader.whole("adapters", "adapters = 8", most=MAX_ADAPTERS)
-    rank = reader.whole("rank", "rank = 16", most=MAX_RANK)
-    active = reader.whole("active", most=MAX_ADAPTERS)
+    adapters = reader.whole("adapters", "adapters = 8", most=limits.MAX_ADAPTERS)
+    rank = reader.whole("rank", "rank = 16", most=limits.MAX_RANK)
+    active = reader.whole("active", most=limits.MAX_ADAPTERS)
     targets = reader.read("targets", lambda layer: _targets(reader, layer, tuple(blocks)), "targets = [w_q, w_v]")
     if adapters and active and active > adapters and (layer := reader.layer("active")):
         why = f"a batch has requests of {active} adapters, but only {adapters} are on a GPU at once"
@@ -51,7 +51,7 @@ def _behind(reader: Reader, adapters: int | None) -> LoraSpec:
     """What is behind the adapters of a GPU: host memory, and what host memory is filled from."""
     host = reader.number("host_bandwidth", BYTE_RATE)
     load = reader.number("load_time", TIME, zero=True)
-    held = reader.whole("host_adapters", most=MAX_DIMENSION)
+    held = reader.whole("host_adapters", most=limits.MAX_DIMENSION)
     disk = reader.number("disk_bandwidth", BYTE_RATE)
     layers = {name: reader.layer(name) for name in ("load_time", "host_adapters", "disk_bandwidth")}
     for name, other, example in (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from functools import partial
 
+from plandsl import limits
 from plandsl.grammar import syntax as s
 from plandsl.grammar.evaluate import describe
 from plandsl.grammar.files import locate
@@ -12,7 +13,6 @@ from plandsl.grammar.modules import Unit, Wrong, catalog_aliases
 from plandsl.grammar.records import Layer, Record
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.values import span_of
-from plandsl.limits import MAX_TABLES
 from plandsl.spec.hardware import TableSpec
 
 FIELD = "measured"
@@ -47,8 +47,9 @@ def _strings(reader: Reader, layer: Layer) -> list[Named]:
         raise Wrong("E210", f"`{FIELD}` is not a section", span_of(layer), hint=f'`{FIELD} = "gemm.csv"`')
     whole, unit = _follow_lets(reader, layer.value, layer.unit)
     items = whole.items if isinstance(whole, s.Seq) else (whole,)
-    if len(items) > MAX_TABLES:
-        raise Wrong("E214", f"`{FIELD}` names at most {MAX_TABLES} files", span_of(layer))
+    if len(items) > limits.MAX_TABLES:
+        why = f"`{FIELD}` names at most {limits.MAX_TABLES} files, found {len(items)}"
+        raise Wrong("E214", why, span_of(layer), hint=limits.MAX_TABLES.hint("join some of them", len(items)))
     found: list[Named] = []
     for item in items:
         text, home = _follow_lets(reader, item, unit)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from plandsl import limits
 from plandsl.grammar import syntax as s
 from plandsl.grammar.functions import Scope, Typed, dims_text
 from plandsl.grammar.modules import Wrong
 from plandsl.grammar.records import Layer
 from plandsl.grammar.values import whole
 from plandsl.ir.names import Merged
-from plandsl.limits import MAX_DIMENSION
 from plandsl.spec.model import Apply
 
 MERGED = "merge(x, tokens = 4, into = merged)"
@@ -41,4 +41,4 @@ def merge_tokens(call: s.Call, x: Typed, scope: Scope) -> Typed:
 
 def _whole(option: s.Field, scope: Scope) -> int:
     value = scope.context.evaluator.value(option.value, scope.unit, scope.record)
-    return whole(value, Layer(option.name, option.value, scope.unit), 2, MAX_DIMENSION)
+    return whole(value, Layer(option.name, option.value, scope.unit), 2, limits.MAX_DIMENSION)

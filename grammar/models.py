@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import NamedTuple
 
+from plandsl import limits
 from plandsl.diagnostics import Label, Span
 from plandsl.grammar import syntax as s
 from plandsl.grammar.context import Context
@@ -18,7 +19,6 @@ from plandsl.grammar.stored import parts_of, read_stored
 from plandsl.grammar.terms import Seen, Terms
 from plandsl.grammar.values import whole
 from plandsl.ir.names import Merged
-from plandsl.limits import MAX_DIMENSION, MAX_LAYERS
 from plandsl.spec.earlier import BEFORE
 from plandsl.spec.model import (
     STEP_DIMENSIONS,
@@ -45,7 +45,7 @@ _EXAMPLES = {
 def model_spec(context: Context, record: Record) -> ModelSpec | None:
     """A model, with its program checked."""
     reader = Reader(context, record, None)
-    layers = reader.whole("layers", "layers = 80", most=MAX_LAYERS)
+    layers = reader.whole("layers", "layers = 80", most=limits.MAX_LAYERS)
     sizes = _sizes(reader)
     weights = reader.stored("weights", "weights = bf16")
     activations = reader.dtype("activations") or "bf16"
@@ -149,7 +149,7 @@ def _size(reader: Reader, layer: Layer) -> int:
         hint = reader.context.library.suggest(layer.name.text, iter(FIELDS))
         message = f"{reader.title} has no field `{layer.name.text}`, and a dimension is a whole number"
         raise Wrong("E206", message, layer.name.span, hint=hint)
-    return whole(reader.value(layer), layer, 1, MAX_DIMENSION)
+    return whole(reader.value(layer), layer, 1, limits.MAX_DIMENSION)
 
 
 def _is_undeclared(reader: Reader, ref: s.Ref, unit: Unit) -> bool:
@@ -293,7 +293,7 @@ class _Program:
                 raise Wrong("E215", f"no layer is in {found[0]}..{found[1]}", field.value.span, hint=hint)
             if field.value.step is not None:
                 value = self.context.evaluator.value(field.value.step, unit, self.reader.record)
-                step = whole(value, Layer(field.name, field.value.step, unit), 1, MAX_LAYERS)
+                step = whole(value, Layer(field.name, field.value.step, unit), 1, limits.MAX_LAYERS)
                 every = Every(step, (found[0] % step,))
         if found is None:
             return (0, layers or 1), every
@@ -309,7 +309,7 @@ class _Program:
 
     def _bound(self, expr: s.Expr, unit: Unit) -> int:
         value = self.context.evaluator.value(expr, unit, self.reader.record)
-        return whole(value, Layer(s.Name("layers", expr.span), expr, unit), 0, MAX_LAYERS)
+        return whole(value, Layer(s.Name("layers", expr.span), expr, unit), 0, limits.MAX_LAYERS)
 
     def _check_cover(self, placed: list[_Covering], layers: int) -> None:
         at = 0

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import plandsl
+from plandsl import limits
 from plandsl.diagnostics import Diagnostic, Label, Report, Span, clip, suggest
 from plandsl.files import read_file
 from plandsl.grammar import syntax as s
 from plandsl.grammar.parse import decode, parse
 from plandsl.grammar.version import check_version
-from plandsl.limits import MAX_ERRORS, MAX_FILE_BYTES
 
 KINDS = ("model", "gpu", "node", "cluster", "calibration", "engine", "sharding", "workload", "plan", "search")
 """The kinds of declarations; each kind has its own namespace."""
@@ -34,7 +34,6 @@ FOLDERS = {
 }
 """Where the catalog keeps each kind."""
 
-MAX_WORK = 1_000_000
 """Most steps (values read, fields merged) that one compilation may take (E208)."""
 
 _NODE = re.compile(r"^node (\w+)", re.MULTILINE)
@@ -111,7 +110,7 @@ class Unit:
             self.declarations.append(item)
         else:
             message = f"there is no kind of declaration `{item.kind.text}`"
-            if len(self.found) < MAX_ERRORS:
+            if len(self.found) < limits.MAX_ERRORS:
                 hint = suggest(item.kind.text, (*KINDS, "let", "use"))
                 if item.kind.text in ("const", "var", "val", "set", "define") and item.value is not None:
                     hint = f"write `let {item.name.text} = ...` to name a value"
@@ -125,7 +124,7 @@ class Unit:
         first = Label(names[name].name.span, "first declared here")
         hint = "give one of them another name"
         message = f"{what} is declared twice"
-        if len(self.found) < MAX_ERRORS:
+        if len(self.found) < limits.MAX_ERRORS:
             self.found.append(Diagnostic("E202", message, item.name.span, hint=hint, labels=(first,)))
 
     @property
@@ -157,9 +156,13 @@ class Unit:
 # ---- the catalog
 
 
-@cache
 def catalog_unit(folder: str, stem: str) -> Unit | None:
-    """A file of the catalog, read once in a process; None if it does not exist."""
+    """A file of the catalog, read once in a process under the same limits; None if it does not exist."""
+    return _catalog_unit(folder, stem, limits.SETTING)
+
+
+@lru_cache(2_000)
+def _catalog_unit(folder: str, stem: str, _setting: tuple[int, ...]) -> Unit | None:
     path = CATALOG / folder / f"{stem}.plan"
     if not re.fullmatch("[A-Za-z0-9_]{1,80}", stem) or not path.is_file():
         return None
@@ -226,7 +229,7 @@ class Library:
         if wrong.diagnostic is None:
             return
         error = wrong.diagnostic.severity == "error"
-        if self._kept[error] >= MAX_ERRORS:
+        if self._kept[error] >= limits.MAX_ERRORS:
             self.hidden += 1
         else:
             before = len(self.report.found)
@@ -235,14 +238,16 @@ class Library:
 
     @property
     def exhausted(self) -> bool:
-        """Whether this compilation has used all its steps (`MAX_WORK`)."""
-        return self.steps > MAX_WORK
+        """Whether this compilation has used all its steps (`limits.MAX_WORK`)."""
+        return self.steps > limits.MAX_WORK
 
     def spend(self, span: Span | None, steps: int = 1) -> None:
-        """Count work. Raises `Wrong` (E208) after `MAX_WORK` steps."""
+        """Count work. Raises `Wrong` (E208) after `limits.MAX_WORK` steps."""
         self.steps += steps
         if self.exhausted:
-            raise Wrong("E208", "resolving this file takes too many steps", span, hint="split the file")
+            raise Wrong(
+                "E208", "resolving this file takes too many steps", span, hint=limits.MAX_WORK.hint("split the file")
+            )
 
     def enter(self, unit: Unit) -> None:
         """Add a file's text and findings to this compilation."""
@@ -268,7 +273,7 @@ class Library:
 
     def suggest(self, word: str, names: Iterator[str]) -> str:
         """`suggest` with limits: it compares at most 400 names, and gives no hint after `MAX_ERRORS` findings."""
-        if len(self.report.found) >= MAX_ERRORS:
+        if len(self.report.found) >= limits.MAX_ERRORS:
             return ""
         known = [name for _, name in zip(range(_NAMES_COMPARED), names, strict=False)]
         return suggest(word, known)
@@ -308,7 +313,7 @@ class Library:
 
     def hint_for_name(self, kind: str, text: str, unit: Unit) -> str:
         """What to write for ``text`` where the name of a ``kind`` is expected; empty after `MAX_ERRORS` findings."""
-        if len(self.report.found) >= MAX_ERRORS:
+        if len(self.report.found) >= limits.MAX_ERRORS:
             return ""
         from plandsl.grammar.near import hint_for_name  # mistakes alone need it
 
@@ -324,6 +329,9 @@ class Library:
         return any(u.broken or u.incomplete for u in unit.everywhere())
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of an ordinary file, cut one byte past the size that `decode` accepts. Raises `OSError`."""
-    return read_file(path, MAX_FILE_BYTES)
+def read_bytes(path: Path, *, resolved: bool = False) -> bytes:
+    """The content of an ordinary file, cut one byte past the size that `decode` accepts. Raises `OSError`.
+
+    ``resolved`` as for `plandsl.files.open_ordinary`.
+    """
+    return read_file(path, limits.MAX_FILE_BYTES, resolved=resolved)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from plandsl import limits
 from plandsl.diagnostics import Diagnostic, Span
 from plandsl.grammar import syntax
 from plandsl.grammar.lalr import Machine
@@ -10,20 +11,19 @@ from plandsl.grammar.recover import Recovery
 from plandsl.grammar.tokens import scan
 from plandsl.grammar.tree import TreeBuilder
 from plandsl.grammar.version import newer_version
-from plandsl.limits import MAX_ERRORS, MAX_FILE_BYTES
 
 _READINGS = 3
 """How often a text with mistakes is read again: a slip may hide another one behind it."""
 
 
 def parse(text: str, file: str) -> tuple[syntax.File, list[Diagnostic]]:
-    """The tree of a text, and every syntax mistake in it (at most MAX_ERRORS).
+    """The tree of a text, and every syntax mistake in it (at most limits.MAX_ERRORS).
 
     There is always a tree; it leaves out the items that could not be understood. A text of a newer version of the
     language is not read: that is its only mistake (E600).
     """
-    if len(text) > MAX_FILE_BYTES:
-        return syntax.File((), Span(file, 1, 1, 1, 1)), [_too_large(len(text), file)]
+    if len(text) > limits.MAX_FILE_BYTES:
+        return syntax.File((), Span(file, 1, 1, 1, 1)), [_too_large(file)]
     if newer := newer_version(text, file):
         return syntax.File((), _whole(text, file)), [newer]
     tree, found = _read(text, file)
@@ -36,7 +36,7 @@ def _read(text: str, file: str) -> tuple[syntax.File, list[Diagnostic]]:
     recovery = Recovery(layout.faulty)
     tree: syntax.File = Machine(layout.tokens, layout.homes, builder).run(recovery.mend)
     found = sorted([*layout.found, *recovery.found, *builder.found], key=_place)
-    return tree._replace(span=_whole(text, file)), found[:MAX_ERRORS]
+    return tree._replace(span=_whole(text, file)), found[: limits.MAX_ERRORS]
 
 
 def _read_again(
@@ -55,13 +55,13 @@ def _read_again(
             break
         slips += more
         tree, found = _read(text, file)
-    return tree, sorted([*slips, *found], key=_place)[:MAX_ERRORS]
+    return tree, sorted([*slips, *found], key=_place)[: limits.MAX_ERRORS]
 
 
 def decode(data: bytes, file: str) -> tuple[str, list[Diagnostic]]:
     """The text of a file's bytes, without its byte order mark; bytes that are not text are replaced and reported."""
-    if len(data) > MAX_FILE_BYTES:
-        return "", [_too_large(len(data), file)]
+    if len(data) > limits.MAX_FILE_BYTES:
+        return "", [_too_large(file)]
     text = data.decode("utf-8", errors="replace").removeprefix("\ufeff")
     try:
         data.decode("utf-8")
@@ -79,9 +79,14 @@ def decode(data: bytes, file: str) -> tuple[str, list[Diagnostic]]:
     return text, [Diagnostic("E109", message, Span(file, line, column, line, column + 1), hint=hint)]
 
 
-def _too_large(size: int, file: str) -> Diagnostic:
-    message = f"the file is too large: {size:,} bytes, and at most {MAX_FILE_BYTES:,} are read"
-    return Diagnostic("E108", message, Span(file, 1, 1, 1, 2), hint="split it, and join the parts with `use`")
+def _too_large(file: str) -> Diagnostic:
+    message = f"the file is too large: it has more than {limits.MAX_FILE_BYTES:,} bytes"
+    return Diagnostic(
+        "E108",
+        message,
+        Span(file, 1, 1, 1, 2),
+        hint=limits.MAX_FILE_BYTES.hint("split it, and join the parts with `use`"),
+    )
 
 
 def _whole(text: str, file: str) -> Span:

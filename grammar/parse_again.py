@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from plandsl import limits
 from plandsl.diagnostics import Span
 from plandsl.grammar import syntax as s
 from plandsl.grammar.parse import parse
-from plandsl.limits import MAX_FILE_BYTES
 
 
 def parse_again(tree: s.File, before: str, text: str) -> s.File | None:
@@ -14,7 +14,7 @@ def parse_again(tree: s.File, before: str, text: str) -> s.File | None:
     None where that cannot be told: the texts have unlike numbers of lines, or something is wrong with the new one.
     """
     old, new = before.split("\n"), text.split("\n")
-    if len(old) != len(new) or len(text) > MAX_FILE_BYTES or not tree.items or old == new:
+    if len(old) != len(new) or len(text) > limits.MAX_FILE_BYTES or not tree.items or old == new:
         return tree if old == new else None
     first = next(at for at in range(len(old)) if old[at] != new[at]) + 1
     last = len(old) - next(at for at in range(len(old)) if old[-1 - at] != new[-1 - at])

@@ -6,6 +6,7 @@ from typing import NamedTuple, TypeVar
 
 from attrs import evolve
 
+from plandsl import limits
 from plandsl.diagnostics import Label
 from plandsl.grammar.context import Context
 from plandsl.grammar.engines import engine_spec
@@ -18,7 +19,6 @@ from plandsl.grammar.requires import check_load, read_requirements
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.sharding import fit, sharding_spec
 from plandsl.grammar.workloads import workload_spec
-from plandsl.limits import MAX_CHUNKS
 from plandsl.spec.formats import base_format
 from plandsl.spec.hardware import (
     BY_FORMAT,
@@ -376,4 +376,4 @@ def _settings(
 def _read_overlap(reader: Reader) -> tuple[str, int, int]:
     """`overlap`, `chunks` and `micro_batches`."""
     beside = reader.word("overlap", ("none", "collectives")) or "none"
-    return beside, reader.whole("chunks", most=MAX_CHUNKS) or 1, reader.whole("micro_batches") or 1
+    return beside, reader.whole("chunks", most=limits.MAX_CHUNKS) or 1, reader.whole("micro_batches") or 1

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, TypeAlias
 
+from plandsl import limits
 from plandsl.diagnostics import Label, Span, article, clip
 from plandsl.grammar import syntax as s
 from plandsl.grammar.modules import IMPORTS, KINDS, Follows, Library, Unit, Wrong, cycle
 from plandsl.grammar.tokens import NAMED
-from plandsl.limits import MAX_EXPANSION
 
 ASSUMING = ("gpu", "node", "cluster", "calibration", "engine")
 """Kinds that may hold an ``assumed`` section."""
@@ -106,7 +106,8 @@ def merge(base: Record, over: Record) -> Record:
     if base.kind == "sharding":  # the first rule wins, so the new rules come first
         out.entries = new + base.entries
     else:
-        out.entries = _drop_replaced(base.entries, new) + new
+        kept = [e for e in base.entries if not (isinstance(e, str) and e in gone)]
+        out.entries = _drop_replaced(kept, new) + new
     return out
 
 
@@ -134,8 +135,8 @@ def _key(item: s.Item) -> tuple[str, str] | None:
 
 
 def _too_long(name: s.Name) -> Wrong:
-    message = f"`{name.text}` depends on a chain of more than {MAX_EXPANSION} declarations"
-    return Wrong("E208", message, name.span, hint="write the values out")
+    message = f"`{name.text}` depends on a chain of more than {limits.MAX_EXPANSION} declarations"
+    return Wrong("E208", message, name.span, hint=limits.MAX_EXPANSION.hint("write the values out"))
 
 
 def _before_with(value: s.Expr) -> Span:
@@ -232,7 +233,7 @@ class Records:
             record = self._declared(decl, unit)
         height = self._height + 1
         self._height = max(outer, height)
-        if height > MAX_EXPANSION:
+        if height > limits.MAX_EXPANSION:
             raise _too_long(decl.name)
         record.shipped = unit.in_catalog and decl.body is not None and not record.flawed
         (_SHIPPED if record.shipped else self._known)[id(decl)] = decl, record, height
@@ -255,7 +256,7 @@ class Records:
         if id(item) in self._open:
             keys = list(self._open)
             raise cycle([self._open[key] for key in keys[keys.index(id(item)) :]])
-        if len(self._open) >= MAX_EXPANSION:
+        if len(self._open) >= limits.MAX_EXPANSION:
             raise _too_long(name)
         self._open[id(item)] = name
         try:
@@ -269,8 +270,9 @@ class Records:
         while isinstance(value, s.With):
             bodies.append(value.body)
             value = value.base
-            if len(bodies) > MAX_EXPANSION:
-                raise Wrong("E208", f"more than {MAX_EXPANSION} `with` on one value", value.span)
+            if len(bodies) > limits.MAX_EXPANSION:
+                why = f"more than {limits.MAX_EXPANSION} `with` on one value"
+                raise Wrong("E208", why, value.span, hint=limits.MAX_EXPANSION.hint("write them as one `with`"))
         record = self._base(kind, value, unit)
         for body in reversed(bodies):
             self.library.spend(body.span, len(record.entries) + len(body.items))
@@ -345,7 +347,7 @@ class Records:
         """The record of any kind that ``name`` or ``name.section`` stands for."""
         depth = 0
         names: list[str] = []
-        while isinstance(value, s.Dot) and depth < MAX_EXPANSION:
+        while isinstance(value, s.Dot) and depth < limits.MAX_EXPANSION:
             names.append(value.name.text)
             value = value.base
             depth += 1

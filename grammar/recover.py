@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from plandsl import limits
 from plandsl.diagnostics import Diagnostic, Span, clip, suggest
 from plandsl.grammar.brackets import is_word, opens_item
 from plandsl.grammar.lalr import Machine
 from plandsl.grammar.layout import ITEM_KEYWORDS, missing_separator
 from plandsl.grammar.tokens import KINDS, Token
-from plandsl.limits import MAX_ERRORS
 
 _ENDS = ("SEP", "RBRACE", "END")
 _VALUES = ("NAME", "NUMBER", "STRING", "LSQB", "LPAR")
@@ -59,16 +59,16 @@ class Recovery:
         start = _item_start(machine)
         end = _item_end(machine)
         before = len(machine.tokens)
-        silent = len(self.found) >= MAX_ERRORS or self._known(machine, start, end)
+        silent = len(self.found) >= limits.MAX_ERRORS or self._known(machine, start, end)
         if machine.homes[machine.at] == 0 and _is_stray(machine, start):
             silent = silent or self._stray == start - 1
             self._stray = end
-        if not silent or self._repairs < MAX_ERRORS:
+        if not silent or self._repairs < limits.MAX_ERRORS:
             mistake = _Mistake(machine, start)
             diagnostic = mistake.diagnose()
             self.found += [] if silent else [diagnostic]
             self._repairs += mistake.repaired
-            if mistake.repaired and self._repairs <= MAX_ERRORS:
+            if mistake.repaired and self._repairs <= limits.MAX_ERRORS:
                 return
         end += len(machine.tokens) - before
         if machine.accepts("SEP") and machine.at > start + 1:

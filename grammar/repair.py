@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from plandsl import limits
 from plandsl.diagnostics import Diagnostic, Span, clip
 from plandsl.grammar.foreign import LINES, SHELL_NAME, own_fields, plan_items, shell_pairs
 from plandsl.grammar.near import hint_for_name
 from plandsl.grammar.tokens import KINDS, NAMED
-from plandsl.limits import MAX_ERRORS
 
 _PLAIN = r"\"[^\"\n]*\"|#[^\n]*"
 _COMMENTS = re.compile(
@@ -35,7 +35,7 @@ def repair(text: str, file: str, found: list[Diagnostic]) -> tuple[str, list[Dia
     for look in (_comments, _fences, _foreign_lines, _headers, _ids):
         text, more = look(text, file, found)
         mistakes += more
-    return text, mistakes[:MAX_ERRORS]
+    return text, mistakes[: limits.MAX_ERRORS]
 
 
 def _span(text: str, file: str, start: int, end: int) -> Span:

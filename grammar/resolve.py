@@ -7,6 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
+from plandsl import limits
 from plandsl.diagnostics import Diagnostic, Span
 from plandsl.grammar import syntax as s
 from plandsl.grammar.context import Context
@@ -20,7 +21,6 @@ from plandsl.grammar.plans import plan_spec
 from plandsl.grammar.records import Record
 from plandsl.grammar.sharding import sharding_spec
 from plandsl.grammar.workloads import workload_spec
-from plandsl.limits import MAX_ERRORS
 from plandsl.spec.hardware import CalibrationSpec, ClusterSpec, EngineSpec, GpuSpec, NodeSpec
 from plandsl.spec.model import ModelSpec
 from plandsl.spec.plan import PlanSpec, ShardingSpec, WorkloadSpec
@@ -149,7 +149,7 @@ class Module:
     @property
     def _enough(self) -> bool:
         """Whether further findings would not be shown, or take too long."""
-        return len(self.errors) >= MAX_ERRORS or self._context.library.exhausted
+        return len(self.errors) >= limits.MAX_ERRORS or self._context.library.exhausted
 
     def _resolve(self, kind: str, record: Record) -> Spec | None:
         context = self._context

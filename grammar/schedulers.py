@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from plandsl import limits
 from plandsl.diagnostics import Label
 from plandsl.grammar import syntax as s
 from plandsl.grammar.evaluate import Value, describe
@@ -11,7 +12,6 @@ from plandsl.grammar.modules import Wrong
 from plandsl.grammar.records import Layer
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.values import span_of, whole
-from plandsl.limits import MAX_DIMENSION, MAX_GRAPHS, MAX_TIERS
 from plandsl.spec.scheduler import (
     GRAPHS,
     LIMITS,
@@ -68,8 +68,9 @@ def _tiers(reader: Reader, layer: Layer) -> tuple[TierSpec, ...]:
     if isinstance(found, Quantity | bool | str):
         why = f"`kv_tiers` must be a list of tiers, found {describe(found)}"
         raise Wrong("E243", why, span_of(layer), hint=TIERS)
-    if len(found) > MAX_TIERS:
-        raise Wrong("E243", f"`kv_tiers` are at most {MAX_TIERS}, found {len(found)}", span_of(layer), hint=TIERS)
+    if len(found) > limits.MAX_TIERS:
+        why = f"`kv_tiers` are at most {limits.MAX_TIERS}, found {len(found)}"
+        raise Wrong("E243", why, span_of(layer), hint=limits.MAX_TIERS.hint(TIERS, len(found)))
     return tuple(_tier(one, layer) for one in found)
 
 
@@ -135,10 +136,11 @@ def _graphs(reader: Reader, layer: Layer) -> SchedulerName | tuple[int, ...]:
         words = ", ".join(f"`{name}`" for name in (*GRAPHS, "none"))
         why = f"`graph_sizes` must be a list of sizes, or one of {words}; found {describe(found)}"
         raise Wrong("E210", why, span_of(layer), hint="`graph_sizes = [1, 2, 4, 8, 16]`")
-    sizes = tuple(whole(item, layer, 1, MAX_DIMENSION) for item in found)
-    if not 1 <= len(sizes) <= MAX_GRAPHS or list(sizes) != sorted(set(sizes)):
-        why = f"`graph_sizes` must be 1 to {MAX_GRAPHS} sizes that grow"
-        raise Wrong("E214", why, span_of(layer), hint="`graph_sizes = [1, 2, 4, 8, 16]`")
+    sizes = tuple(whole(item, layer, 1, limits.MAX_DIMENSION) for item in found)
+    if not 1 <= len(sizes) <= limits.MAX_GRAPHS or list(sizes) != sorted(set(sizes)):
+        why = f"`graph_sizes` must be 1 to {limits.MAX_GRAPHS} sizes that grow"
+        hint = limits.MAX_GRAPHS.hint("`graph_sizes = [1, 2, 4, 8, 16]`", len(sizes))
+        raise Wrong("E214", why, span_of(layer), hint=hint)
     return sizes
 
 

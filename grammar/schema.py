@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
+from plandsl import limits
 from plandsl.diagnostics import article, clip, nearest
 from plandsl.grammar import syntax as s
 from plandsl.grammar.context import Context
@@ -12,7 +13,6 @@ from plandsl.grammar.evaluate import Value, describe
 from plandsl.grammar.modules import KINDS, Library, Unit, Wrong
 from plandsl.grammar.records import Layer, Record, merge
 from plandsl.grammar.values import expect, flag, span_of, whole
-from plandsl.limits import MAX_DIMENSION
 from plandsl.spec.formats import BITS, FORMS, SCALED, is_storage
 from plandsl.units import NUMBER, Dimension, Quantity
 
@@ -156,9 +156,10 @@ class Reader:
             raise Wrong("E214", message, span_of(layer), hint=f"`{layer.name.text} = 90 %`")
         return float(value)
 
-    def whole(self, name: str, example: str = "", least: int = 1, most: int = MAX_DIMENSION) -> int | None:
-        """A whole number within bounds."""
-        return self.read(name, lambda layer: whole(self.value(layer), layer, least, most), example)
+    def whole(self, name: str, example: str = "", least: int = 1, most: int | None = None) -> int | None:
+        """A whole number from ``least`` to ``most`` (the largest dimension)."""
+        top = limits.MAX_DIMENSION if most is None else most
+        return self.read(name, lambda layer: whole(self.value(layer), layer, least, top), example)
 
     def word(self, name: str, choices: tuple[str, ...]) -> str | None:
         """One of a few words, bare or in quotes, or a `let` of one."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
+from plandsl import limits
 from plandsl.diagnostics import Diagnostic, Label, Report, Span
 from plandsl.grammar import syntax as s
 from plandsl.grammar.context import Context
@@ -26,7 +27,6 @@ from plandsl.grammar.requires import (
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.sharding import EVERY_MODEL, SUGAR
 from plandsl.grammar.unparse import declaration
-from plandsl.limits import MAX_VALUES
 from plandsl.spec import money as _money
 from plandsl.spec.money import DRAWN, PAID, power_hint, power_missing
 from plandsl.spec.plan import OF_OUTPUT, PlanSpec
@@ -234,8 +234,9 @@ def _range(reader: Reader, name: str, domain: s.Range, unit: Unit) -> Iterator[S
         hint = "`1..64 by * 2`, `0..9 by + 3`"
         raise Wrong("E214", "with this step the range never ends", domain.span, hint=hint)
     values = list(_steps(low.value, high.value, step.value, product))
-    if len(values) > MAX_VALUES:
-        raise Wrong("E214", f"`{name}` takes more than {MAX_VALUES:,} values", domain.span, hint="take a larger step")
+    if len(values) > limits.MAX_VALUES:
+        why = f"`{name}` takes more than {limits.MAX_VALUES:,} values"
+        raise Wrong("E214", why, domain.span, hint=limits.MAX_VALUES.hint("take a larger step"))
     scale, word = _unit(domain.lo, low)
     for value in values:
         number = value if scale == 1 else value / scale
@@ -247,7 +248,7 @@ def _range(reader: Reader, name: str, domain: s.Range, unit: Unit) -> Iterator[S
 
 
 def _steps(low: float, high: float, step: float, product: bool) -> Iterator[int | float]:
-    for k in range(MAX_VALUES + 1):
+    for k in range(limits.MAX_VALUES + 1):
         value = low * step**k if product else low + step * k
         if value > high * (1 + 1e-12):
             return
@@ -484,7 +485,7 @@ def _check_values(reader: Reader, choices: tuple[Choice, ...], resolve: Any) -> 
     tries = [first, *(first | {c.path: (c, setting)} for c, settings in tried.items() for setting in settings)]
     spared = FITTING if any(c.path.split(".")[0] == "model" for c in choices) else ()
     kinds: set[_Kind] = set()
-    for combination in tries[:MAX_VALUES]:
+    for combination in tries[: limits.MAX_VALUES]:
         plan, findings = resolve(tuple(combination.values()))
         if plan is not None:
             kinds.add(_kind_of(plan))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from functools import partial
+from math import prod
 from typing import NamedTuple
 
 from attrs import evolve
 
+from plandsl import limits
 from plandsl.diagnostics import Label, Span
 from plandsl.grammar import syntax as s
 from plandsl.grammar.context import Context
@@ -16,7 +18,6 @@ from plandsl.grammar.modules import Wrong
 from plandsl.grammar.records import Layer, Record
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.values import span_of, whole
-from plandsl.limits import MAX_LAYERS, MAX_RANKS
 from plandsl.spec.model import ModelSpec
 from plandsl.spec.plan import AxisSpec, CutSpec, PlaceSpec, RuleSpec, ShardingSpec
 
@@ -47,9 +48,7 @@ REGIONS = ("attention", "experts", "embedding", "head")
 EVERY_MODEL = ("tokens", "batch", "context", "layers")
 """Dimensions that a rule may name for every model."""
 
-_MAX_AXES = 8
-_MAX_RULES = 200
-_LARGEST = 10**18  # a degree between MAX_RANKS and this gives E306, which names the product
+_LARGEST = 10**18  # a degree between limits.MAX_RANKS and this gives E306, which names the product
 
 
 def sharding_spec(context: Context, record: Record) -> ShardingSpec | None:
@@ -62,8 +61,11 @@ def sharding_spec(context: Context, record: Record) -> ShardingSpec | None:
     if placed:  # the innermost axes, so that they are neighbours in a node
         within = {place.axis for place in placed}
         axes = (*(a for a in axes if a.name not in within), *(a for a in axes if a.name in within))
-    if len(rules) > _MAX_RULES:
-        reader.fail(Wrong("E214", f"a sharding has at most {_MAX_RULES} rules", rules[_MAX_RULES].span))
+    if len(rules) > (most := limits.MAX_RULES):
+        why = f"a sharding has at most {most} rules, found {len(rules):,}"
+        reader.fail(
+            Wrong("E214", why, rules[most].span, hint=most.hint("name several dimensions in a rule", len(rules)))
+        )
     form = reader.word("context_form", ("ring", "gather")) or "ring"
     hops = reader.whole("hop_tensors", most=2)
     cut = reader.read("cut", partial(_cut, reader))
@@ -94,7 +96,9 @@ def _cut(reader: Reader, layer: Layer) -> CutSpec:
             raise Wrong("E210", "expected the layers of each stage, or `balanced`", span_of(layer), hint=hint)
         return CutSpec(balanced=True, span=span_of(layer))
     values = ((item, reader.context.evaluator.value(item, layer.unit)) for item in layer.value.items)
-    counts = (whole(value, Layer(s.Name("cut", item.span), item, layer.unit), 1, MAX_LAYERS) for item, value in values)
+    counts = (
+        whole(value, Layer(s.Name("cut", item.span), item, layer.unit), 1, limits.MAX_LAYERS) for item, value in values
+    )
     return CutSpec(tuple(counts), span=span_of(layer))
 
 
@@ -150,16 +154,17 @@ def _warn_idle(reader: Reader, axes: tuple[AxisSpec, ...], rules: tuple[RuleSpec
 
 
 def _check_ranks(reader: Reader, axes: tuple[AxisSpec, ...]) -> None:
-    if len(axes) > _MAX_AXES:
-        reader.fail(Wrong("E214", f"a mesh has at most {_MAX_AXES} axes", axes[_MAX_AXES].span))
+    if len(axes) > (most := limits.MAX_AXES):
+        why = f"a mesh has at most {most} axes, found {len(axes):,}"
+        reader.fail(Wrong("E214", why, axes[most].span, hint=most.hint("join some of them", len(axes))))
     total = 1
     for axis in axes:
         total *= axis.size
-        if total > MAX_RANKS:
+        if total > limits.MAX_RANKS:
             largest = max(axes, key=lambda axis: axis.size)
             product = " * ".join(f"{axis.size:,}" for axis in axes[:8] if axis.size > 1)
             message = f"this sharding has {product} ranks"
-            hint = f"at most {MAX_RANKS:,} ranks are allowed"
+            hint = limits.MAX_RANKS.hint(f"at most {limits.MAX_RANKS:,} ranks are allowed", prod(a.size for a in axes))
             reader.fail(Wrong("E306", message, largest.span, hint=hint))
             return
 

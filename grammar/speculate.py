@@ -9,6 +9,7 @@ from functools import partial
 
 from attrs import evolve
 
+from plandsl import limits
 from plandsl.diagnostics import Label, Span
 from plandsl.grammar import syntax as s
 from plandsl.grammar.evaluate import Value
@@ -19,7 +20,6 @@ from plandsl.grammar.schema import Reader
 from plandsl.grammar.sharding import EVERY_MODEL, SUGAR
 from plandsl.grammar.shift import sharding_under
 from plandsl.grammar.values import expect, span_of
-from plandsl.limits import MAX_DRAFTED
 from plandsl.spec.model import ModelSpec
 from plandsl.spec.plan import RuleSpec, ShardingSpec, SpeculateSpec
 from plandsl.units import NUMBER, Quantity
@@ -61,7 +61,7 @@ def speculate_spec(plan: Reader, model: ModelSpec | None, plan_sharding: Shardin
 
 def _acceptance(reader: Reader) -> tuple[float, ...] | None:
     """The acceptance of each guess: the same for all ``tokens``, or a list."""
-    tokens = reader.whole("tokens", most=MAX_DRAFTED)
+    tokens = reader.whole("tokens", most=limits.MAX_DRAFTED)
     found = reader.read("acceptance", partial(_chances, reader), "acceptance = 80 %")
     if found is None or (tokens is None and "tokens" in reader.record.fields):
         return None
@@ -82,9 +82,10 @@ def _chances(reader: Reader, layer: Layer) -> tuple[tuple[float, ...], bool]:
     value = reader.value(layer)
     if isinstance(value, Quantity | bool | str):
         return (_chance(value, layer),), False
-    if not 1 <= len(value) <= MAX_DRAFTED:
+    if not 1 <= len(value) <= limits.MAX_DRAFTED:
         hint = "`acceptance = [85 %, 70 %, 55 %]`"
-        raise Wrong("E224", f"`acceptance` must be a list of 1 to {MAX_DRAFTED} shares", span_of(layer), hint=hint)
+        why = f"`acceptance` must be a list of 1 to {limits.MAX_DRAFTED} shares"
+        raise Wrong("E224", why, span_of(layer), hint=limits.MAX_DRAFTED.hint(hint, len(value)))
     return tuple(_chance(item, layer) for item in value), True
 
 

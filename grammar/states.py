@@ -5,6 +5,7 @@ Loaded by the first model that has one.
 
 from __future__ import annotations
 
+from plandsl import limits
 from plandsl.diagnostics import Label
 from plandsl.grammar import syntax as s
 from plandsl.grammar.functions import Typed, dims_text
@@ -13,7 +14,6 @@ from plandsl.grammar.records import Layer
 from plandsl.grammar.terms import Terms
 from plandsl.grammar.values import flag, whole
 from plandsl.ir.states import ROLES
-from plandsl.limits import MAX_DIMENSION
 from plandsl.spec.model import Apply, Weight
 
 CONV = "`short_conv(x, w_conv[conv_width, channels])`, and a bias `b_conv[channels]` where there is one"
@@ -131,7 +131,7 @@ def _option(option: s.Field, terms: Terms) -> tuple[str, int | float | bool | st
     value = scope.context.evaluator.value(option.value, scope.unit, scope.record)
     layer = Layer(option.name, option.value, scope.unit)
     if option.name.text == "chunk":
-        return "chunk", whole(value, layer, 1, MAX_DIMENSION)
+        return "chunk", whole(value, layer, 1, limits.MAX_DIMENSION)
     return option.name.text, flag(value, layer)
 
 

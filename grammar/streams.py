@@ -5,12 +5,12 @@ Loaded by the first model that has one.
 
 from __future__ import annotations
 
+from plandsl import limits
 from plandsl.grammar import syntax as s
 from plandsl.grammar.functions import STEP_DIMS, Scope, Typed, dims_text
 from plandsl.grammar.modules import Wrong
 from plandsl.grammar.records import Layer
 from plandsl.grammar.values import expect, whole
-from plandsl.limits import MAX_DIMENSION
 from plandsl.spec.model import LAYER, Apply, Weight
 from plandsl.units import NUMBER
 
@@ -36,7 +36,7 @@ def item(call: s.Call, x: Typed, scope: Scope) -> Typed:
     if isinstance(at.value, s.Ref) and at.value.name == LAYER:
         return Typed(Apply("item", (x.term,), (("over", over), ("at", LAYER)), call.span), rest)
     value = scope.context.evaluator.value(at.value, scope.unit, scope.record)
-    number = whole(value, Layer(at.name, at.value, scope.unit), 0, MAX_DIMENSION)
+    number = whole(value, Layer(at.name, at.value, scope.unit), 0, limits.MAX_DIMENSION)
     if have and number >= have:
         why = f"item {number} of `{over}`, which has {have:,} items from 0"
         raise Wrong("E570", why, at.value.span, hint=f"at most `at = {have - 1}`")
@@ -77,7 +77,7 @@ def spread(call: s.Call, x: Typed, scope: Scope) -> Typed:
     option = next((option for option in call.kwargs if option.name.text == "first"), None)
     if option is not None:
         value = scope.context.evaluator.value(option.value, scope.unit, scope.record)
-        first = whole(value, Layer(option.name, option.value, scope.unit), 0, MAX_DIMENSION)
+        first = whole(value, Layer(option.name, option.value, scope.unit), 0, limits.MAX_DIMENSION)
         have = scope.sizes.get(into, 0)
         if have and first >= have:
             why = f"`first = {first}` leaves nothing of `{into}`, which has {have:,} items from 0"

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from plandsl import limits
 from plandsl.diagnostics import Label, Span
 from plandsl.grammar import syntax as s
 from plandsl.grammar.earlier import Handing, take_earlier
 from plandsl.grammar.functions import MOST, PARTS, STEP_DIMS, Dims, Scope, Typed, apply, check_call, dims_text
 from plandsl.grammar.modules import Follows, Wrong
-from plandsl.limits import MAX_NESTING, MAX_STATEMENTS
 from plandsl.spec.model import AMONG, EARLIER, INDEX, STATEFUL, Apply, Statement, Var, Weight
 
 ELEMENTWISE = {"+": "add", "-": "sub", "*": "mul"}
 SCALED = "a number can multiply or divide a tensor, or be added to it: `x * 0.5`, `x / 2`, `x + 1`, `x - 1`"
 
-_MAX_OPS = 4 * MAX_STATEMENTS  # operations in one block: statements may nest
+_OPS_OF_STATEMENT = 4  # operations in one block, for each statement that it may have: statements may nest
 
 
 class Seen(NamedTuple):
@@ -70,8 +70,10 @@ class Terms:
         for number, item in enumerate(items):
             if not isinstance(item, s.Field):
                 self.note(_statement_error(item))
-            elif number >= MAX_STATEMENTS:
-                self.note(Wrong("E214", f"a block has at most {MAX_STATEMENTS} statements", item.span))
+            elif number >= limits.MAX_STATEMENTS:
+                why = f"a block has at most {limits.MAX_STATEMENTS} statements, found {len(items):,}"
+                hint = limits.MAX_STATEMENTS.hint("split it into blocks", len(items))
+                self.note(Wrong("E214", why, item.span, hint=hint))
                 return
             elif (statement := self._statement(item)) is not None:
                 yield statement
@@ -150,8 +152,13 @@ class Terms:
         self._ops += 1
         self.context.library.spend(expr.span)
         try:
-            if self._depth > 2 * MAX_NESTING or self._ops > _MAX_OPS:
-                raise Wrong("E214", "this block is too long", expr.span, hint="split it into statements")
+            if self._depth > 2 * limits.MAX_NESTING or self._ops > _OPS_OF_STATEMENT * limits.MAX_STATEMENTS:
+                raise Wrong(
+                    "E214",
+                    "this block is too long",
+                    expr.span,
+                    hint=limits.MAX_STATEMENTS.hint("split it into statements"),
+                )
             return self._term(expr)
         finally:
             self._depth -= 1
@@ -244,8 +251,13 @@ class Terms:
         out = self._side(links[-1].a)
         for link in reversed(links):
             self._ops += 1
-            if self._ops > _MAX_OPS:
-                raise Wrong("E214", "this block is too long", expr.span, hint="split the model into blocks")
+            if self._ops > _OPS_OF_STATEMENT * limits.MAX_STATEMENTS:
+                raise Wrong(
+                    "E214",
+                    "this block is too long",
+                    expr.span,
+                    hint=limits.MAX_STATEMENTS.hint("split the model into blocks"),
+                )
             right = self._side(link.b)  # even where the left is wrong: one run finds all mistakes
             out = self._binary(link, out, right) if out is not None and right is not None else None
         if out is None:

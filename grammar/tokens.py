@@ -8,9 +8,9 @@ from functools import cache
 from itertools import islice
 from typing import NamedTuple
 
+from plandsl import limits
 from plandsl.diagnostics import Diagnostic, Span
 from plandsl.grammar import _tables
-from plandsl.limits import MAX_ERRORS
 
 CURLY = "\u201c\u201d\u201e\u201f\u00ab\u00bb\u2033\u2018\u2019\u201a\u201b\u2032`\u00b4"
 """Quotes that an editor or another language put in place of ``"``."""
@@ -126,7 +126,7 @@ def split_number(text: str) -> tuple[str, str]:
 def lexical_errors(tokens: Sequence[Token]) -> list[Diagnostic]:
     """A diagnostic for every token that is not in the language, at most `MAX_ERRORS`."""
     wrong = (at for at, token in enumerate(tokens) if token.kind in _WRONG)
-    return [_lexical_error(tokens[at], kind_named(tokens, at)) for at in islice(wrong, MAX_ERRORS)]
+    return [_lexical_error(tokens[at], kind_named(tokens, at)) for at in islice(wrong, limits.MAX_ERRORS)]
 
 
 def kind_named(tokens: Sequence[Token], at: int) -> str:

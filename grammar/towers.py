@@ -5,10 +5,12 @@ Loaded by the first model that has one.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 from attrs import evolve
 
+from plandsl import limits
 from plandsl.diagnostics import Label
 from plandsl.grammar import syntax as s
 from plandsl.grammar.draws import Kind, read_distribution
@@ -18,7 +20,6 @@ from plandsl.grammar.schema import Reader
 from plandsl.grammar.shift import sharding_under
 from plandsl.grammar.speculate import drop_stages
 from plandsl.grammar.values import expect, span_of
-from plandsl.limits import MAX_IMAGES
 from plandsl.spec.adapter_mix import chances_of
 from plandsl.spec.model import Apply, ModelSpec, Weight
 from plandsl.spec.plan import ShardingSpec, WorkloadSpec
@@ -89,7 +90,7 @@ def _dims_of(model: ModelSpec, term: object) -> tuple[str, ...]:
 # ---- a plan with a tower
 
 
-IMAGES = Kind(NUMBER, 0, MAX_IMAGES, True)
+IMAGES = Kind(NUMBER, 0, "images", True)
 
 
 def images_of(reader: Reader) -> tuple[float, int, Distribution | None]:
@@ -117,16 +118,19 @@ def _images(reader: Reader, layer: Layer) -> tuple[float, Distribution | None]:
             raise Wrong(
                 "E576", why, span_of(layer), hint="`images = uniform(0, 4)`, or another distribution of numbers"
             )
-        value = mean_images(drawn, MAX_IMAGES)
-    if not 0 < value <= MAX_IMAGES:
-        why = f"`images` must be above 0 and at most {MAX_IMAGES:,}, found {value:g}"
-        raise Wrong("E546", why, span_of(layer), hint="`images = 2`; without images, leave `image_tokens` out too")
+        value = mean_images(drawn, limits.MAX_IMAGES)
+    if not 0 < value <= limits.MAX_IMAGES:
+        why = f"`images` must be above 0 and at most {limits.MAX_IMAGES:,}, found {value:g}"
+        hint = "`images = 2`; without images, leave `image_tokens` out too"
+        if value > 0:
+            hint = limits.MAX_IMAGES.hint(f"at most `images = {limits.MAX_IMAGES:d}`", math.ceil(value))
+        raise Wrong("E546", why, span_of(layer), hint=hint)
     return value, drawn
 
 
 def mean_images(drawn: Distribution, most: int) -> float:
     """The mean number of images of a prompt that holds at most ``most``."""
-    chances = chances_of(drawn, 0, MAX_IMAGES)
+    chances = chances_of(drawn, 0, limits.MAX_IMAGES)
     assert chances is not None, "a file has no images"
     return sum(min(number, most) * chance for number, chance in chances.items())
 

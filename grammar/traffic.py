@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from plandsl import limits
 from plandsl.diagnostics import Label
 from plandsl.grammar import syntax as s
 from plandsl.grammar.arrivals import AT_ONCE, read_arrivals
@@ -24,7 +25,6 @@ from plandsl.grammar.requires import read_requirements
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.values import span_of
 from plandsl.grammar.workloads import EXAMPLES
-from plandsl.limits import MAX_CLASSES, MAX_DIMENSION
 from plandsl.spec.plan import TIMES
 from plandsl.spec.traffic import (
     AdaptersSpec,
@@ -98,7 +98,7 @@ def _sessions(reader: Reader, used: bool) -> SessionsSpec | None:
     inner = Reader(reader.context, section, ("turns", "think", "system"))
     turns = inner.read("turns", partial(_distribution, inner, TURNS, used), "turns = uniform(2, 6)")
     think = inner.read("think", partial(_distribution, inner, SECONDS, used), "think = exponential(30 s)")
-    system = inner.whole("system", least=0, most=MAX_DIMENSION)
+    system = inner.whole("system", least=0, most=limits.MAX_DIMENSION)
     reader.ok &= inner.ok
     return None if turns is None or think is None else SessionsSpec(turns, think, system or 0)
 
@@ -146,15 +146,16 @@ def _adapted(reader: Reader, layer: Layer) -> float:
 def _classes(reader: Reader, used: bool) -> tuple[ClassSpec, ...]:
     found: dict[str, ClassSpec | None] = {}
     items = [placed for placed in reader.record.items() if isinstance(placed.item, s.Class)]
-    for placed in items[:MAX_CLASSES]:
+    for placed in items[: limits.MAX_CLASSES]:
         assert isinstance(placed.item, s.Class), "filtered above"
         name = placed.item.name
         if name.text in found:
             reader.fail(Wrong("E202", f"class `{name.text}` is given twice", name.span, hint="rename one of them"))
         found[name.text] = _class(reader, placed, placed.item, used)
-    if len(items) > MAX_CLASSES:
-        span = items[MAX_CLASSES].item.span
-        reader.fail(Wrong("E242", f"a workload has at most {MAX_CLASSES} classes", span))
+    if len(items) > limits.MAX_CLASSES:
+        span = items[limits.MAX_CLASSES].item.span
+        why = f"a workload has at most {limits.MAX_CLASSES} classes, found {len(items)}"
+        reader.fail(Wrong("E242", why, span, hint=limits.MAX_CLASSES.hint("join classes that are alike", len(items))))
     return tuple(one for one in found.values() if one)
 
 

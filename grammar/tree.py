@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from typing import Any, Protocol
 
+from plandsl import limits
 from plandsl.diagnostics import Diagnostic, Span, clip
 from plandsl.grammar import syntax as s
 from plandsl.grammar.tokens import Token, split_number
-from plandsl.limits import MAX_DIGITS
 
 
 class Placed(Protocol):
@@ -260,7 +260,7 @@ class TreeBuilder:
         """A number and its unit, if any."""
         token: Token = parts[0]
         text, span = token.text, token.span
-        if text.isdecimal() and len(text) <= MAX_DIGITS:
+        if text.isdecimal() and len(text) <= limits.MAX_DIGITS:
             return s.Num(int(text), None, None, span)
         digits, unit = split_number(text)
         value = self._value(digits.replace("_", ""), span)
@@ -270,9 +270,9 @@ class TreeBuilder:
         return s.Num(value, unit, unit_span, span)
 
     def _value(self, digits: str, span: Span) -> int | float:
-        if sum(map(str.isdigit, digits)) > MAX_DIGITS:
-            message = f"this number has more than {MAX_DIGITS} digits"
-            self.found.append(Diagnostic("E106", message, span, hint="round it"))
+        if sum(map(str.isdigit, digits)) > limits.MAX_DIGITS:
+            message = f"this number has more than {limits.MAX_DIGITS} digits"
+            self.found.append(Diagnostic("E106", message, span, hint=limits.MAX_DIGITS.hint("round it")))
             return 1  # legal almost everywhere, so that one mistake gives one message
         if digits.isdigit():
             return int(digits)

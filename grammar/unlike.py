@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from attrs import evolve
 
+from plandsl import limits
 from plandsl.diagnostics import Label
 from plandsl.grammar import syntax as s
 from plandsl.grammar.context import Context
@@ -15,7 +16,6 @@ from plandsl.grammar.modules import Wrong
 from plandsl.grammar.records import Layer, Record
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.values import span_of, whole
-from plandsl.limits import MAX_COUNT
 from plandsl.spec.hardware import ClusterSpec, GpuSpec, NodeSpec
 
 T = TypeVar("T", GpuSpec, NodeSpec)
@@ -62,7 +62,7 @@ def _member(context: Context, item: s.Expr, layer: Layer, kind: str) -> tuple[in
     if not isinstance(item, s.Binary) or item.op != "*" or isinstance(item.b, s.Num):
         raise Wrong("E210", f"expected a number of {WORDS[kind]}, as in `{example}`", item.span, hint=f"`[{example}]`")
     count = context.evaluator.value(item.a, layer.unit)
-    many = whole(count, Layer(s.Name(layer.name.text, item.a.span), item.a, layer.unit), 1, MAX_COUNT)
+    many = whole(count, Layer(s.Name(layer.name.text, item.a.span), item.a, layer.unit), 1, limits.MAX_COUNT)
     return many, context.records.of_value(kind, item.b, layer.unit)
 
 

@@ -8,6 +8,7 @@ from plandsl.grammar.evaluate import Value, describe
 from plandsl.grammar.modules import Wrong
 from plandsl.grammar.records import Layer, Record
 from plandsl.grammar.tokens import NUMERIC
+from plandsl.limits import help_for
 from plandsl.spec.hardware import ENGINE_BYTES
 from plandsl.units import EXAMPLES, NUMBER, REQUEST_RATE, TOKEN_RATE, Dimension, Quantity
 
@@ -54,7 +55,8 @@ def whole(value: Value, layer: Layer, least: int, most: int) -> int:
         wanted = "zero or more" if least == 0 else f"{least} or more"
         raise Wrong("E214", f"`{name}` must be {wanted}, found {number.value:g}", span)
     if number.value > most:
-        raise Wrong("E214", f"`{name}` must be at most {most:,}, found {number.value:,g}", span)
+        hint = help_for(most, f"at most `{name} = {most:d}`", number.value)
+        raise Wrong("E214", f"`{name}` must be at most {most:,}, found {int(number.value):,}", span, hint=hint)
     return int(number.value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
@@ -28,15 +29,17 @@ def split_layers(layers: int, stages: int, starts: Sequence[int] | None = None) 
     """Consecutive ranges of layers whose lengths differ by at most one, the longer ranges first.
 
     The last stage also runs the head, so it gets a shorter range: 126 layers on 8 stages are 16 six times, then 15, 15.
-    Where stages may start at the layers ``starts`` alone (at least as many as stages), each starts at the nearest one.
+    Where stages may start at the layers ``starts`` alone (ascending, at least as many as stages), each starts at the
+    nearest one.
     """
     each, more = divmod(layers, stages)
     ends = [0]
     for i in range(1, stages):
         wish = i * each + min(i, more)
         if starts is not None:
-            left = [n for n in starts if n > ends[-1]]
-            wish = min(left[: len(left) - (stages - 1 - i)], key=lambda n: abs(n - wish))  # later stages need one too
+            first, stop = bisect_right(starts, ends[-1]), len(starts) - (stages - 1 - i)  # later stages need one too
+            at = bisect_left(starts, wish, first, stop)
+            wish = min(starts[max(at - 1, first) : min(at + 1, stop)], key=lambda n: abs(n - wish))
         ends.append(wish)
     return list(pairwise([*ends, layers]))
 

@@ -7,6 +7,7 @@ from itertools import accumulate
 from math import prod
 from typing import NamedTuple
 
+from plandsl import limits
 from plandsl.diagnostics import Diagnostic, Label
 from plandsl.ir.chunks import Split
 from plandsl.ir.compute import Attention, Gemm
@@ -16,7 +17,6 @@ from plandsl.ir.ops import COLLECTIVES
 from plandsl.ir.program import Program, Region
 from plandsl.ir.skew import Skew, Varying, Zipf, factor
 from plandsl.ir.types import PADDED, REPLICATED, Value
-from plandsl.limits import MAX_BALANCED
 from plandsl.passes.build import arithmetic
 from plandsl.passes.cut_stages import split_layers, stage_axes
 from plandsl.passes.fitting import check_engine, check_load
@@ -397,9 +397,10 @@ def _cut(plan: PlanSpec, cut: CutSpec, rule: RuleSpec, stages: int) -> Iterator[
     """Errors in a written cut: it needs a part for each stage, and the parts must add up to the model's layers."""
     layers, name = plan.model.layers, plan.model.name
     if cut.balanced:
-        if layers > MAX_BALANCED:
-            why = f"`{name}` has {layers:,} layers, and at most {MAX_BALANCED:,} are balanced"
-            yield Diagnostic("E214", why, cut.span, hint="write the cut out: `cut = [48, 32]`")
+        if layers > limits.MAX_BALANCED:
+            why = f"`{name}` has {layers:,} layers, and at most {limits.MAX_BALANCED:,} are balanced"
+            hint = limits.MAX_BALANCED.hint("write the cut out: `cut = [48, 32]`", layers)
+            yield Diagnostic("E214", why, cut.span, hint=hint)
         return
     starts = group_starts(plan.model)
     even = ", ".join(str(b - a) for a, b in split_layers(layers, stages, starts))

@@ -18,9 +18,9 @@ from math import isfinite
 from numbers import Integral, Real
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
+from plandsl import limits
 from plandsl.diagnostics import Diagnostic, PlanError, Span, clip, either, suggest
 from plandsl.expressions import write_value
-from plandsl.limits import MAX_DIMENSION, MAX_LOAD
 
 CALL = "<call>"
 """The file name in the spans of arguments."""
@@ -61,8 +61,9 @@ class Arguments:
         span = Span(CALL, 1, len(head) + 1, 1, len(head) + len(given[argument]) + 1)
         return PlanError([Diagnostic(code, message, span, label=label, hint=hint)], {CALL: text})
 
-    def whole(self, argument: str, least: int = 1, most: int = MAX_DIMENSION) -> int:
-        """A whole number from ``least`` to ``most``."""
+    def whole(self, argument: str, least: int = 1, most: int | None = None) -> int:
+        """A whole number from ``least`` to ``most`` (the largest dimension)."""
+        most = limits.MAX_DIMENSION if most is None else most
         value = self.given.get(argument)
         if isinstance(value, Integral) and not is_flag(value) and least <= int(value) <= most:
             return int(value)
@@ -106,27 +107,27 @@ class Arguments:
             return value
         import numpy as np
 
-        expected = f"a number from 1 to {MAX_LOAD:,}, or an array of such numbers"
+        expected = f"a number from 1 to {limits.MAX_LOAD:,}, or an array of such numbers"
         try:
             array = np.asarray(value)
         except (TypeError, ValueError):
             raise self.wrong(argument, expected) from None
         if array.dtype.kind not in "iuf":
             raise self.wrong(argument, expected)
-        outside = array[~((array >= 1) & (array <= MAX_LOAD))]
+        outside = array[~((array >= 1) & (array <= limits.MAX_LOAD))]
         if not outside.size:
             return value if isinstance(value, np.ndarray) else array[()] if array.ndim else array.item()
         if not array.ndim:
             raise self.wrong(argument, expected)
         first = describe(outside.ravel()[0].item())
-        said = f"`{argument}` must hold numbers from 1 to {MAX_LOAD:,}, found {first}"
+        said = f"`{argument}` must hold numbers from 1 to {limits.MAX_LOAD:,}, found {first}"
         raise self.error("E445", argument, said, label=f"{outside.size:,} of {array.size:,} values are outside")
 
 
 def is_plain_load(value: Any) -> bool:
     """Whether a value is one of Python's own numbers that a load may be, as in nearly all calls."""
     kind = type(value)
-    return (kind is int or kind is float) and 1 <= value <= MAX_LOAD
+    return (kind is int or kind is float) and 1 <= value <= limits.MAX_LOAD
 
 
 def is_flag(value: object) -> bool:

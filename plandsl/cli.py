@@ -11,7 +11,8 @@ import io
 import keyword
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import NoReturn, TextIO
+from contextlib import nullcontext
+from typing import Any, NoReturn, TextIO
 
 from plandsl._version import __version__
 
@@ -28,6 +29,12 @@ class _Parser(argparse.ArgumentParser):
         print_diagnostics([Diagnostic("E400", message, hint=f"{self.prog} --help")], {})
         raise SystemExit(WRONG)
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """As `argparse` does, but where the output cannot be written an `OSError` says so."""
+        stream = file or sys.stderr
+        stream.write(message)
+        stream.flush()
+
 
 Takes = Callable[[_Parser], None]
 """Adds the arguments of a verb to its parser."""
@@ -42,6 +49,8 @@ def parser(verbs: Iterable[str]) -> argparse.ArgumentParser:
         text, takes = VERBS[name]
         made = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         made.add_argument("--json", action="store_true", help="print the machine form")
+        made.add_argument("--max", metavar="NAME=NUMBER", action="append", default=[], dest="limits",
+                          help="set a limit, e.g. layers=20_000 (docs/language.md#limits)")  # fmt: skip
         takes(made)
     return top
 
@@ -340,6 +349,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="planc")
+    if sys.stderr is None:  # closed by the caller, who reads the exit status
+        import os
+
+        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     try:
         return _main(sys.argv[1:] if argv is None else argv)
     except OSError:  # standard error cannot be written either
@@ -361,23 +374,19 @@ def _mark_command(given: Sequence[str]) -> Sequence[str]:
 
 def _main(given: Sequence[str]) -> int:
     """As `main`. Raises `OSError` where standard error cannot be written."""
-    if not given and sys.stdout is not None:
-        _print_landing_page()
-        return OK
-    given = _mark_command(given)
-    arguments = parser(given[:1] if given[:1] and given[0] in VERBS else VERBS).parse_args(given)
-    from plandsl.diagnostics import PlanError
-
-    if sys.stdout is None or sys.stderr is None:  # closed by the caller: nobody reads the output
+    if sys.stdout is None:
+        sys.stderr.write("error[E405]: cannot write the output: it is closed\nhelp: planc explain E405\n")
         return WRONG
     try:
+        if not given:
+            _print_landing_page()
+            sys.stdout.flush()
+            return OK
+        given = _mark_command(given)
+        arguments = parser(given[:1] if given[:1] and given[0] in VERBS else VERBS).parse_args(given)
         status = _run(arguments)
         sys.stdout.flush()
         return status
-    except PlanError as error:
-        from plandsl.commands.findings import show_errors
-
-        return show_errors(error, arguments.json)
     except BrokenPipeError:  # the reader closed the pipe
         sys.stderr.close()
         return OK
@@ -391,6 +400,14 @@ def _main(given: Sequence[str]) -> int:
     except RecursionError:
         sys.stderr.write("error[E107]: the input is nested too deeply\n")
         return WRONG
+    except Exception as error:
+        from plandsl.diagnostics import PlanError
+
+        if not isinstance(error, PlanError):
+            raise
+        from plandsl.commands.findings import show_errors
+
+        return show_errors(error, arguments.json)
 
 
 TO_START = {
@@ -436,6 +453,14 @@ def _discard(stream: TextIO) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    """Run the verb, under the limits of `--max` and of the environment."""
+    from plandsl import limits
+
+    with limits.override(limits.read_pairs(arguments.limits, "--max")) if arguments.limits else nullcontext():
+        return _run_verb(arguments)
+
+
+def _run_verb(arguments: argparse.Namespace) -> int:
     name = arguments.command.replace("-", "_")
     module = f"plandsl.commands.{name}" + ("_" if keyword.iskeyword(name) else "")
     command: Callable[[argparse.Namespace], int] = getattr(importlib.import_module(module), f"run_{name}")

@@ -15,6 +15,7 @@ from plandsl.codes_export import EXPORT_CODES
 from plandsl.codes_headers import HEADER_CODES
 from plandsl.codes_hf import HF_CODES
 from plandsl.codes_index import INDEX_CODES
+from plandsl.codes_limits import LIMIT_CODES
 from plandsl.codes_measure import MEASURE_CODES
 from plandsl.codes_models import MODEL_CODES
 from plandsl.codes_money import MONEY_CODES
@@ -471,6 +472,13 @@ COMMAND_CODES: dict[str, tuple[str, str, str, str]] = {
         "",
         "correct the file; the message names the row and the column, and the hint the range.",
     ),
+    "N450": (
+        "wrong cells of a file of measurements",
+        "`planc accuracy` leaves a row with a wrong cell unanswered and counts it. The note names the row and the "
+        "column of the first such cell of a file, and the range of the column. Other commands refuse the file (E450).",
+        "",
+        "correct the cell, or leave it empty if nobody knows it.",
+    ),
     "E452": (
         "invalid trace",
         "A trace, or a file of lengths, has a row that cannot be understood, or a format that is not known by its "
@@ -552,7 +560,7 @@ CODES: dict[str, Code] = {
         *(SYNTAX_CODES, NAME_CODES, HF_CODES, HEADER_CODES, MODEL_CODES, SHARDING_CODES),
         *(COMMAND_CODES, RENDER_CODES, MONEY_CODES, PYTHON_CODES, EDITING_CODES, EXPORT_CODES),
         *(STATE_CODES, TOWER_CODES, TRACE_CODES, COMPARE_CODES, MEASURE_CODES, INDEX_CODES, REPORT_CODES),
-        *(SERVE_CODES, VERSION_CODES, EARLIER_CODES),
+        *(SERVE_CODES, VERSION_CODES, EARLIER_CODES, LIMIT_CODES),
     )
     for name, parts in table.items()
 }

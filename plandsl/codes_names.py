@@ -250,7 +250,7 @@ NAME_CODES: dict[str, tuple[str, str, str, str]] = {
         "`rate` says when requests arrive: a number of requests per second (a Poisson process), a list of times and "
         "rates such as `[[0 h, 2 req/s], [8 h, 20 req/s]]`, `at_once`, or one of `poisson`, `constant`, `gamma`, "
         "`vllm_rate`, `on_off`, `varying` and `trace_rate`. The times of a list start at 0 and increase, and a rate "
-        "that stays is above zero.",
+        "that stays is above zero. `trace_rate` cuts its trace into at most 100,000 bins.",
         "workload w { input = 900, output = 100, rate = [[1 h, 2 req/s]] }\n",
         "correct the number that the message names.",
     ),

@@ -182,6 +182,9 @@ def coloured(kind: str, text: str) -> str:
 LONGEST = 160
 """Columns of a line of source that are shown where the terminal has no width."""
 
+NEAR = 2_000
+"""Characters of a line, before and behind a place in it, that are looked at: a file may be one long line."""
+
 
 def _excerpt(
     span: Span, mark: str, text: str, sources: Mapping[str, str], room: int | None, paint: Callable[[str], str]
@@ -195,9 +198,11 @@ def _excerpt(
     if not 1 <= span.line <= len(lines):
         return []
     line = lines[span.line - 1].rstrip("\r")
+    skipped = max(0, span.column - NEAR) if len(line) > 2 * NEAR else 0
+    line = line[skipped : skipped + 2 * NEAR]
     shown = "".join(" " if c == "\t" or not c.isprintable() else c for c in line)
-    stop = span.end_column if span.end_line == span.line else len(line) + 1
-    start = span.column
+    stop = min(span.end_column - skipped if span.end_line == span.line else len(line) + 1, 2 * NEAR)
+    start = span.column - skipped
     cut, shown, more = _window(shown, start, stop, room or LONGEST)
     before = f"{shown[: start - 1 - cut]:<{start - 1 - cut}}"
     indent, marks = width_of(before), mark * max(1, width_of(shown[start - 1 - cut : stop - 1 - cut]))

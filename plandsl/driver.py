@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from attrs import evolve
 
+from plandsl import limits
 from plandsl.answers.about import About
 from plandsl.answers.estimate import Estimate
 from plandsl.arguments import Arguments, Overrides, guarded, set_pairs
@@ -22,7 +23,6 @@ from plandsl.grammar.resolve import Module, load
 from plandsl.ir.program import PHASES, Program
 from plandsl.ir.schedule import Schedule
 from plandsl.ir.types import Number
-from plandsl.limits import MAX_COUNT, MAX_PLANS, MAX_REQUESTS, MAX_SEEDS, MAX_VERIFIED
 from plandsl.passes import PIPELINE, compile_phase, program_after
 from plandsl.passes.legality import check as legality
 from plandsl.passes.legality import check_program
@@ -304,7 +304,7 @@ class CompiledPlan:
 
         call = Arguments("autoscale", every=every, requests=requests, least=least)
         call.number("every")
-        call.whole("least", 0, MAX_COUNT)
+        call.whole("least", 0, limits.MAX_COUNT)
         _check_run("autoscale", requests=requests)
         return autoscale(self, every, requests, least)._replace(about=About(self.spec))
 
@@ -362,7 +362,7 @@ class CompiledPlan:
         from plandsl.backends.reference import verify_plan
 
         call = Arguments("verify", steps=steps, seed=seed)
-        call.whole("steps", 0, MAX_VERIFIED)
+        call.whole("steps", 0, limits.MAX_VERIFIED)
         call.whole("seed", 0)
         return verify_plan(self.spec, programs, plain_programs, steps=steps, seed=seed)
 
@@ -415,7 +415,7 @@ class CompiledPlan:
         themselves too. An encoder has a prefill alone.
         """
         call = Arguments("run", steps=steps, seed=seed)
-        call.whole("steps", 0, MAX_VERIFIED)
+        call.whole("steps", 0, limits.MAX_VERIFIED)
         call.whole("seed", 0)
         text = self.jax_program(shrink=True, room=steps, exact=True)
         found = [_run_part(text, part, plan.small, steps, seed) for part, plan in self.parts.items()]
@@ -439,7 +439,7 @@ def _run_part(text: str, part: str, small: CompiledPlan, steps: int, seed: int) 
 def _check_run(name: str, **given: Any) -> None:
     """Raise `PlanError` (E445) for numbers of requests or seeds that cannot be served, and for what hears nothing."""
     call = Arguments(name, **given)
-    for argument, most in (("number", MAX_SEEDS), ("requests", MAX_REQUESTS)):
+    for argument, most in (("number", limits.MAX_SEEDS), ("requests", limits.MAX_REQUESTS)):
         if argument == "number" in given or given.get(argument) is not None:
             call.whole(argument, 1, most)
     if (tick := given.get("tick")) is not None and not callable(tick):
@@ -589,9 +589,10 @@ def compile_module(module: Module, plan: str | Sequence[str] | None = None, tick
     ``tick`` hears how many plans are done, of how many.
     """
     names = module.plans if plan is None else [plan] if isinstance(plan, str) else list(dict.fromkeys(plan))
-    if len(names) > MAX_PLANS:
-        why = f"{module.path} has {len(names)} plans, and at most {MAX_PLANS} are compiled at once"
-        raise PlanError([Diagnostic("E408", why, module.end, hint="pick one with --plan NAME")], module.sources)
+    if len(names) > limits.MAX_PLANS:
+        why = f"{module.path} has {len(names)} plans, and at most {limits.MAX_PLANS} are compiled at once"
+        hint = limits.MAX_PLANS.hint("pick one with --plan NAME", len(names))
+        raise PlanError([Diagnostic("E408", why, module.end, hint=hint)], module.sources)
     found = [(name, *check_plan(module, name)) for name in names]
     if plan is None:
         module.check()

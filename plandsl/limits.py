@@ -1,148 +1,193 @@
 """Bounds that keep an untrusted `.plan` file from taking unbounded time or memory.
 
-Each limit names its diagnostic. An ordinary plan stays far below every limit.
+An ordinary plan stays far below every limit. A limit is read when it is asked for, as ``limits.MAX_LAYERS``. Whoever
+runs plandsl may set other limits; no plan can. `planc --max layers=20_000` does, and so does
+``PLANC_LIMITS="layers=20_000 ranks=100_000"`` in the environment, which this module reads when it is imported. Worker
+processes have the limits of the process that starts them.
 """
 
-MAX_FILE_BYTES = 262_144
-"""Largest source file read, in bytes (E108)."""
+from __future__ import annotations
 
-MAX_DIGITS = 40
-"""Longest number accepted, in digits (E106)."""
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
-MAX_NESTING = 64
-"""Deepest nesting of brackets in one file (E107)."""
+from plandsl.diagnostics import Diagnostic, PlanError, clip, either, nearest
 
-MAX_ERRORS = 50
-"""Most diagnostics shown for one file; further ones are only counted."""
+VARIABLE = "PLANC_LIMITS"
+"""The variable of the environment that holds other limits: pairs ``NAME=NUMBER`` with spaces between them."""
 
-MAX_FILES = 64
-"""Files that one root file may reach through `use` (E209)."""
+LARGEST = 10**18
+"""The largest number that a limit may be set to."""
 
-MAX_TABLE_BYTES = 16_777_216
-"""Largest file of measurements, in bytes (E450)."""
 
-MAX_TABLES = 16
-"""Most files of measured kernels that one gpu or plan may name (E214)."""
+class Limit(int):
+    """The largest number that is accepted: of ``what``, in ``unit``. ``codes`` are the diagnostics beyond it."""
 
-MAX_HEADER_BYTES = 33_554_432
-"""Most bytes that are read of the header of a file of weights, or of their index (E485)."""
+    name: str
+    unit: str
+    what: str
+    codes: tuple[str, ...]
 
-MAX_TENSORS = 1_000_000
-"""Most tensors of a checkpoint (E485)."""
+    def __new__(cls, name: str, value: int, unit: str, what: str, *codes: str) -> Limit:
+        """The limit ``name``, which is ``value`` unless it is set."""
+        limit = super().__new__(cls, value)
+        limit.name, limit.unit, limit.what, limit.codes = name, unit, what, codes
+        return limit
 
-MAX_SHARDS = 2_000
-"""Most files of weights of a checkpoint (E485)."""
+    def __reduce__(self) -> tuple[type[int], tuple[int]]:
+        """A plain number where a limit became part of a value that is copied or sent."""
+        return int, (int(self),)
 
-MAX_TENSOR_ELEMENTS = 2**48
-"""Most elements of one tensor (E485)."""
+    def at(self, value: int) -> Limit:
+        """The same limit with another value."""
+        return Limit(self.name, value, self.unit, self.what, *self.codes)
 
-MAX_ADAPTERS = 10_000
-"""Most adapters of a model that are on a GPU at once (E214)."""
+    def hint(self, text: str = "", found: float | None = None) -> str:
+        """A hint: ``text`` says what is within the limit; then follows how to raise it, to ``found`` if that is given.
 
-MAX_RANK = 65_536
-"""Largest rank of adapters (E214)."""
+        A number ``found`` within the limit needs no higher one: then ``text`` is the hint.
+        """
+        if found is not None and found <= self:
+            return text
+        wanted = 2 * self if found is None else min(int(found), LARGEST)
+        raised = f"raise the limit: `planc ... --max {self.name}={wanted}`"
+        return f"{text}; or {raised}" if text else raised
 
-MAX_EXPANSION = 64
-"""Longest chain of `let`, alias and `with` that one value may depend on (E208)."""
 
-MAX_RANKS = 65_536
-"""Most ranks of one plan: dp * tp * pp * ... (E306)."""
+def help_for(most: int, text: str = "", found: float | None = None) -> str:
+    """As `Limit.hint` where ``most`` is a limit; ``text`` alone for a bound that nobody can raise."""
+    return most.hint(text, found) if isinstance(most, Limit) else text
 
-MAX_LAYERS = 10_000
-"""Most layers of a model (E214)."""
 
-MAX_EXPERTS = 4_096
-"""Most experts of a layer; popularities have an entry for each (E214)."""
+MAX_FILE_BYTES = Limit("file_bytes", 262_144, "bytes", "a source file", "E108")
+MAX_DIGITS = Limit("digits", 40, "digits", "a number", "E106", "E212")
+MAX_NESTING = Limit("nesting", 64, "levels", "brackets in one file", "E107")
+MAX_CHAIN = Limit("chain", 200, "operators", "a chain of operators in an expression", "E107")
+MAX_ERRORS = Limit("errors", 50, "diagnostics", "what is shown of one file; further ones are counted")
+MAX_FILES = Limit("files", 64, "files", "what a root file reaches through `use`, and its configs", "E209")
+MAX_EXPANSION = Limit("expansion", 64, "names", "the chain of `let`, alias and `with` of a value", "E208")
+MAX_WORK = Limit("work", 1_000_000, "steps", "reading the values of one file", "E208")
 
-MAX_BALANCED = 512
-"""Most layers of a model with `cut = balanced` (E214)."""
+MAX_LAYERS = Limit("layers", 10_000, "layers", "a model", "E214")
+MAX_STATEMENTS = Limit("statements", 500, "statements", "a block of a model", "E214")
+MAX_DIMENSION = Limit("dimension", 10**9, "", "a dimension of a model, a batch, a length", "E214")
+MAX_EXPERTS = Limit("experts", 4_096, "experts", "a layer; popularities have an entry for each", "E214")
+MAX_BALANCED = Limit("balanced", 512, "layers", "a model with `cut = balanced`", "E214")
+MAX_ADAPTERS = Limit("adapters", 10_000, "adapters", "a model's adapters on a GPU", "E214")
+MAX_RANK = Limit("rank", 65_536, "", "the rank of adapters", "E214")
+MAX_IMAGES = Limit("images", 10_000, "images", "a request", "E546")
 
-MAX_IMAGES = 10_000
-"""Most images of a request (E546)."""
+MAX_RANKS = Limit("ranks", 65_536, "ranks", "a plan: dp * tp * pp * ...", "E306")
+MAX_AXES = Limit("axes", 8, "axes", "a mesh", "E214")
+MAX_RULES = Limit("rules", 200, "rules", "a sharding", "E214")
+MAX_COUNT = Limit("count", 100_000, "GPUs", "a node or a cluster", "E214")
+MAX_CHUNKS = Limit("chunks", 64, "chunks", "a GEMM and its collective", "E214")
+MAX_DRAFTED = Limit("drafted", 256, "tokens", "what a plan guesses ahead in a step", "E214", "E224")
+MAX_GRAPHS = Limit("graphs", 1_000, "sizes", "CUDA graphs of an engine", "E214")
+MAX_BOUNDS = Limit("bounds", 8, "sizes", "memory by which an engine chooses its limits; words for small GPUs", "E214")
+MAX_NAMES = Limit("names", 256, "names", "GPUs, or models, that the bands of an engine name", "E214")
+MAX_TIERS = Limit("tiers", 8, "tiers", "KV memory behind a GPU", "E243")
 
-MAX_DRAFTED = 256
-"""Most tokens that a plan guesses ahead in one step (E214, E224)."""
+MAX_STEPS = Limit("steps", 10_000, "times", "changes of a `rate`", "E240")
+MAX_BINS = Limit("bins", 100_000, "bins", "what `trace_rate` cuts a trace into", "E240")
+MAX_CLASSES = Limit("classes", 64, "classes", "a workload", "E242")
+MAX_TURNS = Limit("turns", 1_000, "turns", "a conversation", "E214")
+MAX_ZIPF = Limit("zipf", 1_000_000, "", "the numbers that `zipf` draws; its table has an entry for each", "E214")
+MAX_REQUESTS = Limit("requests", 100_000_000, "requests", "one load", "E214")
+MAX_BLOCKS = Limit("blocks", 30_000_000, "blocks", "the prompts of a load, of those that others may find again", "E602")
+MAX_SEEDS = Limit("seeds", 10_000, "seeds", "serving one load", "E445")
+MAX_WINDOWS = Limit("windows", 2_000, "intervals", "a load that `planc autoscale` cuts", "E214")
+MAX_LOAD = Limit("load", 10**12, "", "requests or tokens that an evaluation from Python takes", "E445")
 
-MAX_STATEMENTS = 500
-"""Most statements in one block of a model (E214)."""
+MAX_PLANS = Limit("plans", 200, "plans", "a file that is compiled in one run", "E408")
+MAX_VALUES = Limit("values", 100_000, "values", "a field of a search", "E214")
+MAX_COMPILED = Limit("compiled", 20_000, "plans", "a search: plans that differ by more than their load", "E409")
+MAX_VERIFIED = Limit("verified", 64, "steps", "decode steps that are verified", "E400", "E445")
 
-MAX_DIMENSION = 10**9
-"""Largest size of a model's dimension, batch or sequence length (E214)."""
+MAX_TABLE_BYTES = Limit("table_bytes", 16_777_216, "bytes", "a file of measurements", "E450")
+MAX_TABLES = Limit("tables", 16, "files", "measured kernels that a gpu or a plan names", "E214")
+MAX_TRACE_BYTES = Limit("trace_bytes", 1_073_741_824, "bytes", "a trace, or a file of lengths", "E452")
+MAX_TRACE_LINE = Limit("trace_line", 1_048_576, "bytes", "a line of such a file", "E452")
+MAX_BENCH_BYTES = Limit("bench_bytes", 268_435_456, "bytes", "a result file of a benchmark", "E560")
+MAX_BENCH_RUNS = Limit("bench_runs", 1_000, "runs", "what `planc compare` compares at once", "E560")
+MAX_HEADER_BYTES = Limit("header_bytes", 33_554_432, "bytes", "the header of a file of weights, or their index", "E485")
+MAX_TENSORS = Limit("tensors", 1_000_000, "tensors", "a checkpoint", "E485")
+MAX_SHARDS = Limit("shards", 2_000, "files", "the weights of a checkpoint", "E485")
+MAX_TENSOR_ELEMENTS = Limit("tensor_elements", 2**48, "elements", "a tensor of a checkpoint", "E485")
+MAX_YAML_NODES = Limit("yaml_nodes", 262_144, "nodes", "a YAML file; an alias counts as what it stands for", "E509")
+MAX_YAML_LEVELS = Limit("yaml_levels", 32, "levels", "a YAML file", "E509")
 
-MAX_LOAD = 10**12
-"""Largest number of requests or tokens that an evaluation from Python takes (E445)."""
+MAX_TRACE_EVENTS = Limit("trace_events", 1_000_000, "events", "an exported trace; or nodes of all its files", "E511")
+MAX_TRACE_PASSES = Limit("trace_passes", 300_000, "passes", "an exported trace: batches through stages", "E511")
+MAX_TRACE_STEPS = Limit("trace_steps", 1_000, "steps", "decode steps of an exported trace", "E400")
 
-MAX_COUNT = 100_000
-"""Most GPUs in one node (E214)."""
+DEFAULTS: Mapping[str, Limit] = {limit.name: limit for limit in list(globals().values()) if isinstance(limit, Limit)}
+"""Every limit by its name, as it is unless somebody sets it."""
 
-MAX_PLANS = 200
-"""Most plans of one file that are compiled in one run (E408)."""
 
-MAX_CHUNKS = 64
-"""Most chunks that a GEMM and its collective are cut into (E214)."""
+def current(name: str) -> Limit:
+    """The limit of a name, as it is now."""
+    limit: Limit = globals()[f"MAX_{name.upper()}"]
+    return limit
 
-MAX_VALUES = 100_000
-"""Most values that one field of a search may take (E214)."""
 
-MAX_COMPILED = 20_000
-"""Most plans of one search that differ by more than their load (E409)."""
+@contextmanager
+def override(values: Mapping[str, int | str]) -> Iterator[None]:
+    """Other limits in this process and in the processes that it starts, as long as the block runs.
 
-MAX_TURNS = 1_000
-"""Most turns of one conversation (E214)."""
+    Raises `PlanError` for a name that no limit has (E620), and for a value that is no whole number from 1 to
+    `LARGEST` (E621).
+    """
+    before = {name: current(name) for name in DEFAULTS}
+    outside = os.environ.get(VARIABLE)
+    _set(_read(values))
+    os.environ[VARIABLE] = " ".join(f"{name}={now:d}" for name in DEFAULTS if (now := current(name)) != DEFAULTS[name])
+    try:
+        yield
+    finally:
+        _set(before)
+        if outside is None:
+            del os.environ[VARIABLE]
+        else:
+            os.environ[VARIABLE] = outside
 
-MAX_ZIPF = 1_000_000
-"""Largest number that `zipf` draws; its table has an entry for each (E214)."""
 
-MAX_STEPS = 10_000
-"""Most times at which a `rate` changes (E240)."""
+def read_pairs(texts: list[str], given: str) -> dict[str, str]:
+    """The limits in texts ``NAME=NUMBER``, which were ``given`` so. Raises `PlanError` (E621) for another form."""
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            why = f"`{clip(text)}` in {given} is not NAME=NUMBER"
+            raise PlanError([Diagnostic("E621", why, hint="for example layers=20_000")])
+        found[name.strip()] = value.strip()
+    return found
 
-MAX_CLASSES = 64
-"""Most classes of requests in a workload (E242)."""
 
-MAX_GRAPHS = 1000
-"""Most sizes of CUDA graphs of an engine (E214)."""
+def _read(values: Mapping[str, int | str]) -> dict[str, Limit]:
+    found = {}
+    for name, value in values.items():
+        if name not in DEFAULTS:
+            near = nearest(name, DEFAULTS)
+            hint = f"did you mean {either(near)}?" if near else "docs/language.md#limits lists all of them"
+            raise PlanError([Diagnostic("E620", f"there is no limit `{clip(name)}`", hint=hint)])
+        text = str(value)
+        digits = text.replace("_", "")
+        if not (digits.isascii() and digits.isdigit() and len(digits) < 20 and 1 <= int(digits) <= LARGEST):
+            why = f"the limit `{name}` is a whole number from 1 to {LARGEST:,}, found `{clip(text)}`"
+            raise PlanError([Diagnostic("E621", why, hint=f"it is {DEFAULTS[name]:d} unless it is set")])
+        found[name] = DEFAULTS[name].at(int(digits))
+    return found
 
-MAX_BOUNDS = 8
-"""Most bounds on the memory by which an engine chooses its limits, and most words for small GPUs (E214)."""
 
-MAX_NAMES = 256
-"""Most GPUs and most models that the bands of an engine name (E214)."""
+SETTING: tuple[int, ...] = ()
+"""All limits as they are now: a part of the key of what is kept of a text, for other limits read it otherwise."""
 
-MAX_TIERS = 8
-"""Most tiers of KV memory behind a GPU (E243)."""
 
-MAX_TRACE_BYTES = 1_073_741_824
-"""Most bytes that are read of a trace or a file of lengths (E452)."""
+def _set(found: Mapping[str, Limit]) -> None:
+    globals().update({f"MAX_{name.upper()}": limit for name, limit in found.items()})
+    globals()["SETTING"] = tuple(int(current(name)) for name in DEFAULTS)
 
-MAX_TRACE_LINE = 1_048_576
-"""Longest line of such a file, in bytes (E452)."""
 
-MAX_BENCH_BYTES = 268_435_456
-"""Largest result file of a benchmark, in bytes (E560)."""
-
-MAX_BENCH_RUNS = 1_000
-"""Most runs of benchmarks that are compared at once (E560)."""
-
-MAX_REQUESTS = 100_000_000
-"""Most requests that are drawn for one load (E214)."""
-
-MAX_SEEDS = 10_000
-"""Most seeds from which Python serves one load (E445)."""
-
-MAX_YAML_NODES = 262_144
-"""Most nodes of a YAML file, an alias counted as all that it stands for (E509). Without aliases a text has fewer."""
-
-MAX_YAML_LEVELS = 32
-"""Most levels of a YAML file (E509)."""
-
-MAX_TRACE_EVENTS = 1_000_000
-"""Most events of a trace that is exported, or nodes of all its files (E511)."""
-
-MAX_TRACE_STEPS = 1_000
-"""Most decode steps of a trace that is exported (E400)."""
-
-MAX_VERIFIED = 64
-"""Most decode steps that are verified (E400, E445)."""
-
-MAX_WINDOWS = 2_000
-"""Most intervals into which a load is cut for its replicas (E214)."""
+_set(_read(read_pairs(os.environ.get(VARIABLE, "").split(), VARIABLE)))

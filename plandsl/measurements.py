@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from plandsl import limits
 from plandsl.diagnostics import clip
 from plandsl.files import Place, read_file
-from plandsl.limits import MAX_TABLE_BYTES
 
 
 class Unfit(Exception):
@@ -53,6 +54,7 @@ CHOSEN = Range(1, 256)
 
 NUMBERS: dict[str, Range] = {
     **dict.fromkeys(("time_s", "up_time_s", "down_time_s", "ttft_s", "tpot_s"), SECONDS),
+    **dict.fromkeys(("ttft_limit_s", "tpot_limit_s"), SECONDS),
     **dict.fromkeys(("reported_bw_gb_per_s", "output_tok_per_s", "tokens_per_s", "request_rate_per_s"), RATE),
     **dict.fromkeys(("causal", "cuda_graph", "act_quant_included"), FLAG),
     **dict.fromkeys(("m", "n", "k", "rows", "cols", "tokens", "tokens_per_rank", "tokens_per_gpu"), SIZE),
@@ -61,6 +63,7 @@ NUMBERS: dict[str, Range] = {
     **dict.fromkeys(("window", "prefill_chunk", "kv_prefill", "n_decode", "kv_decode"), LENGTH),
     **dict.fromkeys(("n_heads", "n_kv_heads", "n_experts", "n_local_experts", "n_sms"), COUNT),
     **dict.fromkeys(("n_gpu", "n_nodes", "tp", "pp", "ep", "attn_dp", "replicas"), COUNT),
+    **{f"{pool}_{name}": COUNT for pool in ("prefill", "decode") for name in ("workers", "tp", "attn_dp", "ep")},
     **dict.fromkeys(("median_s", "p90_s"), SECONDS),
     "repetitions": WIDTH,
     "value": Range(1e-12, 1e24),
@@ -96,24 +99,43 @@ def read_number(column: str, cell: str) -> float:
 FILE = "file"
 """The column of a file that holds rows of several tables: the name of the table that a row belongs to."""
 
+GPU_NAME = re.compile(r"[a-z_][a-z0-9_]*")
+"""Names of GPUs that `planc measure` measured: a calibration has the name in its text."""
+
 HINT = "a table has a line of column names, then rows: docs/calibration.md lists the columns of each kind"
 
 
-def read_rows(path: Place) -> Iterator[tuple[int, list[str]]]:
+def repeated(header: Sequence[str]) -> str | None:
+    """The first name that stands twice in the header of a CSV file; columns without a name do not count."""
+    seen: set[str] = set()
+    for name in filter(None, header):
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
+def read_rows(path: Place, *, resolved: bool = False) -> Iterator[tuple[int, list[str]]]:
     """The rows of a CSV file with their row numbers, the header first (row 1); blank lines are skipped.
 
-    Raises `Unfit` on a file that is too large or no CSV text, and on a row that is not as long as the header;
-    `OSError` on a file that cannot be read.
+    ``resolved`` as for `plandsl.files.open_ordinary`.
+
+    Raises `Unfit` on a file that is too large or no CSV text, on a column that is named twice, and on a row that is not
+    as long as the header; `OSError` on a file that cannot be read.
     """
     import csv
 
-    data = read_file(path, MAX_TABLE_BYTES)
-    if len(data) > MAX_TABLE_BYTES:
-        raise Unfit(f"it is larger than {MAX_TABLE_BYTES:,} bytes", "split the file")
+    data = read_file(path, limits.MAX_TABLE_BYTES, resolved=resolved)
+    if len(data) > limits.MAX_TABLE_BYTES:
+        raise Unfit(
+            f"it is larger than {limits.MAX_TABLE_BYTES:,} bytes", limits.MAX_TABLE_BYTES.hint("split the file")
+        )
     width = 0
     try:
         text = io.StringIO(data.decode("utf-8-sig"), newline="")
         for at, cells in enumerate(csv.reader(text, strict=True), 1):
+            if not width and (twice := repeated(cells)) is not None:
+                raise Unfit(f"row {at} names the column `{clip(twice)}` twice", "rename one of the two")
             width = width or len(cells)
             if cells and len(cells) != width:
                 raise Unfit(f"row {at} has {len(cells)} cells, but the header has {width}")

@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
+from plandsl import limits
 from plandsl.diagnostics import Diagnostic, Label, Span, clip
 from plandsl.files import TooLong, read_lines
-from plandsl.limits import MAX_DIMENSION, MAX_ERRORS, MAX_TRACE_BYTES, MAX_TRACE_LINE
+from plandsl.measurements import repeated
 from plandsl.spec.traffic import FileSpec
 
 LATEST = 1e12
@@ -55,8 +56,9 @@ class Cells:
             return self.cells[name]
         raise BadRow(f"the row has no `{name}`", self.columns(name))
 
-    def count(self, name: str, least: int, most: int = MAX_DIMENSION) -> int:
-        """A whole number from ``least`` to ``most``."""
+    def count(self, name: str, least: int, most: int | None = None) -> int:
+        """A whole number from ``least`` to ``most`` (the largest dimension)."""
+        most = limits.MAX_DIMENSION if most is None else most
         cell = self.get(name)
         number = self._number(cell) if isinstance(cell, str) else cell
         if type(number) is int and least <= number <= most:
@@ -130,7 +132,7 @@ class Reading:
     def fail(self, line: int, wrong: BadRow) -> None:
         """Record a finding in a line of the file."""
         self.wrong += 1
-        if self.wrong <= MAX_ERRORS:
+        if self.wrong <= limits.MAX_ERRORS:
             start, end = wrong.columns
             span = Span(self.file.shown, line, start, line, end)
             labels = () if self.file.span is None else (Label(self.file.span, "this file is read here"),)
@@ -138,8 +140,8 @@ class Reading:
 
     def finish(self) -> tuple[Diagnostic, ...]:
         """All findings; the last one counts those that are not shown."""
-        if self.wrong > MAX_ERRORS:
-            why = f"{self.wrong - MAX_ERRORS:,} further rows of {self.file.shown} are wrong"
+        if self.wrong > limits.MAX_ERRORS:
+            why = f"{self.wrong - limits.MAX_ERRORS:,} further rows of {self.file.shown} are wrong"
             self.found.append(Diagnostic("E452", why, self.file.span, hint="is this the right format?"))
         return tuple(self.found)
 
@@ -147,7 +149,7 @@ class Reading:
         """The rows of the file, by line; of a CSV file those after the header, which is then in ``header``."""
         number = 0
         try:
-            for number, data in read_lines(self.file.path, MAX_TRACE_BYTES, MAX_TRACE_LINE):
+            for number, data in read_lines(self.file.path, limits.MAX_TRACE_BYTES, limits.MAX_TRACE_LINE):
                 try:
                     row = self._row(data, number)
                 except BadRow as wrong:
@@ -158,10 +160,10 @@ class Reading:
                     if row is not None:
                         yield number, row
         except TooLong as error:
-            what = f"the line is longer than {MAX_TRACE_LINE:,} bytes"
+            most, what = limits.MAX_TRACE_LINE, f"the line is longer than {limits.MAX_TRACE_LINE:,} bytes"
             if error.line is None:
-                what = f"the file is larger than {MAX_TRACE_BYTES:,} bytes"
-            hint = "split the file, or add `requests = N`: then only the first N rows are read"
+                most, what = limits.MAX_TRACE_BYTES, f"the file is larger than {limits.MAX_TRACE_BYTES:,} bytes"
+            hint = most.hint("split the file, or add `requests = N`: then only the first N rows are read")
             self.fail(error.line or number + 1, BadRow(what, hint=hint))
         except OSError as error:
             self.fail(1, BadRow(f"cannot read this file: {error.strerror}"))
@@ -179,6 +181,8 @@ class Reading:
             return self._json_row(line)
         cells = _split(line)
         if self.header is None:
+            if (twice := repeated(cells)) is not None:
+                raise BadRow(f"the column `{clip(twice)}` is named twice", (1, len(line) + 1), "rename one of the two")
             self.header = cells
             return None
         if len(cells) != len(self.header):
@@ -189,11 +193,12 @@ class Reading:
     def _json_row(self, line: str) -> Cells:
         try:
             value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            column = getattr(error, "colno", 1)
-            raise BadRow(
-                f"the line is no JSON: {getattr(error, 'msg', 'nested too deeply')}", (column, column + 1)
-            ) from None
+        except json.JSONDecodeError as error:
+            raise BadRow(f"the line is no JSON: {error.msg}", (error.colno, error.colno + 1)) from None
+        except RecursionError:
+            raise BadRow("the line is no JSON: nested too deeply") from None
+        except ValueError:  # a whole number of thousands of digits
+            raise BadRow("the line has a number that is too long") from None
         if isinstance(value, dict):
             return Cells(value, line, True)
         hint = "a trace in JSON has one object in each line; ShareGPT's own file has texts: count the tokens of each "

@@ -20,8 +20,8 @@ from array import array
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from plandsl import limits
 from plandsl.diagnostics import Diagnostic, clip
-from plandsl.limits import MAX_DIMENSION
 from plandsl.rows import BadRow, Cells, Reading, nanoseconds
 from plandsl.spec.plan import WorkloadSpec
 from plandsl.spec.traffic import ClassSpec, Distribution, Empirical, FileSpec, Traced, TrafficSpec
@@ -104,7 +104,7 @@ class _Columns:
         at = self._time(row) if layout.time else 0.0
         ids = self._ids(row) if layout.block else ()
         session = self._session(row)
-        name = self._adapter(row) if self.column else ""
+        name = self._name(row, self.column) if self.column else ""
         if then == 0:
             self.failed += 1
             return
@@ -138,8 +138,8 @@ class _Columns:
     def _session(self, row: Cells) -> int | None:
         """The conversation that a row belongs to; None if the format has no conversations."""
         if self.format == "burstgpt":
-            name = row.cells.get("Session ID")
-            return None if name is None else self._number(name) if name else -1
+            name = self._name(row, "Session ID")
+            return self._roots.setdefault(name, len(self._roots)) if name else -1
         if self.format != "bailian":
             return None
         chat, parent = row.count("chat_id", 0, 2**62), row.count("parent_chat_id", -1, 2**62)
@@ -147,21 +147,20 @@ class _Columns:
         self._roots[chat] = root = len(self._roots) if root is None else root
         return root
 
-    def _adapter(self, row: Cells) -> str:
-        """The name of the adapter of a row, empty if it has none."""
-        cell = row.cells.get(self.column)
+    @staticmethod
+    def _name(row: Cells, column: str) -> str:
+        """The name in a cell, such as that of an adapter or of a conversation; empty if the row has none."""
+        cell = row.cells.get(column)
         if cell is None:
             return ""
         if isinstance(cell, str | int) and not isinstance(cell, bool):
             return str(cell).strip()
-        raise BadRow(f"`{self.column}` is neither a text nor a number", row.columns(self.column))
-
-    def _number(self, name: str) -> int:
-        return self._roots.setdefault(name, len(self._roots))
+        raise BadRow(f"`{column}` is neither a text nor a number", row.columns(column))
 
     def trace(self) -> Trace:
         """All rows."""
         block = self.layout.block if len(self.ids) else 0
+        session = self.session if any(one >= 0 for one in self.session) else array("q")
         return Trace(
             self.format,
             self.seconds,
@@ -170,7 +169,7 @@ class _Columns:
             offsets=self.offsets,
             ids=self.ids,
             block=block,
-            session=self.session,
+            session=session,
             adapter=self.adapter,
             failed=self.failed,
         )
@@ -193,18 +192,18 @@ def trace_of(traffic: TrafficSpec, rows: int | None) -> tuple[Trace | None, tupl
     return read_trace(traffic.trace.file, traffic.trace.format, rows, column)
 
 
-def _stamp(file: FileSpec) -> tuple[str, int, int]:
-    """Changes when the file changes."""
+def _stamp(file: FileSpec) -> tuple[str | int, ...]:
+    """Changes when the file changes, or a limit of what is read of it."""
     try:
         found = os.stat(file.path)
-        return file.path, found.st_size, found.st_mtime_ns
+        return file.path, found.st_size, found.st_mtime_ns, *limits.SETTING
     except OSError:
-        return file.path, -1, -1
+        return file.path, -1, -1, *limits.SETTING
 
 
 @lru_cache(maxsize=2)
 def _trace(
-    file: FileSpec, named: str, rows: int | None, column: str, _stamp: tuple[str, int, int]
+    file: FileSpec, named: str, rows: int | None, column: str, _stamp: tuple[str | int, ...]
 ) -> tuple[Trace | None, tuple[Diagnostic, ...]]:
     reading = Reading(file)
     columns = None if not named else _Columns(named, column)
@@ -249,7 +248,7 @@ def read_column(file: FileSpec, name: str) -> tuple[array[float] | None, tuple[D
 
 @lru_cache(maxsize=8)
 def _column(
-    file: FileSpec, name: str, _stamp: tuple[str, int, int]
+    file: FileSpec, name: str, _stamp: tuple[str | int, ...]
 ) -> tuple[array[float] | None, tuple[Diagnostic, ...]]:
     reading, values = Reading(file), array("d")
     for number, row in reading.rows():
@@ -282,7 +281,7 @@ def findings(load: WorkloadSpec) -> list[Diagnostic]:
     for one in parts:
         if isinstance(one.arrivals, Traced):
             trace, wrong = read_trace(one.arrivals.file)
-            found += wrong or _times_missing(trace, one.arrivals.file)
+            found += wrong or _times_missing(trace, one.arrivals.file) or _bins_missing(trace, one.arrivals)
         for distribution in one.lengths or ():
             found += _drawn(distribution, whole=True)
         if one.adapters is not None and one.adapters.which is not None:
@@ -304,6 +303,17 @@ def _times_missing(trace: Trace | None, file: FileSpec) -> list[Diagnostic]:
         return []
     hint = "add `rate = 12 req/s` or `concurrency = 64`: the requests are then taken in the order of the file"
     return [Diagnostic("E452", f"{file.shown} does not say when requests arrive", file.span, hint=hint)]
+
+
+def _bins_missing(trace: Trace | None, traced: Traced) -> list[Diagnostic]:
+    lasts = 0.0 if trace is None else max(trace.seconds) - min(trace.seconds)
+    if lasts < limits.MAX_BINS * traced.bin:
+        return []
+    why = f"{traced.file.shown} lasts {lasts:g} s: more than {limits.MAX_BINS:,} bins of {traced.bin:g} s"
+    least = float(f"{2 * lasts / limits.MAX_BINS:.1g}")  # one digit, and in any case long enough
+    shown = f"{least:_.0f}" if least >= 1 else f"{least:g}"
+    hint = limits.MAX_BINS.hint(f"`bin = {shown} s`, or correct the times of the file", lasts / traced.bin + 1)
+    return [Diagnostic("E240", why, traced.file.span, hint=hint)]
 
 
 def _counted(load: WorkloadSpec, trace: Trace, file: FileSpec) -> list[Diagnostic]:
@@ -328,9 +338,9 @@ def _drawn(distribution: Distribution, whole: bool, what: str = "length") -> lis
     if not isinstance(distribution, Empirical):
         return []
     values, wrong = read_column(distribution.file, distribution.column)
-    bad = [v for v in values or () if whole and not (v.is_integer() and 1 <= v <= MAX_DIMENSION)]
+    bad = [v for v in values or () if whole and not (v.is_integer() and 1 <= v <= limits.MAX_DIMENSION)]
     if not bad:
         return list(wrong)
     file = distribution.file
     why = f"{len(bad):,} numbers of {file.shown} are no {what}s, such as {bad[0]:g}"
-    return [Diagnostic("E452", why, file.span, hint=f"a {what} is a whole number from 1 to {MAX_DIMENSION:,}")]
+    return [Diagnostic("E452", why, file.span, hint=f"a {what} is a whole number from 1 to {limits.MAX_DIMENSION:,}")]

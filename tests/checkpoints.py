@@ -177,8 +177,8 @@ def _value(value: Any) -> bytes:
     return struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(_text, value))
 
 
-def write_gguf(path: Path, tensors: Shapes, metadata: Mapping[str, Any] = METADATA) -> int:
-    """Write a GGUF file without data; bytes of its tensors."""
+def gguf_header(tensors: Shapes, metadata: Mapping[str, Any] = METADATA) -> tuple[bytes, int, int]:
+    """The header of a GGUF file, filled up to its data; the bytes of these, and those of the tensors alone."""
     head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(metadata))
     head += b"".join(_text(key) + _value(value) for key, value in metadata.items())
     at = total = 0
@@ -187,7 +187,13 @@ def write_gguf(path: Path, tensors: Shapes, metadata: Mapping[str, Any] = METADA
         head += _text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *reversed(shape), number, at)
         total += prod(shape) // block * size
         at += -(-prod(shape) // block * size // 32) * 32
+    return head + bytes(-len(head) % 32), at, total
+
+
+def write_gguf(path: Path, tensors: Shapes, metadata: Mapping[str, Any] = METADATA) -> int:
+    """Write a GGUF file without data; bytes of its tensors."""
+    head, behind, total = gguf_header(tensors, metadata)
     with path.open("wb") as file:
         file.write(head)
-        file.truncate(-(-len(head) // 32) * 32 + at)
+        file.truncate(len(head) + behind)
     return total

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, settings
 
 import tests.draws
 
@@ -25,7 +25,6 @@ SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too
 always = settings(deadline=None, suppress_health_check=SLOW, derandomize=False, print_blob=True)
 settings.register_profile("dev", always, max_examples=10)
 settings.register_profile("ci", always, max_examples=80)
-settings.register_profile("nightly", always, max_examples=2000, phases=tuple(Phase))
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 

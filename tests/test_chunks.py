@@ -7,6 +7,8 @@ from functools import cache
 import numpy as np
 import pytest
 from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
 
 from plandsl.backends.cost.deployments.batch import decode_step
 from plandsl.backends.reference.shrink import shrink
@@ -19,7 +21,7 @@ from plandsl.ir.compute import Gemm
 from plandsl.ir.extents import Extents
 from plandsl.ir.program import Program
 from plandsl.ir.text import read_type, show_op
-from plandsl.ir.types import Dim, Mesh, TensorType, Value, pieces
+from plandsl.ir.types import Chunk, Dim, Mesh, TensorType, Value, own_pieces, pieces
 from plandsl.testing import assert_laws
 
 PLAN = """plan p {{
@@ -73,6 +75,29 @@ def mutants(program: Program) -> list[Program]:
             regions = tuple(evolve(r, ops=ops) if r is block else r for r in program.regions)
             out.append(evolve(program, regions=regions))
     return out
+
+
+@given(
+    st.integers(1, 60),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.integers(2, 4),
+    st.sampled_from(((), ("a",), ("a", "b"))),
+)
+def test_law_a_rank_has_the_rows_of_its_part_of_a_chunk(
+    rows: int, a: int, b: int, of: int, axes: tuple[str, ...]
+) -> None:
+    """The chunks of each block of the axes ``a, b`` that the axes of a dimension give to its fullest rank."""
+    mesh = Mesh((("a", a), ("b", b)))
+    blocks = rows * a * b  # equal blocks: of unequal ones the fullest counts
+    extents = Extents(Program("m", "prefill", mesh, (("batch", blocks),), ()), {})
+    found = 0
+    for part in range(of):
+        dim = Dim("batch", axes, Chunk(part, of, ("a", "b")))
+        own = [sum(e - s for s, e in own_pieces(dim, blocks, mesh, mesh.coordinates(rank))[1]) for rank in range(a * b)]
+        assert extents.local(dim) == max(own)
+        found += max(own)
+    assert found == blocks // mesh.ways(axes)
 
 
 def test_a_chunk_that_is_lost_or_misplaced_is_caught_by_running() -> None:

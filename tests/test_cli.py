@@ -377,9 +377,9 @@ def test_only_named_catalog_entries_are_read(monkeypatch):
     read = []
     real = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda self: read.append(self.stem) or real(self))
-    from plandsl.grammar.modules import catalog_unit
+    from plandsl.grammar.modules import _catalog_unit
 
-    catalog_unit.cache_clear()
+    _catalog_unit.cache_clear()
     open_text(plan()).plan("p")
     assert set(read) <= {"llama_3_1_70b", "h100", "h100_sxm", "generic"}
 
@@ -449,6 +449,24 @@ def test_an_error_that_cannot_be_printed_still_gives_the_status(arguments):
     with open("/dev/full", "w") as full:
         done = run_apart(*arguments, stdout=subprocess.PIPE, stderr=full)
     assert (done.returncode, done.stdout) == (2, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize(
+    ("redirected", "arguments", "says"),
+    [
+        ("2>&-", "nosuch", ""),
+        (">&-", "passes", "E405"),
+        (">/dev/full", "--version", "E405"),
+        ("<&-", "check -", "E209"),
+    ],
+)
+def test_a_closed_or_full_end_of_planc_gives_the_status_and_is_told(redirected, arguments, says):
+    command = f"{sys.executable} -m plandsl {arguments} {redirected}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 REPORTS = {

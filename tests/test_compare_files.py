@@ -247,3 +247,17 @@ def test_whatever_is_changed_in_a_file_it_is_read_or_told_what_is_wrong(data: st
     for run in runs:
         assert run.requests >= 1
         assert all(0 < number < math.inf for number in run.measured.values())
+
+
+@pytest.mark.parametrize("total", [1e300, math.inf, 10**18, 79, "x"])
+@pytest.mark.parametrize(("name", "path"), [("aiperf.json", ("input_sequence_length",)), ("vllm_8.json", ())])
+def test_a_total_of_tokens_is_as_many_as_its_requests_can_have(name: str, path: tuple[str, ...], total: object) -> None:
+    key = "total_sum" if path else "total_input_tokens"
+    data = json.loads((BENCH / name).read_text())
+    if path:
+        data[path[0]] = {key: total}
+    else:
+        data[key] = total
+    (found,) = wrong(json.dumps(data).encode())
+    assert (found.code, found.hint) == ("E562", "expected a number from 80 to 80,000,000,000")
+    assert ".".join((*path, key)) in found.message

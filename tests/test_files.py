@@ -274,6 +274,19 @@ def test_a_pipe_or_a_device_is_no_config(tmp_path, capsys):
     assert NOT_ORDINARY in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("verb", ["calibrate", "accuracy", "import"])
+def test_a_pipe_is_no_file_of_measurements_and_no_script(verb, tmp_path, capsys):
+    """It is told from a file of no known kind, alone and in a folder."""
+    os.mkfifo(tmp_path / "gemm.csv")
+    written = ["-o", tmp_path / "out.plan"] if verb == "calibrate" else []
+    for place in (tmp_path / "gemm.csv", tmp_path):
+        if place.is_dir() and verb == "import":
+            continue
+        assert run([verb, place, *written]) == 2
+        assert f"cannot read {tmp_path / 'gemm.csv'}: {NOT_ORDINARY}" in capsys.readouterr().err
+    assert not (tmp_path / "out.plan").exists()
+
+
 def test_a_file_is_cut_one_byte_past_the_bound(tmp_path):
     (tmp_path / "x").write_bytes(b"12345")
     assert [read_file(tmp_path / "x", most) for most in (3, 4, 5)] == [b"1234", b"12345", b"12345"]

@@ -28,8 +28,11 @@ from plandsl.testing import (
     assert_laws,
     compiled,
     deployments,
+    laws_bounds,
     laws_cost,
+    laws_growth,
     laws_schedule,
+    laws_text,
     mixtures,
     plan_texts,
     plans,
@@ -38,8 +41,9 @@ from plandsl.testing import (
     show_plan,
 )
 from plandsl.testing import links as any_links
+from plandsl.testing.known import Law
 from plandsl.testing.laws_schedule import period_excess
-from tests.draws import draws, some
+from tests.draws import draws, pick, some
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.plan"))
@@ -50,8 +54,14 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.plan"))
 ASKS_EACH_FIGURE = laws_cost.shares_follow_their_figures
 """The slowest law: it asks the model again for each figure."""
 
+MAKE_OTHERS = (
+    *(law for law in LAWS if law.__module__ in (laws_growth.__name__, laws_text.__name__)),
+    laws_bounds.one_gpu_sends_nothing,
+)
+"""Laws that compile other plans, to compare them with the one that they are asked of."""
+
 TOLD_APART = {
-    "programs": [law for law in LAWS if law.__module__ != laws_cost.__name__],
+    "programs": [law for law in LAWS if law.__module__ != laws_cost.__name__ and law not in MAKE_OTHERS],
     "costs": [law for law in LAWS if law.__module__ == laws_cost.__name__ and law != ASKS_EACH_FIGURE],
 }
 """Laws that share the plans that are drawn; to draw and compile a plan takes longer than most of them."""
@@ -67,6 +77,12 @@ def test_law(about: str, plan: PlanSpec) -> None:
 
 
 @draws(1 / 3)
+@given(plan=deployments(), law=st.sampled_from(MAKE_OTHERS))
+def test_law_of_other_plans(plan: PlanSpec, law: Law) -> None:
+    assert_law(law, compiled(plan))
+
+
+@draws(1 / 3)
 @given(plan=deployments())
 def test_law_shares_follow_their_figures(plan: PlanSpec) -> None:
     assert_law(ASKS_EACH_FIGURE, compiled(plan))
@@ -79,8 +95,10 @@ def test_law_holds_for_examples(path: Path) -> None:
     made = compile_file(path)
     for plan in some(made, 3, path.stem):
         for law in LAWS:
-            if law != ASKS_EACH_FIGURE:
+            if law != ASKS_EACH_FIGURE and law not in MAKE_OTHERS:
                 assert_law(law, plan)
+    for plan in some(made[:4], 4, path.stem, "others"):
+        assert_law(MAKE_OTHERS[pick(len(MAKE_OTHERS), path.stem)], plan)
     for plan in some(made, 4, path.stem, "figures"):
         assert_law(ASKS_EACH_FIGURE, plan)
 

@@ -9,7 +9,6 @@ import pytest
 from plandsl.backends.calibrate.declare import declared
 from plandsl.backends.cost.machine.tables import BY_FILE
 from plandsl.backends.measure import Rows, cases, default_cases, device_cases, measure, plan_cases
-from plandsl.backends.measure.devices import About, Refused
 from plandsl.backends.measure.run import FEWEST, LEAST, LONG, MOST, copies_of, summary
 from plandsl.backends.measure.table import HEADER
 from plandsl.cli import main
@@ -17,41 +16,12 @@ from plandsl.commands import measure as command
 from plandsl.diagnostics import PlanError
 from plandsl.driver import compile_text
 from plandsl.measurements import NUMBERS, read_number
-
-PEAK, BANDWIDTH = 2e12, 1e11
+from tests.devices import BANDWIDTH, PEAK, Made
 
 PLAN = """
 model small = llama_3_1_8b with { layers = 4, hidden = 1024, ffn = 2816, heads = 16, kv_heads = 8, head_dim = 64 }
 plan p { model = small, node = h100_4, workload { input = 128, output = 16, batch = 4 }, sharding { tp = 2 } }
 """
-
-
-class Made:
-    """A device of formulas: 70 % of its peak, 80 % of its bandwidth, and 20 us for every kernel."""
-
-    def __init__(self, refuses=lambda case: "", after=None):
-        self.about = About("made up", "formulas 1.0", 16, 64e9, devices=2, host=False)
-        self.refuses, self.after, self.prepared = refuses, after, []
-        self.now = 0.0
-
-    def prepare(self, case, copies):
-        if self.after is not None and len(self.prepared) >= self.after:
-            raise KeyboardInterrupt
-        if why := self.refuses(case):
-            raise Refused(why)
-        self.prepared.append(case)
-        share = 1.0 if case.file == cases.PEAKS else 0.8
-        seconds = 2e-5 * (share < 1) + max(case.flops / PEAK / 0.7, case.moved / BANDWIDTH / share, 1e-6)
-        turns = iter(range(10**6))
-
-        def once():
-            self.now += seconds * copies
-            return seconds * (1 + next(turns) % 3 / 10)
-
-        return once
-
-    def clock(self):
-        return self.now
 
 
 @pytest.fixture

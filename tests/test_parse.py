@@ -16,10 +16,10 @@ from plandsl.diagnostics import render
 from plandsl.grammar import build
 from plandsl.grammar import syntax as s
 from plandsl.grammar.fmt import same_tree
-from plandsl.grammar.layout import MAX_CHAIN, Layout
+from plandsl.grammar.layout import Layout
 from plandsl.grammar.parse import decode, parse
 from plandsl.grammar.tokens import KEYWORDS, scan
-from plandsl.limits import MAX_ERRORS, MAX_FILE_BYTES, MAX_NESTING
+from plandsl.limits import MAX_CHAIN, MAX_ERRORS, MAX_FILE_BYTES, MAX_NESTING
 from tests.draws import draws
 
 ERRORS = Path(__file__).parent / "golden" / "errors"

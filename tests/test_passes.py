@@ -4,28 +4,30 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import cache
-from math import prod
+from math import inf, prod
 from pathlib import Path
 
 import pytest
 from attrs import evolve
-from hypothesis import given
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from plandsl import passes
 from plandsl.answers.phases import OpTime
 from plandsl.driver import CompiledPlan, compile_text, pass_lines
-from plandsl.ir.collectives import AllReduce, AllToAll, Recv, ReduceScatter, Reshard, Send
+from plandsl.ir.collectives import AllGather, AllReduce, AllToAll, Recv, ReduceScatter, Reshard, Send
 from plandsl.ir.compute import Embed, Gemm
 from plandsl.ir.extents import Extents
+from plandsl.ir.names import axes_of
 from plandsl.ir.ops import OPS
 from plandsl.ir.program import PHASES, Program
 from plandsl.ir.schedule import Schedule
 from plandsl.ir.text import read, read_type, show, show_op
-from plandsl.ir.types import Mesh, TensorType, Value, tensor
+from plandsl.ir.types import Dim, Mesh, TensorType, Value, tensor
 from plandsl.passes import PIPELINE, Pass, program_after, steps
 from plandsl.passes.build import empty_program
 from plandsl.passes.cut_stages import split_layers
-from plandsl.passes.insert_collectives import Router
+from plandsl.passes.insert_collectives import Move, Router, _axis_runs, _legal_moves, _moving_axes, _parks
 from plandsl.passes.runner import PassError, verify_result
 from plandsl.spec.plan import PlanSpec
 from plandsl.testing import deployments
@@ -213,6 +215,67 @@ def test_layouts_on_the_way_split_nothing_that_neither_end_splits() -> None:
         here = evolve(move, x=Value("x", here)).infer()[0]
         assert not here.on("kv_heads")
     assert here == goal
+
+
+SENDS = {AllReduce: 2.0, ReduceScatter: 1.0, AllGather: 1.0, AllToAll: 1.0}
+"""By nccl-tests a rank sends so many times (n - 1) / n of the larger of what a collective reads and makes."""
+
+RANKS = 8
+"""Ranks of each axis, as the search for paths counts them."""
+
+
+def sent_bytes(move: Move, before: TensorType, after: TensorType, extents: Extents) -> float:
+    n = RANKS ** len(axes_of(move.axis))
+    return SENDS.get(type(move), 0.0) * (n - 1) / n * max(extents.bytes(before), extents.bytes(after))
+
+
+def fewest_bytes(start: TensorType, goal: TensorType, extents: Extents) -> float:
+    """Bytes of the cheapest path, found by trying every one: layouts in rounds, until no path gets cheaper."""
+    places = [d.name for d, want in zip(start.dims, goal.dims, strict=True) if d.axes or want.axes]
+    runs = _axis_runs(extents.mesh, _moving_axes(start, goal))
+    best, changed = {start: 0.0}, [start]
+    while changed:
+        here = changed.pop()
+        for move in _legal_moves(here, runs, places):
+            there = move.infer()[0]
+            total = best[here] + sent_bytes(move, here, there, extents)
+            if not _parks(there, start, goal) and total < best.get(there, inf):
+                best[there] = total
+                changed.append(there)
+    return best[goal]
+
+
+@st.composite
+def ends(draw: st.DrawFn) -> tuple[TensorType, TensorType]:
+    """Two layouts of one tensor on axes a, b and c: the first one may have partial sums, the second one has none."""
+
+    def layout(names: list[str]) -> TensorType:
+        axes: dict[str, tuple[str, ...]] = {"batch": (), "position": (), "hidden": ()}
+        left = frozenset(draw(st.sets(st.sampled_from(names)))) if names else frozenset()
+        for name in names:
+            if name not in left:
+                place = draw(st.sampled_from(sorted(axes)))
+                axes[place] += (name,)
+        return TensorType("bf16", tuple(Dim(name, on) for name, on in axes.items()), partial=left)
+
+    start = layout(draw(st.permutations(["a", "b", "c"])))
+    goal = layout(draw(st.permutations(draw(st.sampled_from((["a", "b", "c"], ["a", "b"], ["b"], []))))))
+    return start, evolve(goal, partial=frozenset())
+
+
+@given(ends())
+@example((read_type("bf16[batch@b, position, hidden]{+a, +c}"), read_type("bf16[batch@b, position, hidden]")))
+def test_law_no_other_collectives_between_two_layouts_send_fewer_bytes(both: tuple[TensorType, TensorType]) -> None:
+    start, goal = both
+    sizes = (("batch", 4096), ("position", 4096), ("hidden", 4096))
+    extents = Extents(Program("m", "prefill", Mesh(tuple((axis, RANKS) for axis in "abc")), sizes, ()), {})
+    sent, here = 0.0, start
+    for move in Router(extents).path(start, goal):
+        there = evolve(move, x=Value("x", here)).infer()[0]
+        sent, here = sent + sent_bytes(move, here, there, extents), there
+    assert here == goal
+    least = fewest_bytes(start, goal, extents)
+    assert sent <= least * (1 + 1e-4) + 8  # a slice costs a little, and a step counts as a byte
 
 
 # ---- structure of well-known plans, counted in compiled programs

@@ -111,6 +111,15 @@ def test_shared_blocks_are_held_once_and_own_ones_by_each() -> None:
     assert shared.max_batch == pytest.approx((free / each - 2400) / 1700, rel=0.02)
 
 
+@pytest.mark.parametrize("share", [0, 50, 90])
+def test_keys_that_are_gathered_take_room_for_the_whole_context(share: int) -> None:
+    """Ranks that share a context gather the keys of all its tokens, however few of them a step computes."""
+    load = f"input = 4096, output = 8, batch = 2, reuse = {share} %" + (", prefix = own" if share else "")
+    made = plan(load, "cp = 2, context_form = gather", more="step_tokens = 100_000")
+    found = made.estimate().memory
+    assert found.buffers >= 2 * 4096 * 8 * 128 * 2  # requests, tokens, kv_heads, head_dim, bf16
+
+
 def test_a_prefill_that_lasts_less_is_felt_by_all_that_run() -> None:
     load = "input = 4000, output = 100, concurrency = 64"
     cold, warm = plan(load).cost.evaluate(), plan(f"{load}, reuse = 80 %").cost.evaluate()

@@ -9,7 +9,9 @@ import pytest
 
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
-from tests.draws import some
+from plandsl.testing import assert_law
+from plandsl.testing.known import OF_TRAFFIC, name_of
+from tests.draws import pick, some
 
 MESH = "mesh own = 2, tensor = {tp}\n heads, ffn, vocab -> tensor\n batch -> own"
 
@@ -84,13 +86,16 @@ SHARES, DRAWN = 8, 4
 
 @pytest.mark.parametrize("share", range(SHARES))
 def test_each_pair_serves_its_requests(share: int) -> None:
+    laws = sorted(OF_TRAFFIC, key=name_of)
     for names in some(NAMES[share::SHARES], DRAWN, share):
         said = together(*names)
         assert said is not None, "filtered"
         try:
-            found = compiled(said).simulate()
+            made = compiled(said)
+            found = made.simulate()
         except PlanError as error:
             pytest.fail(f"{names}: {error}")
+        assert_law(laws[pick(len(laws), share)], made)
         r, told = found.records, found.simulation
         assert r.served.all(), names
         assert (r.ttft_s > 0).all(), names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from plandsl.backends.calibrate.relatives import RELATIVES, completing, relative
 from plandsl.backends.calibrate.table import Table, read_table
 from plandsl.backends.calibrate.write import plan_texts, pooled_text
 from plandsl.diagnostics import Diagnostic, PlanError, clip
+from plandsl.files import is_there
 from plandsl.spec.constants import FormConstants
 from plandsl.spec.hardware import GpuSpec, LinkSpec
 
@@ -45,11 +47,11 @@ def files(data: Sequence[Path]) -> Iterator[tuple[AnyKind, Table]]:
     """Every file of a known kind among ``data``, which are files or folders of them."""
     found, others = False, set[str]()
     for place in data:
-        several = tables_of(place) if place.is_file() else None
+        several = tables_of(place) if is_there(place) else None
         others |= several or set()
         for kind in KINDS:
-            path = place / kind.file if place.is_dir() else place
-            if path.is_file() and (path.name == kind.file if several is None else kind.file in several):
+            path = place / kind.file if os.path.isdir(place) else place
+            if is_there(path) and (path.name == kind.file if several is None else kind.file in several):
                 found = True
                 table = read_table(path, kind.columns, kind.blank, part=kind.file)
                 yield kind, table.where(kind.where(table))

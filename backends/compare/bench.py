@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from attrs import frozen
 
+from plandsl import limits
 from plandsl.backends.accuracy.lengths import JITTER
 from plandsl.backends.compare.documents import Document, look_up, shown
 from plandsl.backends.compare.formats import (
@@ -25,17 +26,22 @@ from plandsl.backends.compare.formats import (
 )
 from plandsl.backends.cost.serving.requests import Ints
 from plandsl.diagnostics import Diagnostic
-from plandsl.limits import MAX_COUNT, MAX_DIMENSION, MAX_REQUESTS
 from plandsl.measurements import RATE, SECONDS, Range
 
-TOKENS = Range(1, MAX_DIMENSION)
-REQUESTS = Range(1, MAX_REQUESTS)
-MANY = Range(0, MAX_REQUESTS)
-GPUS = Range(1, MAX_COUNT)
 SHAPE = Range(1e-3, 1e6)
 
 LEAST_PERCENTILE = 50.0
 """Lower percentiles are not compared: they say what the quickest requests took."""
+
+
+def _tokens() -> Range:
+    """A number of tokens."""
+    return Range(1, limits.MAX_DIMENSION)
+
+
+def _requests(least: int = 1) -> Range:
+    """A number of requests."""
+    return Range(least, limits.MAX_REQUESTS)
 
 
 @frozen
@@ -171,7 +177,7 @@ class _Fields:
         lengths = [self.lengths(which, exact) for which in (0, 1)]
         measured = dict(self.measured())
         shape = None if self.word(of.pattern) in EQUAL_GAPS else self.number(of.shape, SHAPE, 1.0)
-        failed = self.number(of.failed, MANY, 0.0)
+        failed = self.number(of.failed, _requests(0), 0.0)
         if not measured and not self.found:
             self.lack(tuple(place.path or (f"mean_{place.name}",) for place in of.times["ttft"]), "any latency")
         if self.found:
@@ -203,7 +209,7 @@ class _Fields:
         """How many requests were served."""
         of = self.format
         if of.name in ROUNDS:
-            return ROUNDS[of.name] * self.number(of.concurrency, REQUESTS, math.nan)
+            return ROUNDS[of.name] * self.number(of.concurrency, _requests(), math.nan)
         path, value = self.first(of.requests)
         if value is None:
             self.lack(of.requests, "how many requests were served")
@@ -213,14 +219,14 @@ class _Fields:
             hint = "look at the errors of the benchmark; there is nothing to compare"
             self.found.append(Diagnostic("E563", why, hint=hint))
             return math.nan
-        return self.checked(path, value, REQUESTS)
+        return self.checked(path, value, _requests())
 
     def load(self, requests: float) -> tuple[str, float, float, float]:
         """The kind of load, requests in flight, requests/s, and the cap on those in flight."""
         of = self.format
         pattern = self.word(of.pattern)
         known = PATTERNS.get(pattern) if of.pattern and pattern else None
-        clients = self.number(of.concurrency, REQUESTS, 0.0)
+        clients = self.number(of.concurrency, _requests(), 0.0)
         path, value = self.first(of.rate)
         endless = value is None or value == "inf" or _number(value) == math.inf
         if isinstance(value, str) and value == "trace":
@@ -253,10 +259,10 @@ class _Fields:
             numbers = [_number(one) for one in pair]
             if (good is not None and not good[i]) or numbers[1] == 0:
                 continue
-            wrong = next((at for at, one in enumerate(numbers) if not 1 <= one <= MAX_DIMENSION), None)
+            wrong = next((at for at, one in enumerate(numbers) if not 1 <= one <= limits.MAX_DIMENSION), None)
             if wrong is not None:
                 name = ("input_lens", "output_lens")[wrong]
-                self.fail((name, str(i)), pair[wrong], f"a number from {TOKENS}")
+                self.fail((name, str(i)), pair[wrong], f"a number from {_tokens()}")
                 return None
             rows.append(numbers)
         if not rows:
@@ -275,7 +281,7 @@ class _Fields:
         if isinstance(value, dict):
             return self.summary(path, value)
         if value is not None:
-            mean = self.checked(path, value, TOKENS)
+            mean = self.checked(path, value, _tokens())
             if of.nominal:
                 return Lengths(max(mean * JITTER, 1.0), 0.0, mean * of.nominal, most=mean, even=True)
             return Lengths(mean)
@@ -284,10 +290,8 @@ class _Fields:
         path, value = self.first(totals)
         if value is None:
             return None
-        mean = self.checked(path, value, Range(1, 1e15)) / max(self.number(of.requests, REQUESTS, 1.0), 1.0)
-        if mean < 1:
-            self.fail(path, value, "at least a token for each request")
-        return self.drawn(which, mean)
+        count = max(self.number(of.requests, _requests(), 1.0), 1.0)
+        return self.drawn(which, self.checked(path, value, _tokens_of(count)) / count)
 
     def drawn(self, which: int, mean: float) -> Lengths:
         """The lengths with this mean; SGLang says between which ends it draws random ones, evenly."""
@@ -295,7 +299,7 @@ class _Fields:
             return Lengths(mean)
         most = _number(self.get((("random_input_len", "random_output_len")[which],)))
         ratio = _number(self.get(("random_range_ratio",)))
-        if 0 <= ratio < 1 and 1 <= most <= MAX_DIMENSION and ratio * most <= mean <= most:
+        if 0 <= ratio < 1 and 1 <= most <= limits.MAX_DIMENSION and ratio * most <= mean <= most:
             return Lengths(mean, 0.0, max(ratio * most, 1.0), most=most, even=True)
         return Lengths(mean)
 
@@ -303,24 +307,24 @@ class _Fields:
         """Lengths from an object of statistics."""
         for name in ("mean", "avg"):
             if (value := data.get(name)) is not None:
-                mean = self.checked((*path, name), value, TOKENS)
+                mean = self.checked((*path, name), value, _tokens())
                 more = [_number(data.get(key)) for key in ("std_dev", "std", "min", "max")]
-                deviation = max((one for one in more[:2] if 0 < one <= MAX_DIMENSION), default=0.0)
-                least, most = (one if 1 <= one <= MAX_DIMENSION else 0.0 for one in more[2:])
+                deviation = max((one for one in more[:2] if 0 < one <= limits.MAX_DIMENSION), default=0.0)
+                least, most = (one if 1 <= one <= limits.MAX_DIMENSION else 0.0 for one in more[2:])
                 return Lengths(mean, deviation, min(least, mean), most=max(most, mean) if most else 0.0)
-        total, count = _number(data.get("total_sum")), self.number(self.format.requests, REQUESTS, math.nan)
-        if total >= count:
-            return Lengths(total / count)
-        return None
+        total, count = data.get("total_sum"), self.number(self.format.requests, _requests(), math.nan)
+        if total is None or math.isnan(count):
+            return None
+        return Lengths(self.checked((*path, "total_sum"), total, _tokens_of(count)) / count)
 
     def gpus(self) -> int:
         """The GPUs of the server, 0 where the file does not say. Of two pools both count (InferenceX)."""
         for parts in self.format.gpus:
             numbers = [_number(self.get(path)) for path in parts]
-            if all(1 <= n <= MAX_COUNT for n in numbers):
+            if all(1 <= n <= limits.MAX_COUNT for n in numbers):
                 return int(math.prod(numbers))
         pools = [_number(self.get((name,))) for name in ("num_prefill_gpu", "num_decode_gpu")]
-        if self.format.per_gpu and all(1 <= n <= MAX_COUNT for n in pools):
+        if self.format.per_gpu and all(1 <= n <= limits.MAX_COUNT for n in pools):
             return int(sum(pools)) if str(self.get(("disagg",))).lower() == "true" else int(pools[0])
         return 0
 
@@ -368,6 +372,11 @@ class _Fields:
             stat = statistic(key)
             if stat and value is not None and _number(value) != 0:  # 0: not measured
                 yield (metric, stat), self.checked(path, value, Range(0, SECONDS.most / scale)) * scale
+
+
+def _tokens_of(count: float) -> Range:
+    """The tokens that ``count`` requests may have together."""
+    return Range(_tokens().least * count, _tokens().most * count)
 
 
 UNITS = {"ms": 1e-3, "s": 1.0, "sec": 1.0, "seconds": 1.0, "us": 1e-6, "ns": 1e-9}

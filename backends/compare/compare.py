@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from attrs import evolve
 
+from plandsl import limits
 from plandsl.answers.about import About
 from plandsl.answers.comparison import ComparedRun, Comparison
 from plandsl.backends.accuracy.names import Known
@@ -18,7 +19,6 @@ from plandsl.backends.compare.suspects import cases_of, probe
 from plandsl.backends.compare.verdict import judge, why_not
 from plandsl.backends.cost.deployments.build import Compiled
 from plandsl.diagnostics import Diagnostic, PlanError
-from plandsl.limits import MAX_BENCH_RUNS
 from plandsl.progress import Tick, count_parts, silent
 
 
@@ -40,9 +40,9 @@ def read_runs(paths: Sequence[str]) -> list[Bench]:
             continue
         runs, more = read_all(documents)
         found, wrong = found + runs, wrong + more
-    if len(found) > MAX_BENCH_RUNS:
-        why = f"the files have {len(found):,} runs: more than {MAX_BENCH_RUNS:,}"
-        wrong.append(Diagnostic("E560", why, hint="compare fewer runs at once"))
+    if len(found) > limits.MAX_BENCH_RUNS:
+        why = f"the files have {len(found):,} runs: more than {limits.MAX_BENCH_RUNS:,}"
+        wrong.append(Diagnostic("E560", why, hint=limits.MAX_BENCH_RUNS.hint("compare fewer runs at once", len(found))))
     if wrong:
         raise PlanError(wrong, sources)
     return found

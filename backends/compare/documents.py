@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from plandsl import limits
 from plandsl.backends.compare.formats import FORMATS, Format
 from plandsl.diagnostics import Diagnostic, PlanError, Span, clip, either, nearest
 from plandsl.files import read_file
-from plandsl.limits import MAX_BENCH_BYTES, MAX_BENCH_RUNS
 
 
 class Document(NamedTuple):
@@ -37,15 +38,15 @@ def read_documents(path: str) -> list[Document]:
     Raises `PlanError`: E560 where it cannot be read or is no JSON, E561 where no known tool wrote it.
     """
     try:
-        data = read_file(Path(path), MAX_BENCH_BYTES)
+        data = read_file(Path(path), limits.MAX_BENCH_BYTES)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        hint = f"name the files in it: {clip(path)}/*.json" if Path(path).is_dir() else _near(path)
+        hint = f"name the files in it: {clip(path)}/*.json" if os.path.isdir(path) else _near(path)
         raise PlanError([Diagnostic("E560", f"cannot read {clip(path)}: {reason}", hint=hint)]) from error
-    if len(data) > MAX_BENCH_BYTES:
-        why = f"{path} is larger than {MAX_BENCH_BYTES:,} bytes"
+    if len(data) > limits.MAX_BENCH_BYTES:
+        why = f"{path} is larger than {limits.MAX_BENCH_BYTES:,} bytes"
         hint = "write the result without each request: `vllm bench serve` without `--save-detailed`, one run a file"
-        raise PlanError([Diagnostic("E560", why, hint=hint)])
+        raise PlanError([Diagnostic("E560", why, hint=limits.MAX_BENCH_BYTES.hint(hint))])
     return parse_documents(data, path)
 
 
@@ -58,17 +59,17 @@ def parse_documents(data: bytes, file: str) -> list[Document]:
     found: list[Document] = []
     for at, value in _values(text, file):
         found += _documents(file, at, value)
-        if len(found) > MAX_BENCH_RUNS:
-            why = f"{file} has more than {MAX_BENCH_RUNS:,} runs"
-            raise PlanError([Diagnostic("E560", why, hint="compare fewer runs at once")])
+        if len(found) > limits.MAX_BENCH_RUNS:
+            why = f"{file} has more than {limits.MAX_BENCH_RUNS:,} runs"
+            raise PlanError([Diagnostic("E560", why, hint=limits.MAX_BENCH_RUNS.hint("compare fewer runs at once"))])
     return found
 
 
 def _near(path: str) -> str:
     """The files beside a path that is none whose names are near to it."""
     folder = Path(path).parent
-    names = [one.name for one in folder.iterdir()] if folder.is_dir() else []
-    near = nearest(Path(path).name, names)
+    names = [one.name for one in folder.iterdir()] if os.path.isdir(folder) else []
+    near = [] if Path(path).name in names else nearest(Path(path).name, names)
     return f"did you mean {either([str(folder / one) for one in near])}?" if near else _HINT
 
 

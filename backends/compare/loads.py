@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from attrs import evolve
 
+from plandsl import limits
 from plandsl.backends.accuracy.simulated import FEWEST, MANY, TOKENS
 from plandsl.backends.accuracy.simulated import OPEN as OPEN_LOOP
 from plandsl.backends.compare.bench import Bench, Lengths
 from plandsl.backends.compare.formats import AT_ONCE, CLOSED
 from plandsl.backends.cost.answers.simulation import draw_load
 from plandsl.backends.cost.serving.workloads import Load
-from plandsl.limits import MAX_DIMENSION
 from plandsl.spec.plan import PlanSpec
 from plandsl.spec.traffic import AtOnce, Bounds, Distribution, Fixed, Normal, Steady, TrafficSpec, Uniform
 from plandsl.spec.traffic import Lengths as DrawnLengths
@@ -37,7 +37,9 @@ def distribution(lengths: Lengths) -> Distribution:
         return Uniform(round(lengths.least), round(lengths.most))
     if lengths.differ:
         return Normal(
-            lengths.mean, lengths.deviation, Bounds(max(lengths.least, 1.0), lengths.most or float(MAX_DIMENSION))
+            lengths.mean,
+            lengths.deviation,
+            Bounds(max(lengths.least, 1.0), lengths.most or float(limits.MAX_DIMENSION)),
         )
     return Fixed(max(round(lengths.mean), 1))
 

@@ -39,6 +39,8 @@ def minimum(a: Number, b: Number) -> Number:
 
 def largest(values: list[Number]) -> Number:
     """The largest of a non-empty list."""
+    if set(map(type, values)) == {float}:
+        return max(values)
     most = values[0]
     for value in values[1:]:
         most = maximum(most, value)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from plandsl import limits
 from plandsl.backends.engines.flags import (
     CHANGES,
     FLAGS,
@@ -45,8 +46,12 @@ IMAGES: tuple[tuple[str, SchedulerName], ...] = (("vllm-openai", "vllm"),)
 BENCHES = (("vllm", "bench", "serve"), ("-m", "sglang.bench_serving"))
 """Words that start a benchmark."""
 
-_NUMBER = re.compile(r"-?\d+(\.\d+)?([kKmMgG])?")
+_NUMBER = re.compile(r"-?\d+(\.\d+)?([kKmMgG])?", re.ASCII)
 _TIMES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30, None: 1}
+
+
+INFINITE = 1e40
+"""No number of an argument is as large; YAML has infinite ones too."""
 
 
 class Launch(NamedTuple):
@@ -112,6 +117,7 @@ def _read(engine: SchedulerName, command: Command, at: int, found: list[Diagnost
     spans: dict[str, Span] = {}
     ignored: list[str] = []
     unread: list[Word] = []
+    unknown: list[Diagnostic] = []
     config: Word | None = None
     rest = list(words[at:])
     while rest:
@@ -142,7 +148,8 @@ def _read(engine: SchedulerName, command: Command, at: int, found: list[Diagnost
                 rest = rest[_values(rest) :]
             continue
         if flag is None:
-            found.append(unknown_flag(engine, word, name))
+            if len(unknown) < limits.MAX_ERRORS:  # the search for near words takes time
+                unknown.append(unknown_flag(engine, word, name))
             if rest and not equals and not rest[0].text.startswith("-"):
                 rest.pop(0)  # what follows is most likely its value
             continue
@@ -167,12 +174,13 @@ def _read(engine: SchedulerName, command: Command, at: int, found: list[Diagnost
         one = _value(flag, word, value, found) if not dot else _inner(settings.get(flag.name), key, value)
         if one is not None:
             settings[flag.name] = one
+    found += unknown
     return Launch(
         engine,
         settings,
         spans,
         start,
-        environment=command.environment,
+        environment=dict(command.environment),
         config=config,
         ignored=tuple(dict.fromkeys(ignored)),
         unread=tuple(unread),
@@ -238,7 +246,19 @@ def _json_slip(text: str) -> str:
         json.loads(text)
     except json.JSONDecodeError as error:
         return f", since {error.msg[:1].lower()}{error.msg[1:]} at letter {error.pos + 1}"
+    except RecursionError:
+        return ", since it nests too deeply"
+    except ValueError:
+        return ", since a number in it is too long"
     return ""
+
+
+def _read_json(text: str) -> object:
+    """The value of a text that is JSON; another text as it is."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _value(flag: Flag, word: Word, value: Word | None, found: list[Diagnostic]) -> Value | None:
@@ -261,7 +281,7 @@ def check_value(flag: Flag, given: object, word: Word, found: list[Diagnostic]) 
             return given
         case "whole", int() if not isinstance(given, bool) and given >= flag.least:
             return given
-        case "number", (int() | float()) if not isinstance(given, bool):
+        case "number", (int() | float()) if not isinstance(given, bool) and abs(given) < INFINITE:
             return given
         case "word", str() if not flag.words or given in flag.words:
             return given
@@ -284,10 +304,7 @@ def check_value(flag: Flag, given: object, word: Word, found: list[Diagnostic]) 
 def _parse(flag: Flag, text: str) -> object:
     """The text of a value as what its flag takes, or as it is."""
     if flag.kind == "json":
-        try:
-            return json.loads(text)
-        except ValueError:
-            return text
+        return _read_json(text)
     if flag.kind in ("whole", "number") and len(text) < 40 and (match := _NUMBER.fullmatch(text)):
         number = float(text.rstrip("kKmMgG")) * _TIMES[match[2]]
         return int(number) if flag.kind == "whole" and number.is_integer() else number
@@ -299,11 +316,7 @@ def _parse(flag: Flag, text: str) -> object:
 def _inner(given: Value | None, key: str, value: Word | None) -> Value:
     """An object with one more key, as `--speculative-config.method mtp` gives it."""
     text = value.text if value is not None else "true"
-    try:
-        one = json.loads(text)
-    except ValueError:
-        one = text
-    return (given if isinstance(given, dict) else {}) | {key: one}
+    return (given if isinstance(given, dict) else {}) | {key: _read_json(text)}
 
 
 def take_config(launch: Launch, items: Sequence[tuple[Word, object]], found: list[Diagnostic]) -> Launch:

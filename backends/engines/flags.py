@@ -6,7 +6,7 @@ files of `recorded/`: an import tells of those that it does not read, and an exp
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -230,6 +230,7 @@ MODEL_FLAG: dict[SchedulerName, str] = {"vllm": "model", "sglang": "model-path",
 """The argument that names the checkpoint."""
 
 
+@lru_cache(maxsize=1024)
 def find_flag(engine: SchedulerName, word: str) -> Flag | None:
     """The flag of an engine that ``word`` (with its dashes) is a spelling of; None where the engine has none."""
     plain = normal(engine, word.lstrip("-"))

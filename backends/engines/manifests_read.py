@@ -6,15 +6,16 @@ else. An alias counts as all that it stands for, so a short file cannot ask for 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from plandsl import limits
 from plandsl.backends.engines.arguments import Launch, engine_of_image, find_launch, take_config
 from plandsl.backends.engines.manifests import Files
 from plandsl.backends.engines.server import Role
 from plandsl.backends.engines.words import Command, Word, split_commands
 from plandsl.diagnostics import Diagnostic, PlanError, Span, clip
-from plandsl.limits import MAX_YAML_LEVELS, MAX_YAML_NODES
 
 if TYPE_CHECKING:
     import yaml
@@ -32,7 +33,8 @@ def _compose(text: str, file: str, skipped: int) -> list[yaml.Node]:
         raise PlanError([Diagnostic("E509", f"reading {file} needs PyYAML, which is missing", hint=hint)]) from error
     try:
         documents = [node for node in yaml.compose_all(text, yaml.SafeLoader) if node is not None]
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, ArithmeticError, RecursionError, ValueError) as error:
+        # PyYAML gives characters and versions that cannot be to `chr` and `int`, which raise errors of their own
         mark, why = getattr(error, "problem_mark", None), getattr(error, "problem", None) or "it is no YAML"
         span = mark and Span(file, mark.line + 1 + skipped, mark.column + 1, mark.line + 1 + skipped, mark.column + 2)
         hint = "correct the file; `python -m yaml` tells more"
@@ -42,8 +44,9 @@ def _compose(text: str, file: str, skipped: int) -> list[yaml.Node]:
     refuse = _refuser(text, file, skipped)
     for node in documents:
         total += _measure(node, known, refuse)[0]
-        if total > MAX_YAML_NODES:
-            raise refuse(node, f"its aliases stand for more than {MAX_YAML_NODES:,} nodes", "write fewer aliases")
+        if total > limits.MAX_YAML_NODES:
+            why = f"its aliases stand for more than {limits.MAX_YAML_NODES:,} nodes"
+            raise refuse(node, why, limits.MAX_YAML_NODES.hint("write fewer aliases"))
     return documents
 
 
@@ -71,8 +74,12 @@ def _measure(node: yaml.Node, known: dict[int, tuple[int, int]], refuse: Refuse,
     """
     import yaml
 
-    if level + known.get(id(node), (0, 0))[1] > MAX_YAML_LEVELS:
-        raise refuse(node, f"it has more than {MAX_YAML_LEVELS} levels", "an alias inside itself has no end")
+    if level + known.get(id(node), (0, 0))[1] > limits.MAX_YAML_LEVELS:
+        raise refuse(
+            node,
+            f"it has more than {limits.MAX_YAML_LEVELS} levels",
+            limits.MAX_YAML_LEVELS.hint("an alias inside itself has no end"),
+        )
     if id(node) in known:
         return known[id(node)]
     below: list[yaml.Node] = []
@@ -247,12 +254,16 @@ def _launch(container: Any, file: str, found: list[Diagnostic]) -> Launch | None
             place = _placer(part, file)
             for command in split_commands(word.text, file):
                 placed = tuple(map(place, command.words))
-                if launch := find_launch(Command({**environment, **command.environment}, placed), found):
-                    return launch
+                if launch := find_launch(command._replace(words=placed), found):
+                    return launch._replace(environment={**environment, **launch.environment})
     image = _get(container, "image")
     if not _items(_get(container, "command")) and engine_of_image(_text(image)) is not None:
         words = (Word("docker", _word(image, file, 0).span), _word(image, file, 0), *words)
     return find_launch(Command(environment, words), found) if words else None
+
+
+_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+"""What ends a line of YAML (YAML 1.1, section 4.2)."""
 
 
 def _placer(node: Any, file: str) -> Callable[[Word], Word]:
@@ -260,7 +271,7 @@ def _placer(node: Any, file: str) -> Callable[[Word], Word]:
     outer = _word(node, file, 0).span
     if getattr(node, "style", "") != "|" or not node.value:
         return lambda word: word._replace(span=outer)
-    first = node.start_mark.buffer.split("\n")[outer.line]  # the line below the mark
+    first = _BREAK.split(node.start_mark.buffer)[outer.line]  # the line below the mark
     indent = len(first) - len(first.lstrip(" "))
 
     def place(word: Word) -> Word:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections import ChainMap
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from plandsl import limits
 from plandsl.diagnostics import Span
-from plandsl.limits import MAX_DIGITS
 
 _ENDS = (";", "&&", "||", "|", "&", ";;")
 _SIGN = re.compile(r"\\\r?\n|[ \t\r]+|\n|;;|&&|\|\||[;&|]")
@@ -23,38 +25,42 @@ class Word(NamedTuple):
 class Command(NamedTuple):
     """A command: the variables that are set before it, here and in the lines above, and its words."""
 
-    environment: dict[str, str]
+    environment: Mapping[str, str]
     words: tuple[Word, ...]
 
 
 def is_whole(text: str) -> bool:
     """Whether a text is a whole number in the digits 0 to 9, of a length that is read."""
-    return text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS
+    return text.isascii() and text.isdigit() and len(text) <= limits.MAX_DIGITS
 
 
-def split_commands(text: str, file: str) -> list[Command]:
-    """The commands of a script. Variables, loops and documents in the text are read as the words that they are."""
-    commands: list[Command] = []
+def split_commands(text: str, file: str) -> Iterator[Command]:
+    """The commands of a script. Variables, loops and documents in the text are read as the words that they are.
+
+    The environment of a command changes when the next one is read: copy what is to be kept. A script of many variables
+    and commands would otherwise take time that grows with their product.
+    """
     known: dict[str, str] = {}
     words: list[Word] = []
     for word in [*_words(text, file), None]:
         if isinstance(word, Word):
             words.append(word)
             continue
-        own = dict(known)
-        while words and (found := _NAME.fullmatch(words[0].text)):
+        own: dict[str, str] = {}
+        at = 0
+        while at < len(words) and (found := _NAME.fullmatch(words[at].text)):
             own[found[1]] = found[2]
-            words = words[1:]
-        if not words:
-            known = own  # a line of variables alone
-        elif words[0].text == "export":
-            known |= {m[1]: m[2] for w in words if (m := _NAME.fullmatch(w.text))}
+            at += 1
+        rest = words[at:]
+        if not rest:
+            known.update(own)  # a line of variables alone
+        elif rest[0].text == "export":
+            known.update({m[1]: m[2] for w in rest if (m := _NAME.fullmatch(w.text))})
         else:
-            commands.append(Command(own, tuple(words)))
+            yield Command(ChainMap(own, known), tuple(rest))
         words = []
         if word == ";;":
             known = {}  # variables of one case say nothing of the next
-    return commands
 
 
 def _words(text: str, file: str) -> list[Word | str | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from plandsl.answers.estimate import Estimate
 from plandsl.answers.text.communication import communication_table
@@ -28,7 +28,7 @@ from plandsl.backends.report.roofline import roofline_chart
 from plandsl.backends.report.served import percentile_chart, queue_chart
 from plandsl.backends.report.timeline import timeline_charts
 from plandsl.backends.report.values import PlanShown
-from plandsl.diagnostics import Diagnostic
+from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.units import show_bytes, show_percent, show_time
 
 
@@ -52,7 +52,7 @@ def plan_section(shown: PlanShown, name: str, plans: int) -> tuple[Html, list[Ch
         _part(name, "Devices", _picture(shown)),
         _part(name, "Memory", *draw(memory_chart(f"{name}-memory", e)),
               parts_html([memory_table(e), *start_parts(e)], label + "memory")),
-        _part(name, "Time", *draw(*timeline_charts(f"{name}-timeline", shown.model, e, plans)),
+        _part(name, "Time", *_timelines(shown, name, plans, draw),
               tag("details", tag("summary", "Sums of each phase"), parts_html([time_table(e)], label + "time"))),
         _part(name, "Ops", tag("p", "A click on a heading sorts.", class_="note noprint"), *ops_table(e),
               *draw(roofline_chart(f"{name}-roofline", plan, e))),
@@ -114,6 +114,13 @@ def _picture(shown: PlanShown) -> Html:
     data = b64encode(shown.devices.encode()).decode()
     picture = tag("img", src=f"data:image/svg+xml;base64,{data}", alt=said)
     return scrolling(f"map of the devices of {e.plan}", tag("div", picture, class_="paper"))
+
+
+def _timelines(shown: PlanShown, name: str, plans: int, draw: Callable[..., list[Html]]) -> list[Html]:
+    try:
+        return draw(*timeline_charts(f"{name}-timeline", shown.model, shown.estimate, plans))
+    except PlanError as error:
+        return [tag("p", f"No timeline is drawn: {error.diagnostics[0].message}.", class_="note")]
 
 
 def _communication(shown: PlanShown, figures: list[Html], label: str) -> Iterator[Html]:

@@ -20,6 +20,9 @@ MOST_OPS, MOST_PASSES, MOST_STAGES = 1600, 400, 8
 ALL_OPS, LEAST_OPS = 9600, 300
 """Most ops in all timelines of a page, and how many each has at least."""
 
+MOST_PLAYED = 50_000
+"""Most passes of a phase that is played out for the few that are drawn."""
+
 PASS, HOST, SENT, MOVED = "pass of a batch", "the engine's own time", KIND_NAMES["hop"], "KV cache to the other pool"
 KINDS_DRAWN = {
     PASS: "#8fb3d9",
@@ -43,9 +46,12 @@ class Span(NamedTuple):
 
 
 def timeline_charts(name: str, model: Deployment, e: Estimate, plans: int) -> Iterator[Chart]:
-    """A timeline for each phase that takes time; the page has those of so many ``plans``."""
+    """A timeline for each phase that takes time; the page has those of so many ``plans``.
+
+    Raises `PlanError` (E511) where a phase has too many passes to be played.
+    """
     room = min(MOST_OPS, max(LEAST_OPS, ALL_OPS // (2 * plans)))
-    steps = play_steps(model, e.decode.engine_s * float(model.pools[-1].one.gain), 1)
+    steps = play_steps(model, e.decode.engine_s * float(model.pools[-1].one.gain), 1, MOST_PLAYED)
     for phase in steps.phases[: len(e.timed)]:
         drawn = _Drawn(phase, steps, room)
         if drawn.spans:

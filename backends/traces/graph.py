@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias, assert_never
 
+from plandsl import limits
 from plandsl.answers.estimate import Estimate
 from plandsl.backends.cost.answers.flows_pools import transfer_flows
 from plandsl.backends.cost.deployments.deployment import Deployment
@@ -36,7 +37,6 @@ from plandsl.ir.index import PickKeys
 from plandsl.ir.latent import LatentAttention
 from plandsl.ir.rule import Regular
 from plandsl.ir.states import BlockState, BlockTail, Recurrence, ShortConv
-from plandsl.limits import MAX_TRACE_EVENTS
 
 HOP = "hop"
 """The stream of what goes to the next stage: it keeps a link busy, and neither kernels nor collectives wait for it."""
@@ -51,10 +51,10 @@ def trace_ranks(model: Deployment, told: Estimate, ranks: str = "all", rounds: i
     The phases are a prefill of all batches in flight, and ``rounds`` decode steps; of two pools each has ranks of its
     own, and ``transfer`` has those of both, the prefill pool's first. Raises `PlanError` (E510, E511).
     """
-    steps = play_steps(model, told.decode.engine_s * float(model.pools[-1].one.gain), rounds)
+    steps = play_steps(model, told.decode.engine_s * float(model.pools[-1].one.gain), rounds, limits.MAX_TRACE_PASSES)
     chosen = [choose_ranks(ranks, phase.placement.stages) for phase in steps.phases]
     counts = (_count_nodes(phase, own) for phase, own in zip(steps.phases, chosen, strict=True))
-    check_size("nodes", sum(counts), MAX_TRACE_EVENTS, HINT)
+    check_size("nodes", sum(counts), limits.MAX_TRACE_EVENTS, HINT)
     files: Files = {}
     for phase, own in zip(steps.phases, chosen, strict=True):
         files |= _phase_files(model, phase, own)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from plandsl import limits
 from plandsl.answers.estimate import Estimate
 from plandsl.backends.cost.answers.flows_pools import transfer_flows
 from plandsl.backends.cost.answers.ranks import ranks_per_node
@@ -18,7 +19,6 @@ from plandsl.backends.traces.timeline import Phase, Steps, Turn, play_steps
 from plandsl.ir.base import LINK
 from plandsl.ir.collectives import Ring
 from plandsl.ir.program import show_layers
-from plandsl.limits import MAX_TRACE_EVENTS
 from plandsl.spec.plan import PlanSpec
 
 FIRST_DEVICE, FIRST_SERVER = 1000, 100_000_000
@@ -57,9 +57,9 @@ def trace_steps(model: Deployment, told: Estimate, ranks: str = "all", rounds: i
 
     ``ranks`` as in `choose_ranks`, of each pool. Raises `PlanError`: E510 for wrong ranks, E511 for too many events.
     """
-    steps = play_steps(model, told.decode.engine_s * float(model.pools[-1].one.gain), rounds)
+    steps = play_steps(model, told.decode.engine_s * float(model.pools[-1].one.gain), rounds, limits.MAX_TRACE_PASSES)
     pools = _pools(model, steps, ranks)
-    check_size("events", sum(map(_count_events, pools)), MAX_TRACE_EVENTS, HINT)
+    check_size("events", sum(map(_count_events, pools)), limits.MAX_TRACE_EVENTS, HINT)
     events = Events()
     for pool in pools:
         _write_pool(events, pool)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.limits import help_for
 
 ALL, STAGES, REPLICA = WORDS = ("all", "stages", "replica")
 """All ranks; the first rank of each stage of the first replica; all ranks of the first replica."""
@@ -42,4 +43,4 @@ def check_size(what: str, number: int, most: int, hint: str) -> None:
     """Raise `PlanError` (E511) where a trace would have more than ``most`` events."""
     if number > most:
         why = f"the trace has {number:,} {what}, and at most {most:,} are written"
-        raise PlanError([Diagnostic("E511", why, hint=hint)])
+        raise PlanError([Diagnostic("E511", why, hint=help_for(most, hint, number))])

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from plandsl import limits
 from plandsl.backends.cost.answers.simulation import Run
 from plandsl.backends.cost.serving.records import Records
 from plandsl.backends.cost.serving.requests import Floats, Ints
 from plandsl.backends.traces.events import Events, Span, Track, describe_plan
 from plandsl.backends.traces.ranks import check_size
-from plandsl.limits import MAX_TRACE_EVENTS
 from plandsl.spec.plan import PlanSpec
 
 NOT_SERVED, FIRST_SERVER = 1, 1000
@@ -25,7 +25,7 @@ def trace_simulation(plan: PlanSpec, run: Run) -> str:
     """The trace of a run. Raises `PlanError` (E511) where it has too many events."""
     records, steps = run.records, run.records.steps
     spans = 0 if records.stages is None else len(records.stages.start_s)
-    check_size("events", 4 * len(steps.start_s) + 2 * spans + 8 * len(records.input), MAX_TRACE_EVENTS, HINT)
+    check_size("events", 4 * len(steps.start_s) + 2 * spans + 8 * len(records.input), limits.MAX_TRACE_EVENTS, HINT)
     events = Events()
     for server, label in enumerate(server_names(run)):
         pid = FIRST_SERVER + server

@@ -12,6 +12,9 @@ from plandsl.backends.cost.time.phase import PhaseTimes, ProgramRun
 from plandsl.backends.cost.time.pipeline import play_pipeline, play_sends
 from plandsl.backends.traces.passes import Passes, Ran, StagePass, passes_of
 from plandsl.backends.traces.placement import Placement
+from plandsl.backends.traces.ranks import check_size
+
+HINT = "have fewer stages, fewer batches `in_flight`, or fewer steps"
 
 
 class Turn(NamedTuple):
@@ -61,16 +64,19 @@ class Host(NamedTuple):
 class Phase:
     """The passes of one phase on one server: ``batches`` in flight, in ``parts`` each, and ``rounds`` of steps.
 
-    ``start``: seconds at which the phase begins. ``host``: seconds that the engine adds to each step.
+    ``start``: seconds at which the phase begins. ``host``: seconds that the engine adds to each step. Raises
+    `PlanError` (E511) for more than ``most`` passes.
     """
 
-    def __init__(self, times: PhaseTimes, batches: int, rounds: int, start: float, host: float) -> None:
+    def __init__(self, times: PhaseTimes, batches: int, rounds: int, start: float, host: float, most: int) -> None:
         self.times, self.batches, self.start, self.host = times, batches, start, host
         main, *drafts = times.ran
         self.parts, self.steps = int(main.times.parts), round(float(main.steps))
         self.rounds = rounds * self.steps
         self.main = passes_of(main)
         self.drafts = [(passes_of(run), self._draft_passes(run)) for run in drafts]
+        each = len(self.main.stages) + sum(count for _, count in self.drafts)
+        check_size("passes of batches through stages", self.rounds * batches * self.parts * each, most, HINT)
         self.placement = Placement(main)
         self.turns: list[Turn] = []
         self.hops: list[Hop] = []
@@ -158,20 +164,20 @@ class Steps(NamedTuple):
         return self.prefill, self.decode
 
 
-def play_steps(model: Deployment, decode_host: float, rounds: int) -> Steps:
+def play_steps(model: Deployment, decode_host: float, rounds: int, most: int) -> Steps:
     """A prefill and ``rounds`` decode steps of the plan's own load, with the mean times that the estimate says.
 
     The engine adds ``decode_host`` seconds to a decode step. Requests that are always in flight join one batch at a
-    time: their prefill is that of one batch.
+    time: their prefill is that of one batch. Raises `PlanError` (E511) where a phase has more than ``most`` passes.
     """
     metrics, load = model.own, model.plan.workload
     first, last = model.pools[0], model.pools[-1]
     together = metrics.served is None or model.transfer is not None
-    prefill = Phase(metrics.prefill, first.in_flight if together else 1, 1, 0.0, 0.0)
+    prefill = Phase(metrics.prefill, first.in_flight if together else 1, 1, start=0.0, host=0.0, most=most)
     begin, sent = prefill.end, None
     if model.transfer is not None:
         moved = model.transfer.times(metrics.joined, load.input, metrics.prefill.through)
         begin = prefill.end + float(moved.exposed)
         sent = begin - float(moved.seconds), begin
-    decode = Phase(metrics.decode, last.in_flight, rounds, begin, decode_host)
+    decode = Phase(metrics.decode, last.in_flight, rounds, start=begin, host=decode_host, most=most)
     return Steps(prefill, decode, (first, last), sent)

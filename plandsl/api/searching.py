@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from plandsl import limits
 from plandsl.api.plans import Plan
 from plandsl.api.read import read_whole
 from plandsl.arguments import Arguments
 from plandsl.columns import Table, pick_table
 from plandsl.grammar.resolve import Module
-from plandsl.limits import MAX_REQUESTS
 from plandsl.progress import Tick, silent
 from plandsl.searches.answer import Configuration
 from plandsl.searches.ask import Asked, keep_most, read_searches, tell
@@ -150,7 +150,7 @@ def run_search(
     """Run one search of ``module``. Raises `PlanError`."""
     asked = Asked(
         call.whole("top", 1, MOST_TOP),
-        *(None if call.given[n] is None else call.whole(n, 1, MAX_REQUESTS) for n in ("simulate", "requests")),
+        *(None if call.given[n] is None else call.whole(n, 1, limits.MAX_REQUESTS) for n in ("simulate", "requests")),
     )
     if tick is not None and not callable(tick):
         raise call.wrong("tick", "a function that takes two numbers: how many are done, of how many")

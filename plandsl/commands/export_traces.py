@@ -5,9 +5,9 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
+from plandsl import limits
 from plandsl.commands.console import Progress
 from plandsl.diagnostics import Diagnostic, PlanError
-from plandsl.limits import MAX_TRACE_STEPS
 
 if TYPE_CHECKING:
     from plandsl.driver import CompiledPlan
@@ -55,6 +55,8 @@ def make_chakra(plan: CompiledPlan, arguments: Namespace) -> dict[str, str | byt
 def _steps(arguments: Namespace, default: int) -> int:
     """Decode steps. Raises `PlanError` (E400) for none, or too many."""
     steps: int = default if arguments.steps is None else arguments.steps
-    if not 1 <= steps <= MAX_TRACE_STEPS:
-        raise PlanError([Diagnostic("E400", f"--steps {steps} is not between 1 and {MAX_TRACE_STEPS:,}")])
+    if not 1 <= steps <= limits.MAX_TRACE_STEPS:
+        why = f"--steps {steps} is not between 1 and {limits.MAX_TRACE_STEPS:,}"
+        hint = limits.MAX_TRACE_STEPS.hint(f"at most `--steps {limits.MAX_TRACE_STEPS:d}`", steps)
+        raise PlanError([Diagnostic("E400", why, hint=hint)])
     return steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import sys
@@ -31,7 +32,7 @@ from plandsl.commands.sources import read_source
 from plandsl.diagnostics import MOST_NEAR, Diagnostic, PlanError, clip, either, suggest
 from plandsl.driver import compile_text, open_text
 from plandsl.entries import catalog_has, catalog_model, catalog_node
-from plandsl.files import write_file
+from plandsl.files import is_there, write_file
 from plandsl.grammar.modules import catalog_names
 from plandsl.spec.hardware import NodeSpec
 from plandsl.spec.model import ModelSpec
@@ -84,7 +85,7 @@ def _check(text: str, file: str, found: _Found) -> None:
 
 def _read(words: Sequence[str]) -> _Found:
     """The servers that a file or the words of a command start. Raises `PlanError` with everything that is wrong."""
-    name = words[0] if len(words) == 1 and (words[0] == "-" or Path(words[0]).is_file()) else ""
+    name = words[0] if len(words) == 1 and (words[0] == "-" or is_there(Path(words[0]))) else ""
     text = read_source(name) if name else words[0] if _is_line(words) else " ".join(map(shlex.quote, words))
     file = name or COMMAND
     if Path(name).suffix in (".yaml", ".yml"):
@@ -181,7 +182,7 @@ def _load(bench: dict[str, str]) -> dict[str, str]:
     if set(out) < {"input", "output"}:
         return {}
     rate, together, count = (bench.get(k, "") for k in ("request-rate", "max-concurrency", "num-prompts"))
-    if re.fullmatch(r"\d+(\.\d+)?", rate):
+    if re.fullmatch(r"\d+(\.\d+)?", rate, re.ASCII):
         return out | {"rate": f"{rate} req/s"}
     if is_whole(together):
         ongoing = is_whole(count) and int(count) > int(together)
@@ -313,7 +314,7 @@ def _model(launch: Launch, arguments: Namespace, sources: dict[str, str]) -> _Kn
     served = str(launch.settings.get("served-model-name") or launch.settings.get("served_model_name") or "")
     for word in (given, served) if arguments.model is None else (arguments.model,):
         places = (Path(word), Path(word) / "config.json") if word else ()
-        config = next((p for p in places if p.suffix == ".json" and p.is_file()), None)
+        config = next((p for p in places if p.suffix == ".json" and os.path.isfile(p)), None)
         if config is not None:
             return _from_config(config)
         if word and (name := find_model(word, catalog_has)):

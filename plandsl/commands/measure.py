@@ -15,6 +15,7 @@ from plandsl.commands.console import OK, Progress, print_json, print_text
 from plandsl.commands.findings import print_diagnostics
 from plandsl.commands.sources import compile_plans
 from plandsl.diagnostics import Diagnostic, PlanError, suggest
+from plandsl.measurements import GPU_NAME
 from plandsl.spec.formats import BITS
 from plandsl.units import show_time
 
@@ -74,7 +75,7 @@ def _check_arguments(arguments: Namespace) -> None:
     wrong = []
     if Path(arguments.output).suffix != ".csv":
         wrong.append((f"`-o {arguments.output}` is no .csv file", "-o mine.csv"))
-    if arguments.gpu is not None and not re.fullmatch(r"[a-z_][a-z0-9_]*", arguments.gpu):
+    if arguments.gpu is not None and not GPU_NAME.fullmatch(arguments.gpu):
         wrong.append((f"`--gpu {arguments.gpu}` is no name of a GPU", "small letters, digits and `_`: --gpu my_gpu"))
     if not 0 < arguments.seconds <= MOST_SECONDS:
         wrong.append((f"`--seconds {arguments.seconds:g}` is out of range", f"from 1 to {MOST_SECONDS:,.0f}"))

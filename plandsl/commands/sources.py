@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,14 +22,14 @@ STDIN = "<stdin>"
 
 def read_source(path: str) -> str:
     """The text of a file, or of standard input for ``-``. Raises `PlanError` if it is not text, or is too large."""
+    from plandsl import limits
     from plandsl.files import read_input
     from plandsl.grammar.modules import read_bytes
     from plandsl.grammar.parse import decode
-    from plandsl.limits import MAX_FILE_BYTES
 
     shown = STDIN if path == "-" else path
     try:
-        data = read_input(MAX_FILE_BYTES) if path == "-" else read_bytes(Path(path))
+        data = read_input(limits.MAX_FILE_BYTES) if path == "-" else read_bytes(Path(path))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise PlanError([Diagnostic("E209", f"cannot read {shown}: {reason}")]) from error
@@ -62,8 +63,8 @@ def open_module(path: str, overrides: list[tuple[str, str]] | None = None) -> Mo
 def split_plan(text: str, plan: str | None) -> tuple[str, str | None]:
     """The file and the plan of ``FILE:PLAN``; for FILE alone, the plan is ``plan``."""
     path, name = split_part(text)
-    is_file = Path(path).suffix == ".plan" or Path(path).is_file()
-    return (path, name) if name is not None and is_file and not Path(text).exists() else (text, plan)
+    is_file = Path(path).suffix == ".plan" or os.path.isfile(path)
+    return (path, name) if name is not None and is_file and not os.path.exists(text) else (text, plan)
 
 
 def compile_plans(arguments: Namespace) -> list[CompiledPlan]:

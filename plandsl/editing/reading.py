@@ -13,15 +13,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
+from plandsl import limits
 from plandsl.answers.estimate import Estimate
 from plandsl.diagnostics import Diagnostic, Label, PlanError, Span
 from plandsl.driver import CompiledPlan, check_plan
 from plandsl.grammar import syntax as s
-from plandsl.grammar.modules import MAX_WORK, Unit
+from plandsl.grammar.modules import Unit
 from plandsl.grammar.parse_again import parse_again
 from plandsl.grammar.resolve import Module, load
 from plandsl.grammar.tokens import Token, scan
-from plandsl.limits import MAX_ERRORS, MAX_FILE_BYTES, MAX_PLANS
 
 Key: TypeAlias = tuple[str, str]
 """The kind and name of a declaration; the kind is ``let`` for a `let`."""
@@ -113,7 +113,7 @@ class Reading:
     @cached_property
     def tokens(self) -> list[Token]:
         """The tokens of the text, comments included; none of a text that is too large to be read."""
-        return scan(self.text, self.file) if len(self.text) <= MAX_FILE_BYTES else []
+        return scan(self.text, self.file) if len(self.text) <= limits.MAX_FILE_BYTES else []
 
     @cached_property
     def pieces(self) -> dict[Key, Piece]:
@@ -143,7 +143,7 @@ class Reading:
         found = [*self.module.diagnostics]
         errors = len(self.module.errors)
         for key in self.pieces:
-            if stopped() or self._steps > MAX_WORK or errors >= MAX_ERRORS:
+            if stopped() or self._steps > limits.MAX_WORK or errors >= limits.MAX_ERRORS:
                 break
             more = self.findings(key)
             errors += sum(d.severity == "error" for d in more)
@@ -153,7 +153,7 @@ class Reading:
     def check(self, stopped: Stopped = lambda: False) -> list[Diagnostic]:
         """All findings of `planc check`; the plans are compiled, unless something is wrong already."""
         found = self.look(stopped)
-        if any(d.severity == "error" for d in found) or len(self.plans) > MAX_PLANS:
+        if any(d.severity == "error" for d in found) or len(self.plans) > limits.MAX_PLANS:
             return found
         for name in self.plans:
             if stopped():
@@ -329,7 +329,7 @@ def _kept(found: list[Diagnostic]) -> list[Diagnostic]:
         for diagnostic in unique:
             error = diagnostic.severity == "error"
             counts[error] += 1
-            if counts[error] <= MAX_ERRORS:
+            if counts[error] <= limits.MAX_ERRORS:
                 yield diagnostic
 
     unique = sorted(dict.fromkeys(found), key=lambda d: (d.span is None, d.span or ()))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from plandsl import limits
 from plandsl.diagnostics import Span
 from plandsl.editing.fields import FIELDS, VARIES, fields_of
 from plandsl.grammar import syntax as s
 from plandsl.grammar.modules import KINDS, Library, Unit
 from plandsl.grammar.sharding import EVERY_MODEL, SUGAR
-from plandsl.limits import MAX_EXPANSION
 from plandsl.spec.model import EARLIER
 
 
@@ -92,7 +92,7 @@ class _Walker:
             return None
         found = self.library.find(kind, name, unit)
         sizes: set[str] = set()
-        for _ in range(MAX_EXPANSION):
+        for _ in range(limits.MAX_EXPANSION):
             if found is None:
                 return None
             decl, home = found

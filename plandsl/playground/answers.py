@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from plandsl import limits
 from plandsl.answers.estimate import Estimate
 from plandsl.answers.text.estimate import load_words, more_parts, table_parts
 from plandsl.answers.text.words import title_of
@@ -22,7 +23,6 @@ from plandsl.editing.hover import hover as hovered
 from plandsl.editing.reading import Reading
 from plandsl.grammar.fmt import format_text
 from plandsl.grammar.parse import decode
-from plandsl.limits import MAX_PLANS
 from plandsl.playground.asked import FILE, Asked, Malformed, read
 from plandsl.playground.blocks import blocks
 from plandsl.playground.overview import overview, row_of
@@ -214,8 +214,8 @@ def _decoded(asked: Asked) -> str:
 def _look(reading: Reading) -> list[Diagnostic]:
     """What is wrong with a text, and the warnings of its declarations; no plan is compiled yet."""
     found, many = reading.look(), len(reading.plans)
-    if many > MAX_PLANS:
-        why = f"the text has {many} plans, and at most {MAX_PLANS} are compiled at once"
+    if many > limits.MAX_PLANS:
+        why = f"the text has {many} plans, and at most {limits.MAX_PLANS} are compiled at once"
         return [*found, Diagnostic("E408", why, reading.module.end, hint="keep fewer plans in the text")]
     return found if many or reading.module.searches or _wrong(found) else [*found, _no_plan(reading)]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
+from plandsl import limits
 from plandsl.diagnostics import Diagnostic, clip
-from plandsl.limits import MAX_FILE_BYTES
 
 FILE = "<playground>"
 """The name of the text in diagnostics. It is the name of no file."""
@@ -52,8 +52,8 @@ def read(body: bytes) -> Asked:
         raise Malformed("the body lacks the field `text`")
     for name, value in found.items():
         if name in ("line", "column"):
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_FILE_BYTES:
-                raise Malformed(f"`{name}` must be a whole number from 1 to {MAX_FILE_BYTES:,}")
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limits.MAX_FILE_BYTES:
+                raise Malformed(f"`{name}` must be a whole number from 1 to {limits.MAX_FILE_BYTES:,}")
         elif not (isinstance(value, str) or (name == "plan" and value is None)):
             raise Malformed(f"`{name}` must be a string, found {_kind(value)}")
         elif name != "text" and value is not None and len(value) > LONGEST_WORD:

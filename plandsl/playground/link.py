@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import zlib
 
+from plandsl import limits
 from plandsl.diagnostics import Diagnostic, PlanError
-from plandsl.limits import MAX_FILE_BYTES
 
 FORM = "1"
 """The form of links. The page writes and reads the same form (`backends/serve/page/link.js`)."""
@@ -27,8 +27,8 @@ def text_of(link: str) -> str:
             raise ValueError(f"its form is not {FORM}")
         squeezed = base64.b64decode(letters + "=" * (-len(letters) % 4), altchars=b"-_", validate=True)
         opener = zlib.decompressobj(-zlib.MAX_WBITS)
-        text = opener.decompress(squeezed, MAX_FILE_BYTES + 1)
-        if len(text) > MAX_FILE_BYTES or not opener.eof:
+        text = opener.decompress(squeezed, limits.MAX_FILE_BYTES + 1)
+        if len(text) > limits.MAX_FILE_BYTES or not opener.eof:
             raise ValueError("its text is cut, or too long")
         return text.decode("utf-8")
     except (ValueError, zlib.error) as error:

@@ -11,9 +11,9 @@ import numpy as np
 from attrs import define, evolve, field
 from numpy.typing import NDArray
 
+from plandsl import ending, limits
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import CompiledPlan, check_spec
-from plandsl.limits import MAX_COMPILED
 from plandsl.passes import structure
 from plandsl.progress import Tick, silent
 from plandsl.searches.space import Candidate, Grid, Space
@@ -184,6 +184,11 @@ class Found:
         which, place = divmod(number, self.space.grid.size)
         return (*self._combinations[which], *self.space.grid.at(place))
 
+    def stop(self) -> None:
+        """Keep the results so far, after an interruption."""
+        self.stopped = True
+        ending.go_on()
+
     def refuse(self, findings: tuple[Diagnostic, ...]) -> None:
         """Count all loads of a plan under its first error."""
         worst = next(d for d in findings if d.severity == "error")
@@ -241,9 +246,9 @@ class Run:
             if plan is None:
                 continue
             self.found.plans += 1
-            if self.found.plans > MAX_COMPILED:
-                why = f"this search compiles more than {MAX_COMPILED:,} plans"
-                hint = "vary fewer fields, or let the load vary: loads are arrays"
+            if self.found.plans > limits.MAX_COMPILED:
+                why = f"this search compiles more than {limits.MAX_COMPILED:,} plans"
+                hint = limits.MAX_COMPILED.hint("vary fewer fields, or let the load vary: loads are arrays")
                 raise PlanError([Diagnostic("E409", why, self.found.search.span, hint=hint)])
             self.found._combinations[candidate.number] = candidate.combination
             first = candidate.number * self.space.grid.size
@@ -281,7 +286,7 @@ class Run:
                 self.take(do_job(job, compiler, self.sink is not None))
                 tick(job.first + job.size, total)
         except KeyboardInterrupt:
-            self.found.stopped = True
+            self.found.stop()
         self.found.structures = len(compiler.structures)
         return self.found
 

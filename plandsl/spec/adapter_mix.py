@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from math import erf, exp, log, sqrt
 
-from plandsl.limits import MAX_ADAPTERS
+from plandsl import limits
 from plandsl.spec.traffic import (
     Bounds,
     Distribution,
@@ -53,11 +53,12 @@ def mix_of(traffic: TrafficSpec) -> Mix:
     return _grouped(sorted((p for p in found.values() if p > 0), reverse=True))
 
 
-def chances_of(which: Distribution, least: int = 1, most: int = MAX_ADAPTERS) -> dict[int, float] | None:
+def chances_of(which: Distribution, least: int = 1, most: int | None = None) -> dict[int, float] | None:
     """The chance of each whole number from ``least``, as the simulation rounds what it draws.
 
-    None where only a file says it. Numbers beyond ``most`` count as the last one.
+    None where only a file says it. Numbers beyond ``most`` (the most adapters of a model) count as the last one.
     """
+    most = limits.MAX_ADAPTERS if most is None else most
     match which:
         case Empirical():
             return None

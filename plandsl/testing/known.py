@@ -8,12 +8,15 @@ from typing import TypeAlias
 from plandsl.diagnostics import Diagnostic, PlanError, suggest
 from plandsl.driver import CompiledPlan
 from plandsl.testing import (
+    laws_bounds,
     laws_cost,
+    laws_growth,
     laws_machine,
     laws_models,
     laws_program,
     laws_relations,
     laws_schedule,
+    laws_text,
     laws_traffic,
 )
 
@@ -29,6 +32,9 @@ LAWS: tuple[Law, ...] = (
     laws_machine.wire_bytes_follow_their_formulas,
     laws_machine.memory_adds_up,
     laws_machine.no_kernel_beats_the_hardware,
+    laws_bounds.steps_read_weights_and_cache,
+    laws_bounds.no_link_beats_its_bandwidth,
+    laws_bounds.one_gpu_sends_nothing,
     laws_cost.communication_is_complete,
     laws_cost.parts_add_up,
     laws_cost.terms_add_up,
@@ -36,6 +42,10 @@ LAWS: tuple[Law, ...] = (
     laws_cost.largest_batch_is_tight,
     laws_cost.cache_capacity_is_tight,
     laws_cost.better_hardware_is_never_slower,
+    laws_growth.more_memory_is_never_worse,
+    laws_growth.layers_add_up,
+    laws_growth.memory_grows_with_the_load,
+    laws_growth.fewer_bits_take_less_memory,
     laws_cost.more_load_is_never_faster,
     laws_cost.larger_batches_never_lower_throughput,
     laws_relations.more_requests_hardly_lower_throughput,
@@ -50,13 +60,18 @@ LAWS: tuple[Law, ...] = (
     laws_models.encoders_do_not_decode,
     laws_models.states_keep_their_size,
     laws_models.towers_are_never_free,
+    laws_traffic.requests_are_served_once,
     laws_traffic.requests_pass_in_order,
+    laws_traffic.first_come_first_served,
     laws_traffic.every_request_gets_its_tokens,
     laws_traffic.servers_hold_what_their_requests_need,
+    laws_traffic.servers_keep_their_limits,
     laws_traffic.one_seed_is_one_run,
     laws_program.passes_keep_their_promises,
     laws_program.fusing_twice_is_fusing_once,
     laws_program.text_reads_back,
+    laws_text.set_equals_written,
+    laws_text.order_of_declarations_changes_nothing,
     laws_cost.arrays_equal_numbers,
     laws_cost.straight_code_equals_the_model,
     laws_cost.one_structure_serves_all_sizes,
@@ -66,7 +81,9 @@ LAWS: tuple[Law, ...] = (
 
 OF_ONE = frozenset(
     (
-        laws_cost.better_hardware_is_never_slower,
+        laws_growth.layers_add_up,
+        laws_growth.memory_grows_with_the_load,
+        laws_growth.fewer_bits_take_less_memory,
         laws_cost.more_load_is_never_faster,
         laws_cost.larger_batches_never_lower_throughput,
         laws_cost.tpot_is_the_mean_step,
@@ -115,7 +132,11 @@ OF_TRAFFIC = frozenset(law for law in LAWS if law.__module__ == laws_traffic.__n
 """Laws of requests that are served one by one."""
 
 
-OF_ITSELF = OF_TRAFFIC | {laws_program.text_reads_back}
+OF_TEXT = frozenset(law for law in LAWS if law.__module__ == laws_text.__name__) | {laws_program.text_reads_back}
+"""Laws of the text of a plan."""
+
+
+OF_ITSELF = OF_TRAFFIC | OF_TEXT
 """Laws that are asked of a plan as it is, with requests that arrive over time."""
 
 
@@ -123,6 +144,8 @@ OF_POOLS = frozenset(
     (
         laws_program.text_reads_back,
         laws_program.sharded_equals_unsharded,
+        laws_cost.better_hardware_is_never_slower,
+        laws_growth.more_memory_is_never_worse,
         laws_cost.arrays_equal_numbers,
         laws_cost.parts_add_up,
         laws_cost.terms_add_up,
@@ -137,6 +160,8 @@ OF_COMPILER = frozenset(
         laws_program.passes_keep_their_promises,
         laws_program.fusing_twice_is_fusing_once,
         laws_program.text_reads_back,
+        laws_text.set_equals_written,
+        laws_text.order_of_declarations_changes_nothing,
         laws_cost.arrays_equal_numbers,
         laws_cost.straight_code_equals_the_model,
         laws_cost.one_structure_serves_all_sizes,

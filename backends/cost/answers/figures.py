@@ -52,7 +52,9 @@ def _change_nodes(plan: PlanSpec, change: Callable[[NodeSpec], NodeSpec]) -> Pla
     return evolve(plan, node=change(plan.node), cluster=cluster)
 
 
-def _change_gpus(plan: PlanSpec, change: Callable[[GpuSpec], GpuSpec]) -> PlanSpec:
+def change_gpus(plan: PlanSpec, change: Callable[[GpuSpec], GpuSpec]) -> PlanSpec:
+    """``plan`` with each kind of GPU of its nodes changed."""
+
     def changed(node: NodeSpec) -> NodeSpec:
         return evolve(node, gpu=change(node.gpu), gpus=tuple((count, change(gpu)) for count, gpu in node.gpus))
 
@@ -60,11 +62,11 @@ def _change_gpus(plan: PlanSpec, change: Callable[[GpuSpec], GpuSpec]) -> PlanSp
 
 
 def _scale_memory(plan: PlanSpec, f: float) -> PlanSpec:
-    return _change_gpus(plan, lambda gpu: evolve(gpu, bandwidth=gpu.bandwidth * f))
+    return change_gpus(plan, lambda gpu: evolve(gpu, bandwidth=gpu.bandwidth * f))
 
 
 def _scale_compute(plan: PlanSpec, f: float) -> PlanSpec:
-    return _change_gpus(plan, lambda gpu: evolve(gpu, compute=tuple((dtype, peak * f) for dtype, peak in gpu.compute)))
+    return change_gpus(plan, lambda gpu: evolve(gpu, compute=tuple((dtype, peak * f) for dtype, peak in gpu.compute)))
 
 
 def _scale_link(plan: PlanSpec, f: float) -> PlanSpec:
@@ -94,14 +96,15 @@ def _scale_messages(plan: PlanSpec, f: float) -> PlanSpec:
         plan = evolve(plan, cluster=evolve(plan.cluster, network=later(plan.cluster.network)))
     if plan.split is not None:
         plan = evolve(plan, split=evolve(plan.split, latency=plan.split.latency * f))
-    return _change_calibrations(plan, lambda calibration: _scale_times(calibration, f, links=True))
+    return change_calibrations(plan, lambda calibration: _scale_times(calibration, f, links=True))
 
 
 def _scale_launches(plan: PlanSpec, f: float) -> PlanSpec:
-    return _change_calibrations(plan, lambda calibration: _scale_times(calibration, f, links=False))
+    return change_calibrations(plan, lambda calibration: _scale_times(calibration, f, links=False))
 
 
-def _change_calibrations(plan: PlanSpec, change: Callable[[CalibrationSpec], CalibrationSpec]) -> PlanSpec:
+def change_calibrations(plan: PlanSpec, change: Callable[[CalibrationSpec], CalibrationSpec]) -> PlanSpec:
+    """``plan`` with the calibration of each kind of GPU changed."""
     others = tuple((name, change(calibration)) for name, calibration in plan.calibrations)
     return evolve(plan, calibration=change(plan.calibration), calibrations=others)
 
@@ -123,7 +126,7 @@ def _scale_unit(plan: PlanSpec, f: float) -> PlanSpec:
         values = ((n, v * f if n.endswith(".unit") else v) for n, v in calibration.values)
         return evolve(calibration, values=tuple(values))
 
-    return _change_calibrations(plan, faster)
+    return change_calibrations(plan, faster)
 
 
 def _scale_engine(plan: PlanSpec, f: float) -> PlanSpec:
@@ -147,12 +150,12 @@ def larger_memory(plan: PlanSpec, f: float) -> PlanSpec:
         total = None if gpu.memory_total is None else gpu.memory_total * f
         return evolve(gpu, memory=gpu.memory * f, memory_total=total)
 
-    return _in_both_pools(lambda one, _: _change_gpus(one, larger))(plan, f)
+    return _in_both_pools(lambda one, _: change_gpus(one, larger))(plan, f)
 
 
 def without_tables(plan: PlanSpec) -> PlanSpec:
     """``plan`` without tables of measurements, which are valid for the measured hardware only."""
-    bare = _in_both_pools(lambda one, _: evolve(_change_gpus(one, lambda gpu: evolve(gpu, measured=())), measured=()))
+    bare = _in_both_pools(lambda one, _: evolve(change_gpus(one, lambda gpu: evolve(gpu, measured=())), measured=()))
     return bare(plan, 1.0)
 
 
@@ -165,17 +168,17 @@ def _scale_split(split: SplitSpec, f: float) -> SplitSpec:
     return evolve(split, bandwidth=split.bandwidth * f)
 
 
+def change_pools(plan: PlanSpec, change: Callable[[PlanSpec], PlanSpec]) -> PlanSpec:
+    """``change`` of a plan and, where it has two pools, of each pool."""
+    made = change(plan)
+    if made.split is None:
+        return made
+    prefill, decode = map(change, plan.pools)
+    return evolve(made, split=evolve(made.split, prefill=prefill, decode=decode))
+
+
 def _in_both_pools(change: Scaled) -> Scaled:
-    """``change`` for a plan and, where it has two pools, for each pool."""
-
-    def changed(plan: PlanSpec, f: float) -> PlanSpec:
-        made = change(plan, f)
-        if plan.split is None or made.split is None:
-            return made
-        prefill, decode = (change(pool, f) for pool in plan.pools)
-        return evolve(made, split=evolve(made.split, prefill=prefill, decode=decode))
-
-    return changed
+    return lambda plan, f: change_pools(plan, lambda one: change(one, f))
 
 
 FIGURES = {

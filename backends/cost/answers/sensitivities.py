@@ -11,6 +11,7 @@ from functools import cached_property
 from math import ceil, floor, inf, isfinite, log
 from typing import NamedTuple
 
+from plandsl import limits
 from plandsl.answers.explanation import Bottleneck, Breakdown, Headroom, Sensitivity, Slope
 from plandsl.backends.cost.answers.figures import FIGURES, Figure, larger_memory, without_tables
 from plandsl.backends.cost.answers.terms import Terms, terms
@@ -21,7 +22,6 @@ from plandsl.backends.cost.work.work import Binding
 from plandsl.ir.extents import Extents
 from plandsl.ir.names import RegionName
 from plandsl.ir.types import Number
-from plandsl.limits import MAX_DIMENSION, MAX_LOAD
 
 NUDGE = 0.01
 """The relative change of a figure, up and down: so small that few kernels change their tiling."""
@@ -136,7 +136,9 @@ def _memory_slopes(variations: Variations) -> Sensitivity:
         model = variations.model.on(plan)
         metrics = model.evaluate()
         if metrics.served is None and metrics.max_batch > 0:  # a fixed batch does not depend on room
-            metrics = metrics._replace(throughput=model.evaluate(batch=min(metrics.max_batch, MAX_LOAD)).throughput)
+            metrics = metrics._replace(
+                throughput=model.evaluate(batch=min(metrics.max_batch, limits.MAX_LOAD)).throughput
+            )
         return factor, metrics
 
     low, at, high = point(1 - WIDE), point(1.0), point(1 + WIDE)
@@ -348,8 +350,7 @@ def _max_context(model: Deployment, metrics: Metrics, batch: float) -> int:
     def full(total: int) -> bool:
         input_: Number = max(total - load.output, 1)
         kept, rounds = resident_tokens(one, input_, min(load.output, total), ongoing=metrics.served is not None)
-        held = [h.total for h in memory.held_by_stage(batch, kept, input_, rounds)]
-        return not memory.fit(held)
+        return not memory.fit(memory.totals(batch, kept, input_, rounds))
 
-    first = find_least(full, MAX_DIMENSION)
-    return MAX_DIMENSION if first is None else first - 1
+    first = find_least(full, limits.MAX_DIMENSION)
+    return limits.MAX_DIMENSION if first is None else first - 1

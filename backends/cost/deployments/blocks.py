@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from plandsl import limits
 from plandsl.backends.cost.num import ceil_div, floor, largest, maximum, minimum
 from plandsl.ir.types import Number
-from plandsl.limits import MAX_DIMENSION
 
 
 class Layers(NamedTuple):
@@ -86,7 +86,7 @@ def find_longest(layers: Sequence[Layers], pool: Number, block: int, step: int) 
     """The most tokens of one request that a pool of ``pool`` bytes holds."""
     groups, bytes_ = group_layers(layers)
     blocks, ways = int(pool // (bytes_ * block)), int(layers[0].ways)
-    low, high = 0, MAX_DIMENSION // (block * ways) + 1  # with windows everywhere a request may have any length
+    low, high = 0, limits.MAX_DIMENSION // (block * ways) + 1  # with windows everywhere a request may have any length
     while high - low > 1:
         middle = (low + high) // 2
         fits = request_blocks(layers, groups, block, middle * block * ways, step) <= blocks

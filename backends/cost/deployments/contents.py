@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Hashable, Iterable
+from collections.abc import Callable, Container, Hashable, Iterable, Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from attrs import evolve
 
@@ -21,6 +21,8 @@ from plandsl.ir.states import States, state_bytes, token_bytes
 from plandsl.ir.types import Dim, Number, TensorType, Value, makes_rows
 from plandsl.spec.formats import item_bytes
 from plandsl.spec.model import ADAPTERS
+
+T = TypeVar("T")
 
 
 class Cache(NamedTuple):
@@ -47,19 +49,45 @@ def _outweighs(a: RowBytes, b: RowBytes) -> bool:
     return all(have.get(rows, 0.0) >= size for rows, size in b)
 
 
+def by_kind(kinds: Sequence[int], answer: Callable[[int], T]) -> list[T]:
+    """``answer`` of each stage, asked of the first stage of each kind; ``kinds`` has that one for each stage."""
+    found = {stage: answer(stage) for stage in dict.fromkeys(kinds)}
+    return [found[stage] for stage in kinds]
+
+
+def combine_kinds(*kinds: Sequence[int]) -> list[int]:
+    """For each stage the first stage that is of the same kind in each of ``kinds``."""
+    found: dict[tuple[int, ...], int] = {}
+    return [found.setdefault(each, stage) for stage, each in enumerate(zip(*kinds, strict=True))]
+
+
 class Contents:
     """What the programs of both phases hold: ``weights`` in bytes, ``caches``, and ``steps``, the rows of each phase.
 
+    ``kinds`` has for each stage the first stage with the same regions, as often each.
     Weights and caches lie alike in both phases. For each phase, ``steps`` has the rows of sets of live values, and the
     rows of sets of communication buffers.
     """
 
     def __init__(self, program: Program, decode: Program, extents: Extents) -> None:
         self.program, self.extents = program, extents
-        stages = range(len(program.stages))
-        self.weights = [self.weights_of(stage) for stage in stages]
-        self.caches = [self._caches(stage) for stage in stages]
+        kinds: dict[Hashable, int] = {}
+        self.kinds = [
+            kinds.setdefault(tuple((part.region, part.repeats) for part in parts), stage)
+            for stage, parts in enumerate(program.stages)
+        ]
+        self.weights = self.by_stage(self.weights_of)
+        self.caches = self.by_stage(self._caches)
         self.steps = [self._step_rows(p) for p in (program, decode)]
+
+    def by_stage(self, answer: Callable[[int], T]) -> list[T]:
+        """``answer`` of each stage; stages with the same regions, as often each, have one answer."""
+        return by_kind(self.kinds, answer)
+
+    @cached_property
+    def adapters(self) -> list[Number]:
+        """Bytes of the adapters (LoRA) among the weights of each stage."""
+        return self.by_stage(self.adapters_of)
 
     def of_stage(self, stage: int) -> Hashable:
         """All that a stage holds: stages with equal values hold the same."""

@@ -192,6 +192,11 @@ class DraftedMemory(MemoryModel):
         """The memory of the verifying model."""
         return self.target.main
 
+    @property
+    def kinds(self) -> list[int]:
+        """As the model has them."""
+        return self.target.kinds
+
     def of_stage(self, stage: int) -> Hashable:
         """What a stage holds; of the draft's caches and steps every stage holds the same."""
         return self.weights[stage], self.target.of_stage(stage)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property
 from math import inf
 from typing import NamedTuple
 
+from plandsl import limits
 from plandsl.backends.cost.deployments.blocks import Layers, count_tokens, find_longest
-from plandsl.backends.cost.deployments.contents import Cache, Contents
+from plandsl.backends.cost.deployments.contents import Cache, Contents, T, by_kind, combine_kinds
 from plandsl.backends.cost.deployments.prefix import reused_tokens, shared_tokens
 from plandsl.backends.cost.deployments.profile import Profile, largest_fraction, share_of
 from plandsl.backends.cost.deployments.rows import Rows, count_bytes
@@ -18,7 +19,6 @@ from plandsl.ir.extents import Extents
 from plandsl.ir.program import Program
 from plandsl.ir.states import state_bytes
 from plandsl.ir.types import Number
-from plandsl.limits import MAX_DIMENSION
 from plandsl.spec.hardware import GpuSpec
 from plandsl.spec.model import ADAPTERS
 from plandsl.spec.plan import PlanSpec
@@ -70,6 +70,15 @@ class MemoryModel(ABC):
     def main(self) -> ProgramMemory:
         """The memory of the model's own programs; with two shardings, of the programs for large steps."""
 
+    @property
+    @abstractmethod
+    def kinds(self) -> list[int]:
+        """For each stage the first one that has the same GPU, and the same regions as often: they hold equal bytes."""
+
+    def by_stage(self, answer: Callable[[int], T]) -> list[T]:
+        """``answer`` of each stage; stages of one kind have one answer."""
+        return by_kind(self.kinds, answer)
+
     @abstractmethod
     def of_stage(self, stage: int) -> Hashable:
         """What a stage holds, whatever the load: stages with equal values hold equal bytes under every load."""
@@ -102,20 +111,19 @@ class MemoryModel(ABC):
     @cached_property
     def adapters(self) -> list[Number]:
         """Bytes on each GPU, by stage, of the adapters (LoRA) among the weights."""
-        return [self.main.contents.adapters_of(stage) for stage in range(len(self.weights))]
+        return self.main.contents.adapters
 
     @cached_property
     def taken(self) -> list[tuple[Number, Number]]:
         """Bytes of the profiled step, and of what else the engine takes, by stage."""
-        return [(self.profiled(stage), self.profile.others(stage)) for stage in range(len(self.weights))]
+        return self.by_stage(lambda stage: (self.profiled(stage), self.profile.others(stage)))
 
     @cached_property
     def capacities(self) -> list[Number]:
         """Bytes of a GPU of each stage that weights, cache, activations and buffers may take."""
         if self.plan.engine is None:
-            return [self.capacity(stage, 0.0) for stage in range(len(self.gpus))]
-        parts = zip(self.weights, self.taken, strict=True)
-        return [self.capacity(stage, weights, *taken) for stage, (weights, taken) in enumerate(parts)]
+            return self.by_stage(lambda stage: self.capacity(stage, 0.0))
+        return self.by_stage(lambda stage: self.capacity(stage, self.weights[stage], *self.taken[stage]))
 
     def capacity(self, stage: int, weights: Number, profiled: Number = 0.0, others: Number = 0.0) -> Number:
         """Bytes of a stage's GPU that may be taken, where ``weights`` and an engine's own bytes are there."""
@@ -151,11 +159,12 @@ class MemoryModel(ABC):
     def first_alike(self) -> list[int]:
         """For each stage the first stage that holds the same: what it is asked has the same answer."""
         found: dict[Hashable, int] = {}
-        first = []
-        for stage, capacity in enumerate(self.capacities):
+
+        def first(stage: int) -> int:
             engine = self.taken[stage] if self.plan.engine else None
-            first.append(found.setdefault((capacity, engine, self.of_stage(stage)), stage))
-        return first
+            return found.setdefault((self.capacities[stage], engine, self.of_stage(stage)), stage)
+
+        return self.by_stage(first)
 
     @cached_property
     def distinct(self) -> list[int]:
@@ -164,8 +173,12 @@ class MemoryModel(ABC):
 
     def held_by_stage(self, batch: Number, length: Number, input_: Number, rounds: Number) -> list[Held]:
         """What a GPU of each stage holds, as `held`."""
-        found = {stage: self.held(stage, batch, length, input_, rounds) for stage in self.distinct}
-        return [found[stage] for stage in self.first_alike]
+        return by_kind(self.first_alike, lambda stage: self.held(stage, batch, length, input_, rounds))
+
+    def totals(self, batch: Number, length: Number, input_: Number, rounds: Number) -> list[tuple[Number, Number]]:
+        """The bytes that a GPU of each of the `distinct` stages holds, as `held`, and those that it may hold."""
+        held = ((stage, self.held(stage, batch, length, input_, rounds).total) for stage in self.distinct)
+        return [(total, self.capacities[stage]) for stage, total in held]
 
     def held(self, stage: int, batch: Number, length: Number, input_: Number, rounds: Number) -> Held:
         """What a GPU of ``stage`` holds with ``rounds`` resident batches of ``batch`` requests of ``length`` tokens.
@@ -220,11 +233,9 @@ class MemoryModel(ABC):
         """Whether the share of memory that the plan's engine asks for is free when it starts."""
         return self.plan.memory_fraction <= largest_fraction(self.plan, self.gpus)
 
-    def fit(self, held: Sequence[Number]) -> Number:
-        """Whether ``held`` bytes, one number for each stage, fit on every stage."""
-        return largest([total - capacity for total, capacity in zip(held, self.capacities, strict=True)]) <= (
-            0 if self.starts else -inf
-        )
+    def fit(self, totals: Sequence[tuple[Number, Number]]) -> Number:
+        """Whether every stage has the capacity for what it holds (`totals`)."""
+        return largest([total - capacity for total, capacity in totals]) <= (0 if self.starts else -inf)
 
     def max_batch(self, length: Number, input_: Number, rounds: Number) -> Number:
         """The largest batch that fits on every stage, 0 if none does."""
@@ -244,7 +255,7 @@ class MemoryModel(ABC):
         ways = self.ways(stage)
         room, each = self._room(stage, length, input_, rounds)
         # without a cache only the step grows with the batch, and most steps are bounded
-        high = maximum(floor(room / each), 0) if self.caches[stage] else where(room > 0, MAX_DIMENSION, 0)
+        high = maximum(floor(room / each), 0) if self.caches[stage] else where(room > 0, limits.MAX_DIMENSION, 0)
         low = self._fits_beside(stage, high, length, input_, rounds)
         high = minimum(high, self._fits_beside(stage, low, length, input_, rounds))
         between = (stage, low, high, length, input_, rounds)
@@ -263,7 +274,7 @@ class MemoryModel(ABC):
         activations, buffers = self.working(stage, maximum(fits * self.ways(stage), 1), input_)
         room, each = self._room(stage, length, input_, rounds)
         if not self.caches[stage]:
-            return where(room >= activations + buffers, MAX_DIMENSION, 0)
+            return where(room >= activations + buffers, limits.MAX_DIMENSION, 0)
         return maximum(floor((room - activations - buffers) / each), 0)
 
     def _bisect(self, stage: int, low: Number, high: Number, length: Number, input_: Number, rounds: Number) -> Number:
@@ -283,6 +294,12 @@ class ProgramMemory(MemoryModel):
         self.contents, self.queries = contents, queries
         self.weights = contents.weights
         self._profile = Profile(contents, plan)
+
+    @cached_property
+    def kinds(self) -> list[int]:
+        """As its programs have them, on each kind of GPU."""
+        found = self.contents.kinds
+        return found if len(self.plan.kinds) == 1 else combine_kinds(found, [id(gpu) for gpu in self.gpus])
 
     @property
     def main(self) -> ProgramMemory:

@@ -169,7 +169,7 @@ def largest_fraction(plan: PlanSpec, gpus: Sequence[GpuSpec]) -> float:
     """The largest share that an engine can ask for: of the device, what is free when it starts."""
     if plan.effective_engine.fraction_of != "device":
         return 1.0
-    return min(1 - taken_before(plan.effective_engine, plan) / gpu.memory for gpu in gpus)
+    return 1 - taken_before(plan.effective_engine, plan) / min(gpu.memory for gpu in gpus)
 
 
 def share_of(gpu: GpuSpec, plan: PlanSpec, weights: Number, profiled: Number, others: Number) -> Number:

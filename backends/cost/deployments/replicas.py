@@ -85,12 +85,12 @@ class Replicas(Deployment):
         """What the GPUs hold with batches of ``b`` requests."""
         memory = self.memory
         kept, resident = resident_tokens(self.one, i, o, ongoing)
-        held = [h.total for h in memory.held_by_stage(b, kept, i, resident)]
+        totals = memory.totals(b, kept, i, resident)
         tokens = memory.kv_capacity(b, kept, i, resident) if self.plan.engine is None else memory.kv_tokens(i + o)
         return Occupancy(
-            largest(held),
-            largest([total / room for total, room in zip(held, memory.capacities, strict=True)]),
-            memory.fit(held),
+            largest([total for total, _ in totals]),
+            largest([total / capacity for total, capacity in totals]),
+            memory.fit(totals),
             tokens * self.n,
         )
 

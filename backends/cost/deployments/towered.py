@@ -98,6 +98,11 @@ class TowerMemory(MemoryModel):
         """The memory of the language model."""
         return self.target.main
 
+    @property
+    def kinds(self) -> list[int]:
+        """As the model has them."""
+        return self.target.kinds
+
     def of_stage(self, stage: int) -> tuple[object, ...]:
         """What a stage holds; of the tower every stage holds the same."""
         return self.weights[stage], self.target.of_stage(stage)

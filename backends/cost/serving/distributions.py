@@ -6,9 +6,9 @@ from typing import assert_never
 
 import numpy as np
 
+from plandsl import limits
 from plandsl.backends.cost.serving.draws import Floats, Ints, Purpose, Stream, exp, log
 from plandsl.diagnostics import PlanError
-from plandsl.limits import MAX_DIMENSION
 from plandsl.spec.traffic import (
     Distribution,
     Empirical,
@@ -36,7 +36,7 @@ def draw_whole(distribution: Distribution, stream: Stream, n: int, least: int = 
     if isinstance(distribution, Uniform):
         low, high = distribution
         return np.minimum(low + np.floor(stream.uniform(n) * (high - low + 1)), high).astype(np.int64)
-    return np.clip(np.rint(draw(distribution, stream, n)), least, MAX_DIMENSION).astype(np.int64)
+    return np.clip(np.rint(draw(distribution, stream, n)), least, limits.MAX_DIMENSION).astype(np.int64)
 
 
 def draw(distribution: Distribution, stream: Stream, n: int) -> Floats:

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from plandsl import limits
 from plandsl.backends.cost.serving.requests import Floats, Ints
 from plandsl.backends.cost.serving.scheduler import Live
-from plandsl.limits import MAX_TRACE_EVENTS
 
 
 class Row(NamedTuple):
@@ -65,7 +65,7 @@ class Log:
 
     def write_stage(self, row: tuple[float, ...]) -> None:
         """Write down a step on a stage, unless there are more than any trace shows."""
-        if len(self.spans) < len(row) * MAX_TRACE_EVENTS:
+        if len(self.spans) < len(row) * limits.MAX_TRACE_EVENTS:
             self.spans.extend(row)
 
     def write_stretch(self, row: Row, composed: Floats, ends: Floats, blocks: Ints) -> None:

@@ -7,6 +7,7 @@ from typing import Any, assert_never
 
 import numpy as np
 
+from plandsl import limits
 from plandsl.backends.cost.deployments.batch import resident_tokens
 from plandsl.backends.cost.deployments.replicas import Replicas
 from plandsl.backends.cost.deployments.server import Server
@@ -22,7 +23,6 @@ from plandsl.backends.cost.serving.simulate import simulate
 from plandsl.backends.cost.serving.tiers import LOADING, OWN_WRITE, Tier, Tiers
 from plandsl.backends.cost.serving.trtllm import Trtllm
 from plandsl.backends.cost.serving.vllm import Vllm
-from plandsl.limits import MAX_DIMENSION
 from plandsl.spec.model import ADAPTERS
 from plandsl.spec.plan import SplitSpec
 from plandsl.spec.scheduler import RouterName, SchedulerName
@@ -42,19 +42,19 @@ def policy(name: SchedulerName, server: Server) -> Policy:
     """
     plan, engine, ways = server.plan, server.plan.effective_engine, int(server.main.ways)
     budget = plan.chunked_prefill or engine.step_tokens
-    limits: dict[str, Any] = dict(engine.scheduler.limits) if engine.scheduler_name == name else {}
+    own: dict[str, Any] = dict(engine.scheduler.limits) if engine.scheduler_name == name else {}
     match name:
         case "vllm":
             lookahead = int(server.queries) - 1 if server.guesses and server.guesses.draft else 0
-            return Vllm(budget, engine.max_requests, lookahead=lookahead, **limits)
+            return Vllm(budget, engine.max_requests, lookahead=lookahead, **own)
         case "sglang":
             if ways > 1:
                 budget = plan.chunked_prefill or max(engine.step_tokens // ways, 1)
-                limits["conservativeness"] = RANKS * limits.get("conservativeness", 1.0)
-            return Sglang(chunk=budget, max_running=engine.max_requests, **limits)
+                own["conservativeness"] = RANKS * own.get("conservativeness", 1.0)
+            return Sglang(chunk=budget, max_running=engine.max_requests, **own)
         case "trtllm":
-            limits.setdefault("chunked", plan.chunked_prefill is not None)
-            return Trtllm(budget, engine.max_requests, **limits)
+            own.setdefault("chunked", plan.chunked_prefill is not None)
+            return Trtllm(budget, engine.max_requests, **own)
         case _:
             assert_never(name)
 
@@ -67,7 +67,7 @@ def blocks(server: Server, length: int, input_: int) -> int:
     """
     engine = server.plan.effective_engine
     if server.plan.workload.encodes and not any(server.memory.caches):  # nothing is kept: steps alone bound a batch
-        return MAX_DIMENSION
+        return limits.MAX_DIMENSION
     most = min(engine.max_requests, engine.step_tokens) * int(server.main.ways)
     _, rounds = resident_tokens(server, input_, length - input_, ongoing=True)
     return int(server.memory.kv_capacity(most, length, input_, rounds)) // engine.kv_block

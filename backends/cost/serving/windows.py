@@ -8,10 +8,10 @@ from typing import NamedTuple, assert_never
 import numpy as np
 from attrs import evolve
 
+from plandsl import limits
 from plandsl.backends.cost.serving.arrivals import rates_of
 from plandsl.backends.cost.serving.draws import Floats
 from plandsl.diagnostics import Diagnostic, PlanError
-from plandsl.limits import MAX_WINDOWS
 from plandsl.spec.plan import PlanSpec, WorkloadSpec
 from plandsl.spec.traffic import Arrivals, AtOnce, OnOff, Steady, Traced, TrafficSpec, Varying, mean_rate
 from plandsl.traces import read_trace
@@ -66,9 +66,18 @@ def _no_rate(plan: PlanSpec, why: str) -> PlanError:
 
 def _cut(plan: PlanSpec, length: float, every: float) -> list[tuple[float, float]]:
     many = ceil(length / every - 1e-9)
-    if many > MAX_WINDOWS:
-        why = f"the load lasts {length:g} s, which is more than {MAX_WINDOWS:,} intervals of {every:g} s"
-        raise PlanError([Diagnostic("E214", why, plan.workload.span, hint="take longer intervals: --every 1h")])
+    if many > limits.MAX_WINDOWS:
+        why = f"the load lasts {length:g} s, which is more than {limits.MAX_WINDOWS:,} intervals of {every:g} s"
+        raise PlanError(
+            [
+                Diagnostic(
+                    "E214",
+                    why,
+                    plan.workload.span,
+                    hint=limits.MAX_WINDOWS.hint("take longer intervals: --every 1h", many),
+                )
+            ]
+        )
     return [(at * every, min((at + 1) * every, length)) for at in range(many)]
 
 

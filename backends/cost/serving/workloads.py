@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from plandsl import limits
 from plandsl.backends.cost.serving.arrivals import draw_arrivals
 from plandsl.backends.cost.serving.distributions import draw, draw_lengths, draw_whole
 from plandsl.backends.cost.serving.draws import Floats, Ints, Purpose, Stream
-from plandsl.backends.cost.serving.requests import Closed, Hashes, Requests, split_blocks, take_blocks
+from plandsl.backends.cost.serving.requests import Closed, Hashes, Requests, check_blocks, split_blocks, take_blocks
 from plandsl.diagnostics import Diagnostic, PlanError
-from plandsl.limits import MAX_REQUESTS
 from plandsl.spec.plan import WorkloadSpec
 from plandsl.spec.traffic import (
     AdaptersSpec,
@@ -167,7 +167,7 @@ def _times(load: WorkloadSpec, arrivals: Arrivals | None, n: int | None, kind: i
     if arrivals is None or duration is None:
         many = _allowed(load, REQUESTS if n is None else n)
         return np.zeros(many) if arrivals is None else draw_arrivals(arrivals, many, seed, kind)
-    most = MAX_REQUESTS if n is None else n
+    most = limits.MAX_REQUESTS if n is None else n
     many = min(_allowed(load, int((mean_rate(arrivals) or 1.0) * duration * 1.1) + 100), most)
     while True:
         times = draw_arrivals(arrivals, many, seed, kind)
@@ -177,10 +177,10 @@ def _times(load: WorkloadSpec, arrivals: Arrivals | None, n: int | None, kind: i
 
 
 def _allowed(load: WorkloadSpec, n: int) -> int:
-    if n <= MAX_REQUESTS:
+    if n <= limits.MAX_REQUESTS:
         return n
-    hint = "lower `requests`, `duration` or the rate"
-    why = f"the load `{load.name}` has more than {MAX_REQUESTS:,} requests"
+    hint = limits.MAX_REQUESTS.hint("lower `requests`, `duration` or the rate", n)
+    why = f"the load `{load.name}` has more than {limits.MAX_REQUESTS:,} requests"
     raise PlanError([Diagnostic("E214", why, load.span, hint=hint)])
 
 
@@ -261,14 +261,18 @@ def _blocks(drawn: _Drawn, kinds: tuple[ClassSpec, ...], size: int) -> Hashes:
     """Ids of the whole blocks of prompts: first those that a class shares, then those of the conversation."""
     shared = np.array([0 if one.sessions is None else one.sessions.system // size for one in kinds], np.int64)
     many = np.where(drawn.session >= 0, drawn.input // size, 0)
+    check_blocks(many)
     starts = np.concatenate(([0], np.cumsum(many)))
     longest = np.zeros(int(drawn.session.max(initial=-1)) + 2, np.int64)
     np.maximum.at(longest, drawn.session + 1, many)
     own = int(np.sum(shared)) + np.cumsum(longest) - longest
-    place = np.arange(starts[-1]) - np.repeat(starts[:-1], many)
-    common = np.repeat(shared[drawn.kind], many)
-    of_class = np.repeat((np.cumsum(shared) - shared)[drawn.kind], many)
-    ids = np.where(place < common, of_class + place, np.repeat(own[drawn.session + 1], many) + place)
+    # few arrays of this length at a time: there may be millions of blocks
+    ids = np.arange(starts[-1])
+    ids -= np.repeat(starts[:-1], many)
+    of_class = ids < np.repeat(shared[drawn.kind], many)
+    begins = np.repeat(own[drawn.session + 1], many)
+    np.copyto(begins, np.repeat((np.cumsum(shared) - shared)[drawn.kind], many), where=of_class)
+    ids += begins
     return Hashes(starts, ids, size)
 
 

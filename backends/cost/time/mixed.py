@@ -175,6 +175,9 @@ def _places(ours: Sequence[Work], theirs: Sequence[Work]) -> Places:
     for (i, j), (k, m) in pairwise(ends):
         blocks = SequenceMatcher(None, a[i + 1 : k], b[j + 1 : m], autojunk=False).get_matching_blocks()
         shared |= {i + 1 + block.a + n: j + 1 + block.b + n for block in blocks for n in range(block.size)}
+    for kind in {w.op.keyword for w in ours if isinstance(w.op, States | PickKeys)}:  # on either side of an attention
+        both = ([i for i, w in enumerate(works) if w.op.keyword == kind] for works in (ours, theirs))
+        shared |= dict(zip(*both, strict=True))
     alone = [j for j in range(len(theirs)) if j not in shared.values()]
     return Places(shared, alone, attention[0][0] if attention[0] else 0)
 

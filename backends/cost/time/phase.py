@@ -30,6 +30,8 @@ from plandsl.spec.plan import PlanSpec
 GAUSS = ((5 / 18, 0.5 - 0.15**0.5), (8 / 18, 0.5), (5 / 18, 0.5 + 0.15**0.5))
 """Three-point Gauss-Legendre weights and nodes on 0..1: exact for polynomials up to degree five."""
 
+MOST_CUTS = 32
+"""Most windows of attention that cut the contexts of a mean: each adds three contexts at which all ops are asked."""
 
 BINDINGS = 64
 """Bindings of plain numbers that are kept, over all phases: an estimate asks for each several times."""
@@ -394,6 +396,12 @@ class PhaseModel:
             found.setdefault(tuple((self.run(i, part.region), part.repeats) for part in parts), []).append(i)
         return found
 
+    @cached_property
+    def kind_of_stage(self) -> list[int]:
+        """For each stage the number of its group in `alike`."""
+        found = {stage: kind for kind, numbers in enumerate(self.alike.values()) for stage in numbers}
+        return [found[stage] for stage in range(len(found))]
+
     def run(self, stage: int, region: RegionName) -> RunKey:
         """The run of a region on a stage: a key of `work` and of `PhaseTimes.seconds`."""
         return self.boundaries[stage] if region == SEND else region
@@ -415,7 +423,7 @@ class PhaseModel:
         }
         hop, hops = self._hops(regions)
         through, spans = hops, []
-        placed: dict[int, Played] = {}
+        kinds: list[Played] = []
         for runs, numbers in self.alike.items():
             span: Number = 0.0
             compute: Number = 0.0
@@ -425,8 +433,8 @@ class PhaseModel:
                     compute = compute + repeats * regions[run].compute
             through = through + len(numbers) * span
             spans.append(span)
-            placed |= dict.fromkeys(numbers, Played(span, compute))
-        stages = [placed[i] for i in range(len(placed))]
+            kinds.append(Played(span, compute))
+        stages = [kinds[kind] for kind in self.kind_of_stage]
         slowest = maximum(largest(spans), hop)
         return PhaseTimes(
             seconds,
@@ -457,8 +465,14 @@ class PhaseModel:
         return [times.regions[name].span for name in self.boundaries]
 
     def contexts(self, first: Number, last: Number) -> list[tuple[Number, Number]]:
-        """Pairs of (weight, context) whose mean is that over ``first..last``, cut where attention is not smooth."""
-        cuts: list[Number] = [first, *(clip(w, first, last) for w in self.windows), last]
+        """Pairs of (weight, context) whose mean is that over ``first..last``, cut where attention is not smooth.
+
+        Of many windows some are cuts, evenly chosen: the bend at each one is small where there are many.
+        """
+        windows = self.windows[:: -(-len(self.windows) // MOST_CUTS) or 1]
+        if are_numbers(first, last):
+            windows = [w for w in windows if first < w < last]
+        cuts: list[Number] = [first, *(clip(w, first, last) for w in windows), last]
         width = maximum(last - first, 1e-9)
         pieces = [(b - a, a, b) for a, b in pairwise(cuts)]
         for chunk in self.chunks:
@@ -516,16 +530,9 @@ def _mean_times(weights: list[Number], runs: list[PhaseTimes]) -> PhaseTimes:
     def played(many: Sequence[Played]) -> Played:
         return Played(mean([p.span for p in many]), mean([p.compute for p in many]))
 
-    known: dict[tuple[int, ...], Played] = {}
-
-    def once(many: tuple[Played, ...]) -> Played:
-        """As `played`; the same times, of stages that run the same, have one mean."""
-        key = tuple(map(id, many))
-        if key not in known:
-            known[key] = played(many)
-        return known[key]
-
     first = runs[0]
+    alike = list(zip(*(map(id, r.stages) for r in runs), strict=True))
+    means = {ids: played([r.stages[i] for r in runs]) for ids, i in {ids: i for i, ids in enumerate(alike)}.items()}
     seconds = {
         name: [
             t if all(r.seconds[name][i] is t for r in runs) else mean([r.seconds[name][i] for r in runs])
@@ -536,7 +543,7 @@ def _mean_times(weights: list[Number], runs: list[PhaseTimes]) -> PhaseTimes:
     return PhaseTimes(
         seconds,
         {name: played([r.regions[name] for r in runs]) for name in first.regions},
-        stages=[once(tuple(r.stages[i] for r in runs)) for i in range(len(first.stages))],
+        stages=[means[ids] for ids in alike],
         hop=first.hop,
         through=mean([r.through for r in runs]),
         period=mean([r.period for r in runs]),

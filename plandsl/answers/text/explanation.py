@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from plandsl import limits
 from plandsl.answers.explanation import BOUNDS, Bottleneck, Breakdown, Explanation, Headroom, Slope, Term
 from plandsl.answers.text.money import tokens_of
 from plandsl.answers.text.words import (
@@ -18,7 +19,6 @@ from plandsl.answers.text.words import (
     show_token_rate,
     title_of,
 )
-from plandsl.limits import MAX_DIMENSION
 from plandsl.printing import print_lines
 from plandsl.spec.plan import PlanSpec
 from plandsl.tables import Sheet
@@ -202,7 +202,7 @@ def _headroom(plan: PlanSpec, room: Headroom) -> Iterator[Text]:
     yield Text(f"batch {at} of a decode step: its GEMMs turn compute-bound {gemms}, all of it {whole}")
     more = room.max_batch - room.batch
     spare = f"room for {show_count(round(more, 1))} more" if more >= 0 else "the batch does not fit"
-    known = plan.model.max_context or MAX_DIMENSION
+    known = plan.model.max_context or limits.MAX_DIMENSION
     longest = f"{room.max_context:,} tokens" if room.max_context < known else "any length that the model knows"
     context = f"contexts of {longest} (now {room.context:,})" if room.max_context else "no context fits"
     yield Text(f"memory is full at batch {room.max_batch}: {spare}; at this batch, {context}")

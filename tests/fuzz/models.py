@@ -1,0 +1,287 @@
+"""Targets that read models: `config.json`, headers of safetensors files and their index, GGUF files."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from functools import cache
+from math import prod
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from tests import checkpoints
+from tests.fuzz.after import assert_finite, copied, seldom
+from tests.fuzz.case import Case, Corpus, Target
+from tests.fuzz.documents import shaken, spoiled
+from tests.fuzz.mutate import mutate
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+# ---- config.json
+
+
+@cache
+def _configs() -> tuple[str, ...]:
+    return tuple(path.read_text("utf-8") for path in sorted(CONFIGS.glob("*.json")))
+
+
+@cache
+def _keys() -> dict[str, tuple[Any, ...]]:
+    """Values of each field in the configs of the tests."""
+    found: dict[str, list[Any]] = {}
+    for text in _configs():
+        for key, value in json.loads(text).items():
+            if value not in found.setdefault(key, []):
+                found[key].append(value)
+    return {key: tuple(values) for key, values in found.items()}
+
+
+QUANTISED = (
+    {"quant_method": "gptq", "bits": 4, "group_size": 128}, {"quant_method": "fp8", "weight_block_size": [128, 128]},
+    {"quant_method": "awq", "bits": 4, "group_size": 128}, {"quant_method": "mxfp4"},
+    {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": {"num_bits": 8, "type": "float"},
+     "targets": ["Linear"]}}, "ignore": ["lm_head", "re:.*mlp.gate$"]},
+    {"quant_method": "bitsandbytes", "load_in_4bit": True},
+    {"quant_method": "modelopt", "quant_algo": "NVFP4"}, {"quant_method": "none"},
+)  # fmt: skip
+
+
+def _draw_config(random: Random, corpus: Corpus) -> Case:
+    if corpus and random.random() < 0.2:
+        return Case({"config.json": mutate(random.choice(corpus).files["config.json"], random)})
+    config = json.loads(random.choice(_configs()))
+    if random.random() < 0.2:
+        config = shaken(config, random, 0.05)
+    if random.random() < 0.3:
+        key = random.choice(sorted(_keys()))
+        config[key] = random.choice(_keys()[key])
+    if random.random() < 0.15:
+        config["quantization_config"] = random.choice(QUANTISED)
+    if random.random() < 0.05:
+        config = {
+            "text_config": config,
+            "architectures": config.get("architectures"),
+            "vision_config": {"hidden_size": 64},
+        }
+    return Case({"config.json": spoiled(config, random)})
+
+
+def _config(case: Case) -> object:
+    """The text of the model, which is read again; a plan of it is estimated now and then."""
+    from plandsl.diagnostics import PlanError
+    from plandsl.driver import open_text
+    from plandsl.grammar.hf import translate
+
+    content = case.files["config.json"]
+    made = translate(content, "config.json", "config.json")
+    wrong = [one for one in made.found if one.severity == "error"]
+    if not made.text:
+        assert wrong, "no text, and no reason"
+        raise PlanError(wrong)
+    module = open_text(made.text)
+    module.check()
+    if module.errors:
+        raise PlanError(module.errors, module.sources)
+    if seldom(content, 16):
+        _estimate(made.text)
+    return None
+
+
+def _estimate(text: str) -> None:
+    """Estimate a plan of the model that a text declares; a model that fits no GPU is fine."""
+    from plandsl.driver import compile_text
+
+    name = next(line.split()[1] for line in text.splitlines() if line.startswith("model "))
+    plan = "plan p { model = NAME, node = h200_8, sharding { tp = 1 }, workload { input = 64, output = 8, batch = 2 } }"
+    (made,) = compile_text(text + plan.replace("NAME", name))
+    assert_finite(made.estimate().as_json())
+
+
+CONFIG = Target("config", "reader", _draw_config, _config, on_disk=False)
+
+
+# ---- safetensors
+
+NAMES = ("model.layers.0.mlp.up_proj.weight", "lm_head.weight", "model.norm.weight", "x", "", "é", "__metadata__")
+PROJECTIONS = (
+    checkpoints.plain, checkpoints.plain, checkpoints.fp8_blocks, checkpoints.gptq, checkpoints.packed,
+    checkpoints.first_kept,
+)  # fmt: skip
+
+
+def _header(random: Random) -> tuple[dict[str, Any], int]:
+    """The table of a header, and the bytes of its tensors: those of a small model, or a few of any name."""
+    if random.random() < 0.6:
+        tensors = checkpoints.llama(random.choice(PROJECTIONS))
+    else:
+        types = sorted(checkpoints.BITS_OF_TYPE)
+        tensors = {
+            f"{random.choice(NAMES)}{i}": (
+                random.choice(types),
+                tuple(8 * random.randint(0, 6) for _ in range(random.randint(0, 3))),
+            )
+            for i in range(random.randint(0, 5))
+        }
+    table: dict[str, Any] = {"__metadata__": {"format": "pt"}} if random.random() < 0.5 else {}
+    at = 0
+    for name, (type_, shape) in tensors.items():
+        end = at + prod(shape) * checkpoints.BITS_OF_TYPE[type_] // 8
+        table[name] = {"dtype": type_, "shape": list(shape), "data_offsets": [at, end]}
+        at = end
+    return table, at
+
+
+def _draw_safetensors(random: Random, corpus: Corpus) -> Case:
+    """A header, and the bytes that the file has behind it as a word of the case: they are a hole in the file."""
+    if corpus and random.random() < 0.2:
+        case = random.choice(corpus)
+        return Case({"model.safetensors": mutate(case.files["model.safetensors"], random)}, case.argv)
+    table, size = _header(random)
+    text = spoiled(table, random)
+    length = len(text)
+    if random.random() < 0.05:
+        length = random.choice((0, 1, 7, length + 1, length - 1, 2**31, 2**63, 2**64 - 1, 33_554_433))
+    if random.random() < 0.05:
+        size = random.choice((0, size + 1, max(size - 1, 0), 2**40))
+    return Case({"model.safetensors": struct.pack("<Q", length % 2**64) + text}, (str(size),))
+
+
+def _safetensors(case: Case) -> object:
+    """The header alone; with a config beside it the model of the folder now and then."""
+    from plandsl.diagnostics import Diagnostic, PlanError
+    from plandsl.grammar.catalog import from_config
+    from plandsl.grammar.headers import Unreadable, read_safetensors
+
+    content = case.files["model.safetensors"]
+    behind = int(case.argv[0])
+    try:
+        tensors = read_safetensors(io.BytesIO(content), len(content) + behind)
+    except Unreadable as error:
+        raise PlanError([Diagnostic("E485", str(error))]) from None
+    assert sum(one.size for one in tensors) <= len(content) + behind
+    if seldom(content, 8) and behind < 10**8:
+        with copied("model.safetensors", content, behind) as path:
+            path.with_name("config.json").write_text(json.dumps(checkpoints.CONFIG), encoding="utf-8")
+            _estimate(from_config(str(path.parent)))
+    return len(tensors)
+
+
+SAFETENSORS = Target("safetensors", "reader", _draw_safetensors, _safetensors, on_disk=False)
+
+
+def _draw_index(random: Random, corpus: Corpus) -> Case:
+    """An index and the files that it names, of which some may be missing."""
+    if corpus and random.random() < 0.2:
+        case = random.choice(corpus)
+        one = random.choice(sorted(case.files))
+        return Case(case.files | {one: mutate(case.files[one], random)})
+    tensors = list(checkpoints.llama().items())[: random.choice((3, 5, 40))]
+    parts = random.choice((1, 2, 3))
+    names = [f"model-{n:05}-of-{parts:05}.safetensors" for n in range(1, parts + 1)]
+    places = {name: random.choice(names) for name, _ in tensors}
+    files, total = {}, 0
+    for file in names:
+        table, at = {}, 0
+        for name, (type_, shape) in tensors:
+            if places[name] == file:
+                small = (4, *([8] * (len(shape) - 1)))
+                table[name] = {"dtype": type_, "shape": list(small), "data_offsets": [at, at + 2 * prod(small)]}
+                at += 2 * prod(small)
+        total += at
+        text = json.dumps(table).encode() if random.random() < 0.9 else spoiled(table, random)
+        if random.random() < 0.9:
+            files[f"m/{file}"] = struct.pack("<Q", len(text)) + text + bytes(at)
+    index = {"metadata": {"total_size": total}, "weight_map": places}
+    return Case(files | {"m/model.safetensors.index.json": spoiled(index, random)})
+
+
+def _index(case: Case) -> object:
+    from plandsl.diagnostics import Diagnostic, PlanError
+    from plandsl.grammar.headers import Unreadable, read_folder
+
+    folder = Path("m").resolve()
+    try:
+        found = read_folder(folder, folder)
+    except Unreadable as error:
+        raise PlanError([Diagnostic("E485", str(error))]) from None
+    assert found is None or 0 <= found.total < 2**63
+    return found
+
+
+INDEX = Target("index", "reader", _draw_index, _index)
+
+# ---- GGUF
+
+ARCHITECTURES = ("llama", "llama", "qwen2", "qwen3", "gemma2", "deepseek2", "nobody")
+
+
+def _metadata(random: Random) -> dict[str, Any]:
+    found = dict(checkpoints.METADATA)
+    if random.random() < 0.2:
+        architecture = random.choice(ARCHITECTURES)
+        found = {key.replace("llama.", f"{architecture}."): value for key, value in found.items()}
+        found["general.architecture"] = architecture
+    if random.random() < 0.2:
+        found |= {
+            "general.alignment": random.choice((32, 64, 0, 3, 2**20, "x")),
+            "split.count": random.choice((1, 0, 2, "1", 1.0)),
+            "general.name": "a model", "llama.rope.freq_base": 10_000.0,
+            "llama.vocab_size": random.choice((1000, 0, 2**31)),
+        }  # fmt: skip
+    if random.random() < 0.2:
+        found[random.choice(sorted(found))] = random.choice(
+            (0, 1, 2**32 - 1, -0.0, float("nan"), float("inf"), True, "", "é", ["x"], [])
+        )
+    if random.random() < 0.05:
+        found.pop(random.choice(sorted(found)))
+    return found
+
+
+def _draw_gguf(random: Random, corpus: Corpus) -> Case:
+    if corpus and random.random() < 0.2:
+        case = random.choice(corpus)
+        return Case({"m.gguf": mutate(case.files["m.gguf"], random)}, case.argv)
+    tensors = checkpoints.gguf_llama(*random.choice((("Q4_K", "Q6_K"), ("F16", "F16"), ("IQ2_XXS", "Q6_K"))))
+    if random.random() < 0.1:
+        tensors.pop(random.choice(sorted(tensors)))
+    head, behind, _ = checkpoints.gguf_header(tensors, _metadata(random))
+    chance = random.random()
+    if chance < 0.2:
+        head = _flip(head, random)
+    if 0.15 < chance < 0.25:
+        behind = random.choice((0, behind - 1, behind // 2, 2**40))
+    return Case({"m.gguf": head}, (str(max(behind, 0)),))
+
+
+def _flip(head: bytes, random: Random) -> bytes:
+    """One number of the header is another one: of 4 bytes or 8, anywhere."""
+    width = random.choice((1, 4, 8))
+    at = random.randrange(max(len(head) - width, 1))
+    value = random.choice((0, 1, 7, 8, 9, 12, 255, 2**31, 2**32 - 1, 2**62, 2**63, 2**64 - 1)) % 256**width
+    return head[:at] + value.to_bytes(width, "little") + head[at + width :]
+
+
+def _gguf(case: Case) -> object:
+    """The header; the model of the file now and then."""
+    from plandsl.diagnostics import Diagnostic, PlanError
+    from plandsl.grammar.catalog import from_config
+    from plandsl.grammar.headers import Unreadable
+    from plandsl.grammar.headers_gguf import read_gguf
+
+    content, behind = case.files["m.gguf"], int(case.argv[0])
+    with copied("m.gguf", content, min(behind, 2**33)) as path:
+        try:
+            found = read_gguf(path, path.parent)
+        except Unreadable as error:
+            raise PlanError([Diagnostic("E485", str(error))]) from None
+        text = from_config(str(path))
+    if seldom(content, 8):
+        _estimate(text)
+    return len(found.tensors)
+
+
+GGUF = Target("gguf", "reader", _draw_gguf, _gguf, on_disk=False)
+
+MODELS = (CONFIG, SAFETENSORS, INDEX, GGUF)

@@ -1,0 +1,386 @@
+"""Targets that run a verb of `planc`: files, options that mostly are legal, and mutants of both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+from attrs import evolve
+
+from plandsl.codes import CODES
+from plandsl.grammar import catalog
+from plandsl.passes import PIPELINE
+from tests import pairs
+from tests.fuzz.case import Case, Corpus, Draw, Target
+from tests.fuzz.inputs import draw_bench, draw_command, draw_manifest, draw_script, draw_tables
+from tests.fuzz.languages import LSP, SERVE
+from tests.fuzz.measured import run_measure
+from tests.fuzz.mutate import NUMBERS, mutate
+from tests.fuzz.plans import Files, draw_files, draw_search, vocabulary
+
+Options = Callable[[Random, Files], list[str]]
+"""The words behind a verb. It may change the files."""
+
+PLAN = "p.plan"
+
+
+MUTANTS, MUTATED = 0.2, 0.15
+"""The share of cases that are mutants of one in the corpus, and of the others that are mutated as they are drawn."""
+
+
+def verb(name: str, options: Options, over_time: float = 0.05) -> Target:
+    """The target of a verb whose cases have plans; ``over_time`` of them have loads over time."""
+
+    def draw(random: Random, corpus: Corpus) -> Case:
+        if corpus and random.random() < MUTANTS:
+            return mutant(random, corpus, options)
+        files = draw_files(random, over_time, plans=1)
+        words = options(random, files)
+        if PLAN in files and random.random() < MUTATED:
+            files[PLAN] = mutate(files[PLAN], random, words=vocabulary())
+        return made(name, files, words)
+
+    return Target(name, "verb", draw)
+
+
+def verb_of(name: str, draw_one: Callable[[Random], tuple[Files, list[str]]]) -> Draw:
+    """Draws cases of a verb that reads other files than plans."""
+
+    def draw(random: Random, corpus: Corpus) -> Case:
+        files, words = draw_one(random)
+        if corpus and random.random() < MUTANTS:
+            return mutant(random, corpus, lambda _, __: words)
+        if files and random.random() < MUTATED:
+            one = random.choice(sorted(files))
+            files[one] = mutate(files[one], random)
+        return made(name, files, words)
+
+    return draw
+
+
+def made(name: str, files: Files, words: list[str]) -> Case:
+    """A case of a verb. A file that is `-` goes to standard input."""
+    stdin = files.pop("-", b"")
+    return Case(files, (name, *(_tame(word, files) for word in words)), stdin)
+
+
+def mutant(random: Random, corpus: Corpus, options: Options) -> Case:
+    """One of the corpus, changed: one of its files, or its words."""
+    case = random.choice(corpus)
+    files, words = dict(case.files), list(case.argv[1:])
+    others = [content for other in random.sample(corpus, min(3, len(corpus))) for content in other.files.values()]
+    if files and random.random() < 0.75:
+        one = random.choice(sorted(files))
+        files[one] = mutate(files[one], random, others, vocabulary())
+    elif random.random() < 0.5:
+        words = options(random, files)
+    elif words:
+        at = random.randrange(len(words))
+        match random.randrange(4):
+            case 0:
+                del words[at]
+            case 1:
+                words[at] = random.choice(NUMBERS).decode()
+            case 2:
+                words.insert(at, random.choice(words))
+            case _:
+                words[at] = mutate(words[at].encode(), random).decode("utf-8", "replace").replace("\0", "")
+    return Case(files, (case.argv[0], *(_tame(word, files) for word in words)), case.stdin)
+
+
+def _tame(word: str, files: Files) -> str:
+    """The same word, but one that names no place beyond the folder, and asks for no network."""
+    if word.startswith("--s") and not word.startswith(KNOWN):
+        return "--seed"
+    if "/" in word and "=" not in word and word not in files and word not in ALLOWED and not word.startswith("vllm "):
+        return word.replace("/", "_")
+    return word
+
+
+KNOWN = ("--set", "--seed", "--steps", "--search", "--simulate", "--shrink", "--seconds")
+"""Options that begin with these letters, but `--scheduler`, which opens a connection."""
+
+ALLOWED = ("data/", "out/x")
+
+
+# ---- options that several verbs take
+
+SETS = (
+    "workload.batch=64", "workload.batch=7", "workload.input=100", "workload.output=20", "step_tokens=512",
+    "engine=vllm",
+    "engine=sglang", "memory_fraction=80 %", "model.weights=fp8", "node.link.bandwidth=100 GB/s", "sharding.tp=1",
+    "sharding.tp=2",
+    "algorithm=ring", "calibration=unmeasured", "kv_residency=one_batch", "chunks=2", "node.gpu.memory=40 GB",
+    "workload.seed=3",
+    "overlap=collectives", "model.layers=2", "node.gpu.power=300 W", "micro_batches=2", "chunked_prefill=256",
+)  # fmt: skip
+
+WRONG = (
+    "nonsense", "=4", "workload.batc=3", "workload.batch=2 s", "sharding.tp=1e400", "a.b.c.d=1", "workload.batch=0",
+    "model=\x1b[31m",
+    "workload.input=-1", "workload={ input = 1 }", "plan=x", "workload.batch=nan", "require=ttft", "node={",
+    "model.hidden=\U0001f600",
+)  # fmt: skip
+
+
+def common(random: Random, files: Files) -> list[str]:
+    """`--plan`, `--set`, `--json`: sometimes."""
+    words = ["--plan", "p"] if random.random() < 0.6 else []
+    while random.random() < 0.2:
+        override = random.choice(SETS) if random.random() < 0.85 else random.choice(WRONG)
+        if random.random() < 0.1:
+            override = mutate(override.encode(), random).decode("utf-8", "replace").replace("\0", "")
+        words += ["--set", override]
+    return words + (["--json"] if random.random() < 0.3 else [])
+
+
+def _number(random: Random, *usual: int) -> str:
+    """One of the usual numbers, or rarely one that nobody expects."""
+    return random.choice(NUMBERS).decode() if random.random() < 0.04 else str(random.choice(usual))
+
+
+def _input(random: Random, files: Files) -> str:
+    """The file with the plans, now and then on standard input."""
+    if random.random() < 0.05:
+        files["-"] = files.pop(PLAN)
+        return "-"
+    return PLAN
+
+
+def _compile(random: Random, files: Files) -> list[str]:
+    words = common(random, files)
+    if random.random() < 0.3:
+        words += ["--dump", random.choice([*(step.name for step in PIPELINE), "fuze"])]
+        words += ["--phase", random.choice(("prefill", "decode"))]
+        words += [] if "--plan" in words else ["--plan", "p"]
+    return [_input(random, files), *words]
+
+
+def _check(random: Random, files: Files) -> list[str]:
+    words = common(random, files)
+    if random.random() < 0.3:
+        words += ["--format", random.choice(("text", "json", "sarif", "github"))]
+    if random.random() < 0.1:
+        files["q.plan"] = draw_files(random, 0.0)["p.plan"]
+        words = [word for word in words if word not in ("--plan", "p")]
+        return [PLAN, "q.plan", *words]
+    return [PLAN, *words]
+
+
+def _fmt(random: Random, files: Files) -> list[str]:
+    names = sorted(name for name in files if name.endswith(".plan"))
+    return [*names, *(["--check"] if random.random() < 0.3 else []), *(["--json"] if random.random() < 0.1 else [])]
+
+
+def _explain(random: Random, files: Files) -> list[str]:
+    if random.random() < 0.3:
+        word = random.choice(
+            ("TTFT", "KV cache", "hbm", "band", "tpot", "comm_share", "xyz", "E", "É", "\x1b[1m", "MFU", *CODES)
+        )
+        return [*word.split(), *(["--json"] if random.random() < 0.3 else [])]
+    words = common(random, files)
+    return [_input(random, files), *words, *([] if "--plan" in words else ["--plan", "p"])]
+
+
+def _diff(random: Random, files: Files) -> list[str]:
+    words = [word for word in common(random, files) if word not in ("--plan", "p")]
+    match random.randrange(4):
+        case 0:
+            files["q.plan"] = draw_files(random, 0.0)["p.plan"]
+            return [PLAN, "q.plan", *words, *random.choice((["--plan", "p"], ["--each"]))]
+        case 1 | 2:
+            files[PLAN] += b"plan z9 = p with { workload { input = 33 } }\n"
+            return [f"{PLAN}:p", f"{PLAN}:z9", *words]
+        case _:
+            return [PLAN, *words]
+
+
+def _verify(random: Random, files: Files) -> list[str]:
+    words = common(random, files) + ([] if random.random() < 0.1 else ["--plan", "p"])
+    return [_input(random, files), *words, "--steps", _number(random, 1, 1, 2), "--seed", _number(random, 0, 1, 7)]
+
+
+def _render(random: Random, files: Files) -> list[str]:
+    words = ["--plan", "p", *common(random, files)]
+    view = random.choice(("devices", "communication", "block", "timeline", "memory"))
+    # Graphviz takes 0.1 s and more for a picture, so that most are written for it to draw; a tradeoff is always drawn
+    out = random.choices(("x.dot", "x.svg", "x.tex"), (96, 2, 2))[0]
+    if random.random() < 0.01:
+        return [PLAN, "--plan", "p", "--view", "tradeoff", "-o", "x.svg"]
+    return [_input(random, files), *words, "--view", view, "--phase", random.choice(("prefill", "decode")), "-o", out]
+
+
+def _search(random: Random, files: Files) -> list[str]:
+    files[PLAN] += draw_search(random).encode()
+    words = [word for word in common(random, files) if word not in ("--plan", "p")]
+    words += ["--search", "t", "--top", _number(random, 1, 3, 10)]
+    words += random.choice(([], [], ["-o", "best.plan"], ["--rows", "rows.csv"], ["--rows", "rows.parquet"]))
+    return [_input(random, files), *words, "--simulate", "1", "--requests", _number(random, 3, 10)]
+
+
+def _simulate(random: Random, files: Files) -> list[str]:
+    words = ["--plan", "p", *common(random, files), "--requests", _number(random, 1, 5, 10, 20)]
+    words += random.choice(([], [], [], ["--rows", "rows.csv"], ["--seeds", "2"]))
+    return [_input(random, files), *words]
+
+
+def _export(random: Random, files: Files) -> list[str]:
+    words = ["--plan", "p", *common(random, files)]
+    # engines refuse most features together, and other targets take them
+    known = ("vllm", "sglang", "trtllm", "dynamo", "k8s", "jax", "perfetto", "chakra", "tensorrt")
+    to = random.choices(known, (2, 2, 2, 1, 1, 6, 6, 6, 1))[0]
+    options = {
+        "jax": ["--shrink"], "perfetto": ["--steps", _number(random, 1, 2)], "chakra": ["--ranks",
+        random.choice(("stages", "0", "0..1", "replica", "9,x"))],
+        "dynamo": ["--connector", random.choice(("nixl", "mooncake"))],
+    }  # fmt: skip
+    if random.random() < 0.5:
+        words += options.get(to, [])
+    match to:
+        case "chakra":
+            words += ["-o", "out"]
+        case "perfetto":
+            words += random.choice(([], ["-o", "x.json"], ["-o", "x.pftrace"]))
+        case _:
+            words += random.choice(([], ["-o", "x.sh"]))
+    return [_input(random, files), *words, "--to", to]
+
+
+def _report(random: Random, files: Files) -> list[str]:
+    words = ["--plan", "p", *common(random, files)]
+    if random.random() < 0.1:
+        files[PLAN] += draw_search(random).encode()
+        words += ["--search", "t"]
+    words += ["--requests", _number(random, 5, 20)] if random.random() < 0.8 else []
+    return [_input(random, files), *words, "-o", random.choices(("x.html", "-", "x.txt"), (17, 2, 1))[0]]
+
+
+def _laws(random: Random, files: Files) -> list[str]:
+    if random.random() < 0.03:
+        return ["--list"]
+    from plandsl.testing.known import LAWS, name_of
+
+    chosen = random.sample(sorted(name_of(law) for law in LAWS), 2)
+    words = [word for name in chosen for word in ("--law", name)]
+    return [_input(random, files), "--plan", "p", *common(random, files), *words, "--draws", "0"]
+
+
+def _autoscale(random: Random, files: Files) -> list[str]:
+    every = (
+        random.choice(("1h", "15min", "1 min", "30 s")) if random.random() < 0.9 else random.choice(("0", "-1 s", "x"))
+    )
+    words = ["--plan", "p", *common(random, files), "--every", every]
+    return [_input(random, files), *words, "--requests", _number(random, 5, 20), "--least", _number(random, 0, 1, 2)]
+
+
+def _compare_comm(random: Random, files: Files) -> list[str]:
+    return [PLAN, *common(random, files), *(["-o", "x.dot"] if random.random() < 0.2 else [])]
+
+
+def _init(random: Random, files: Files) -> list[str]:
+    files.clear()
+    words = [random.choice(("first.plan", "x.plan", "x", "out/x.plan"))] if random.random() < 0.7 else []
+    if random.random() < 0.6:
+        words += ["--model", random.choice((*catalog.names("model"), "llama", "\x1b[2J", "nobody"))]
+    if random.random() < 0.6:
+        words += ["--node", random.choice((*catalog.names("node"), "h100", "x" * 300))]
+    return words + (["--json"] if random.random() < 0.3 else [])
+
+
+def _catalog(random: Random, files: Files) -> list[str]:
+    files.clear()
+    kind = random.choice((*catalog.kinds(), *catalog.kinds(), "models", "llama", "\x1b]0;x\x07"))
+    names = catalog.names(kind) if kind in catalog.kinds() else ("x",)
+    words = [kind, *([random.choice(names)] if random.random() < 0.8 else [])]
+    return words + (["--json"] if random.random() < 0.4 else [])
+
+
+def _import(random: Random) -> tuple[Files, list[str]]:
+    more = ["--node", random.choice(("h100_8", "h100_8", "mi300x_8", "nothing"))] if random.random() < 0.3 else []
+    more += ["--model", random.choice(("llama_3_1_8b", "qwen3_8b", "nothing"))] if random.random() < 0.3 else []
+    more += random.choice(([], [], ["-o", "x.plan"], ["--json"]))
+    match random.randrange(4):
+        case 0:
+            return {"m.yaml": draw_manifest(random)}, ["m.yaml", *more]
+        case 1:
+            return {"-": draw_script(random)}, ["-", *more]
+        case 2:
+            return {}, [*more, "--", *draw_command(random).split()]
+        case _:
+            return {"run.sh": draw_script(random)}, ["run.sh", *more]
+
+
+def _calibrate(random: Random) -> tuple[Files, list[str]]:
+    files = draw_tables(random, fits=True)
+    return files, [random.choice(("data", *sorted(files))), "-o", random.choice(("x.plan", "x.plan", "x.plan", "out"))]
+
+
+def _accuracy(random: Random) -> tuple[Files, list[str]]:
+    files = draw_tables(random)
+    more = random.choice(([], [], ["--json"], ["--rows", "rows.csv"]))
+    return files, [random.choice(("data", *sorted(files))), *more]
+
+
+CHAT = """plan chat {{
+  model = {model}, node = h100_1, engine = vllm
+  workload {{ input = 1024, output = 128, concurrency = 32 }}
+}}
+"""
+
+
+def _compare(random: Random) -> tuple[Files, list[str]]:
+    name, content = draw_bench(random)
+    more = random.choice(([], [], ["--json"], ["--rows", "rows.csv"]))
+    few = pairs.LITTLE + "\n" + CHAT.format(model="little")  # few ops, so that ten simulations take less long
+    chat = few if random.random() < 0.8 else CHAT.format(model="llama_3_1_8b")
+    return {"p.plan": chat.encode(), name: content}, ["p.plan", name, *more]
+
+
+def _passes(random: Random, files: Files) -> list[str]:
+    files.clear()
+    return ["--json"] if random.random() < 0.5 else []
+
+
+def _completion(random: Random, files: Files) -> list[str]:
+    files.clear()
+    return [random.choice(("bash", "zsh", "fish", "csh"))]
+
+
+def _measure(random: Random, files: Files) -> list[str]:
+    words = ["-o", random.choice(("m.csv", "m.csv", "m.csv", "m.txt"))]
+    if random.random() < 0.7:
+        words += ["--for", PLAN, "--plan", "p", *common(random, files)]
+    if random.random() < 0.5:
+        words += ["--gpu", random.choice(("my_gpu", "h100_sxm", "My GPU", "1"))]
+    words += ["--seconds", random.choice(("1", "300", "0.001", "nan", "-1"))] if random.random() < 0.3 else []
+    words += ["--dtype", random.choice(("bf16", "fp8", "fp17"))] if random.random() < 0.2 else []
+    return words
+
+
+VERBS: tuple[Target, ...] = (
+    verb("check", _check),
+    verb("compile", _compile),
+    verb("fmt", _fmt),
+    verb("explain", _explain, over_time=0.02),
+    verb("diff", _diff, over_time=0.02),
+    verb("verify", _verify),
+    verb("render", _render),
+    verb("search", _search),
+    verb("simulate", _simulate, over_time=0.9),
+    verb("export", _export),
+    verb("report", _report),
+    verb("laws", _laws),
+    verb("autoscale", _autoscale, over_time=0.8),
+    verb("compare-comm", _compare_comm),
+    evolve(verb("init", _init), writes=("first.plan",)),
+    verb("catalog", _catalog),
+    verb("passes", _passes),
+    verb("completion", _completion),
+    Target("import", "verb", verb_of("import", _import)),
+    Target("calibrate", "verb", verb_of("calibrate", _calibrate)),
+    Target("accuracy", "verb", verb_of("accuracy", _accuracy)),
+    Target("compare", "verb", verb_of("compare", _compare)),
+    Target("measure", "verb", verb("measure", _measure).draw, run_measure),
+    LSP,
+    SERVE,
+)

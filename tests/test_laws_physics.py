@@ -1,0 +1,266 @@
+"""Laws of physics are broken one at a time, and each break is found; simulated queues of every kind serve in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plandsl import driver
+from plandsl.backends.cost.answers.figures import FIGURES
+from plandsl.backends.cost.deployments import memory
+from plandsl.backends.cost.deployments.memory import MemoryModel
+from plandsl.backends.cost.serving import replica
+from plandsl.backends.cost.serving.pools import Moves, Side, simulate_pools
+from plandsl.backends.cost.serving.records import Records
+from plandsl.backends.cost.serving.replica import Replica, Worker
+from plandsl.backends.cost.serving.requests import Requests
+from plandsl.backends.cost.serving.scheduler import Live, Policy
+from plandsl.backends.cost.serving.simulate import simulate
+from plandsl.backends.cost.time.phase import PhaseModel, PhaseTimes
+from plandsl.backends.cost.work.exchange import Exchange
+from plandsl.driver import CompiledPlan, compile_text
+from plandsl.ir import extents
+from plandsl.spec.scheduler import ROUTERS, RouterName
+from plandsl.testing import laws_bounds, laws_cost, laws_growth, laws_text, laws_traffic
+from plandsl.testing.known import Law
+from tests.draws import some
+from tests.serving import Steady
+from tests.test_serving import policies
+
+TEXT = """plan p {{
+  model = llama_3_2_1b, node = h100_8, sharding {{ {sharding} }}
+  workload {{ {load} }}
+  {more}
+}}"""
+BATCH = "input = 64, output = 16, batch = 8"
+QUEUE = "input = uniform(20, 900), output = 9, rate = 500 req/s, requests = 40, seed = 3"
+FEW = "engine = vllm with { max_requests = 2 }"
+SHARED = "mesh own = 2\n batch -> own"
+"""Each rank has requests of its own."""
+
+
+NUMBERS = count()
+
+
+def made(sharding: str = "tp = 2", load: str = BATCH, more: str = "") -> CompiledPlan:
+    """A plan that is unlike every other one, so that nothing is known of it yet."""
+    share = f"memory_fraction = {0.9 - next(NUMBERS) * 1e-5:.5f}"
+    (plan,) = compile_text(TEXT.format(sharding=sharding, load=load, more=f"{share}\n{more}"))
+    return plan
+
+
+def scaled(of: type, name: str, factor: float) -> Any:
+    """The method ``name``, whose result is multiplied by ``factor``."""
+    real = getattr(of, name)
+    return patch.object(of, name, lambda self, *given: real(self, *given) * factor)
+
+
+def layers_that_tire() -> Any:
+    """The more layers a stage has, the longer each of them takes."""
+    real = PhaseModel.play_stages
+
+    def slower(self: PhaseModel, *given: Any) -> PhaseTimes:
+        found = real(self, *given)
+        many = [sum(part.repeats for part in parts) for parts in self.schedule.stages]
+        longer = [s._replace(span=s.span * n**1.1) for s, n in zip(found.stages, many, strict=True)]
+        return found._replace(stages=longer)
+
+    return patch.object(PhaseModel, "play_stages", slower)
+
+
+def cache_of_the_mean_rank() -> Any:
+    """A rank holds its share of the requests, which may be half a request."""
+    return patch.object(memory, "ceil_div", lambda a, b: a / b)
+
+
+def capacity_that_shrinks() -> Any:
+    real = MemoryModel.capacity
+
+    def less(self: MemoryModel, stage: int, *given: Any) -> Any:
+        return real(self, stage, *given) * (80e9 / self.gpus[stage].memory) ** 2
+
+    return patch.object(MemoryModel, "capacity", less)
+
+
+def first_setting_alone() -> Any:
+    """Of `--set output=...` and the like nothing arrives."""
+    real = driver.set_pairs
+    return patch.object(driver, "set_pairs", lambda given: [p for p in real(given) if "output" not in p[0]])
+
+
+def order_that_counts() -> Any:
+    """A file that begins with its plan leaves out its `memory_fraction`."""
+
+    def read(text: str) -> list[CompiledPlan]:
+        found = compile_text(text)
+        plain = [CompiledPlan(evolve(plan.spec, memory_fraction=0.5), ()) for plan in found]
+        return plain if text.startswith("plan ") else found
+
+    return patch.object(laws_text, "compile_text", read)
+
+
+def slower_transfer() -> Any:
+    """What makes the transfer between pools better makes it worse."""
+    return patch.dict(FIGURES, transfer=FIGURES["transfer"]._replace(better=-1))
+
+
+def last_come_first_served() -> Any:
+    def arrive(self: Replica, live: Live) -> bool:
+        self.state.waiting.appendleft(live)
+        self.log.replica[live.index] = self.number
+        return True
+
+    return patch.object(replica.Replica, "arrive", arrive)
+
+
+def lost_requests() -> Any:
+    """A request that is refused is said to be served by the first server."""
+    real = laws_traffic._run
+
+    def lose(plan: CompiledPlan) -> Any:
+        run = real(plan)
+        finish = run.records.finish_s.copy()
+        finish[3] = np.nan
+        return run._replace(records=run.records._replace(finish_s=finish))
+
+    return patch.object(laws_traffic, "_run", lose)
+
+
+POOLS = "prefill { batch = 2 }, decode { }, transfer { bandwidth = 1 GB/s, latency = 1 us }"
+BREAKS: dict[str, tuple[Law, Callable[[], CompiledPlan], Callable[[], Any], str]] = {
+    "kernels faster than memory": (
+        laws_bounds.steps_read_weights_and_cache,
+        made,
+        lambda: scaled(PhaseModel, "_bounded_seconds", 0.1),
+        "are read|bytes at",
+    ),
+    "links faster than their ports": (
+        laws_bounds.no_link_beats_its_bandwidth,
+        lambda: made(load="input = 4096, output = 2, batch = 64"),
+        lambda: scaled(Exchange, "modelled_seconds", 0.3),
+        "bytes in .* s over",
+    ),
+    "a collective of one rank that takes time": (
+        laws_bounds.one_gpu_sends_nothing,
+        made,
+        lambda: patch.object(Exchange, "modelled_seconds", lambda self, n: 1e-6),
+        "one GPU calls all_reduce",
+    ),
+    "layers that tire": (laws_growth.layers_add_up, lambda: made("tp = 1"), layers_that_tire, "more thrice"),
+    "KV memory of the mean rank": (
+        laws_growth.memory_grows_with_the_load,
+        lambda: made(SHARED),
+        cache_of_the_mean_rank,
+        "requests hold",
+    ),
+    "formats of one width": (
+        laws_growth.fewer_bits_take_less_memory,
+        made,
+        lambda: patch.object(extents, "item_bytes", lambda dtype: 2.0),
+        "always take",
+    ),
+    "memory that shrinks as it grows": (
+        laws_growth.more_memory_is_never_worse,
+        made,
+        capacity_that_shrinks,
+        "with more memory",
+    ),
+    "a setting that does not arrive": (laws_text.set_equals_written, made, first_setting_alone, "workload.output"),
+    "order that counts": (laws_text.order_of_declarations_changes_nothing, made, order_that_counts, "memory_fraction"),
+    "a transfer that bandwidth slows": (
+        laws_cost.better_hardware_is_never_slower,
+        lambda: made(more=POOLS),
+        slower_transfer,
+        "throughput goes|goes from",
+    ),
+    "requests that are lost": (
+        laws_traffic.requests_are_served_once,
+        lambda: made(load=QUEUE, more=FEW),
+        lost_requests,
+        "neither served nor refused",
+    ),
+    "more requests than may run": (
+        laws_traffic.servers_keep_their_limits,
+        lambda: made(load=QUEUE, more=FEW),
+        lambda: patch.object(laws_traffic, "_limit_of", lambda pool: 1),
+        "are allowed",
+    ),
+    "last come, first served": (
+        laws_traffic.first_come_first_served,
+        lambda: made("dp = 2", load=QUEUE, more=f"{FEW}\n  router = least_loaded"),
+        last_come_first_served,
+        "which came earlier",
+    ),
+}
+
+
+@pytest.mark.parametrize("share", range(4))
+def test_a_law_of_physics_fails_where_what_it_names_breaks(share: int) -> None:
+    for name in some(sorted(BREAKS)[share::4], 4, share):
+        check_break(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BREAKS)
+def test_each_law_of_physics_fails_where_what_it_names_breaks(name: str) -> None:
+    check_break(name)
+
+
+def check_break(name: str) -> None:
+    """Break what a law is about, and see that it says so."""
+    law, plan, broken, words = BREAKS[name]
+    law(plan())
+    laws_traffic._run.cache_clear()
+    with broken(), pytest.raises(AssertionError, match=words):
+        law(plan())
+    laws_traffic._run.cache_clear()
+
+
+# ---- first come, first served, with step times held fixed
+
+
+@st.composite
+def plain_loads(draw: st.DrawFn) -> Requests:
+    """Requests that share no blocks; one comes after the other."""
+    n = draw(st.integers(2, 14))
+    inputs, outputs = (draw(st.lists(st.integers(1, top), min_size=n, max_size=n)) for top in (20, 9))
+    gaps = draw(st.lists(st.integers(1, 6), min_size=n, max_size=n))
+    return Requests(np.cumsum(gaps) / 4.0, np.array(inputs, np.int64), np.array(outputs, np.int64))
+
+
+def first_requests(load: Requests, k: int) -> Requests:
+    return Requests(*(values[:k] for values in load[:3]))
+
+
+@given(
+    policies(), plain_loads(), st.data(), st.integers(6, 14), st.integers(1, 3), st.sampled_from(ROUTERS), st.booleans()
+)  # fmt: skip
+def test_law_who_comes_later_delays_no_admission(
+    policy: Policy, load: Requests, data: st.DataObject, blocks: int, servers: int, by: RouterName, pools: bool
+) -> None:
+    """Where all steps take equally long, a request is admitted by the same server at the same time without later ones.
+
+    With each scheduler, behind each router, and in two pools.
+    """
+    one = Worker(policy, Steady(1.0), blocks, 4, caching=False)
+
+    def played(of: Requests) -> Records:
+        if not pools:
+            return simulate([one] * servers, of, by=by, seed=5)
+        none = np.zeros(len(of.input))
+        moves = Moves(none, none, none, 0.0, early=False)
+        return simulate_pools(Side([one] * servers, by), Side([one] * servers, by), of, moves, seed=5)
+
+    k = data.draw(st.integers(1, len(load.input)))
+    whole, alone = played(load), played(first_requests(load, k))
+    names = ("admitted_s", "replica") if not pools else ("admitted_s", "prefill_replica")
+    for name in names:
+        np.testing.assert_array_equal(getattr(whole, name)[:k], getattr(alone, name), name)
