@@ -35,7 +35,7 @@ SERVE = ROOT / "backends" / "serve"
 NPM = ("tests/web", "backends/serve/page", "grammar/editors/vscode")
 """Folders with a package.json."""
 
-DEVELOPERS = ("dev", "docs", "release", "supply", "takers")
+DEVELOPERS = ("dev", "docs", "quality", "release", "supply", "takers")
 """Extras that no user needs."""
 
 TOOLS = ("cyclonedx-bom", "pip-audit", "uv", "build", "twine", "setuptools")
