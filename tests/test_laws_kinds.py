@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from plandsl.driver import CompiledPlan, compile_file, compile_text
-from plandsl.testing import LAWS, assert_law
+from plandsl.testing import LAWS, assert_law, laws_cost, laws_program
 from plandsl.testing.known import Law
 from tests.draws import pick, some
 from tests.pairs import text, together
@@ -84,3 +84,17 @@ def test_every_law_with_measured_tables(law: Law, tmp_path: Path) -> None:
     write(tmp_path, "m.csv", GEMM, *(DOWN.format(m=m, t=t) for m, t in ((1, 2e-5), (64, 3e-5), (8192, 1e-3))))
     (made,) = compile_file(measured_file(tmp_path, 'measured = "m.csv"'))
     assert_law(law, made)
+
+
+FOUND = (
+    # a chunked step runs at the engine's rate of prefill, and may be shorter than a step that only decodes
+    ("mixed steps", laws_cost.terms_add_up),
+    # of a calibration that takes round figures from another one, some were assumed that it has no use for
+    ("data-parallel attention with expert parallelism", laws_program.text_reads_back),
+)
+"""What asking all kinds has found, with int8 weights."""
+
+
+@pytest.mark.parametrize(("kind", "law"), FOUND)
+def test_what_was_found_is_mended(kind: str, law: Law) -> None:
+    assert_law(law, plan_of(kind, "int8_channel"))

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from plandsl.diagnostics import Diagnostic, PlanError, clip
+from plandsl.diagnostics import Diagnostic, PlanError, clip, suggest
 from plandsl.measurements import FILE, GPU_NAME, Unfit, read_number, read_rows
 from plandsl.show import show_gpu, show_node
-from plandsl.spec.formats import ARITHMETIC
+from plandsl.spec.formats import ARITHMETIC, BITS
 from plandsl.spec.hardware import GpuSpec, LinkSpec, NodeSpec
 
 PEAKS = "peaks.csv"
@@ -94,6 +94,9 @@ def _declare(name: str, rows: Sequence[Row]) -> Declared | None:
     peaks: dict[str, float] = {}
     for row in facts:
         if row["metric"] == "gemm_peak":
+            if row["dtype"] not in BITS:
+                why = f"a row of {clip(name)} has the peak of `{clip(row['dtype'])}`, which is no number format"
+                raise PlanError([Diagnostic("E450", why, hint=suggest(row["dtype"], BITS))])
             peaks[row["dtype"]] = max(_value(row), peaks.get(row["dtype"], 0.0))
     for row in rows:
         if row[FILE] == "gemm.csv" and (dtype := ARITHMETIC.get(row["dtype"], row["dtype"])) in peaks:
@@ -113,7 +116,7 @@ def _declare(name: str, rows: Sequence[Row]) -> Declared | None:
         calibration=name,
     )
     ranks = [round(_number(row, "n_ranks")) for row in rows if row[FILE] == "collectives.csv"]
-    by = f"{facts[0]['device']} by `planc measure` with {facts[0]['framework']}"
+    by = " ".join(f"{facts[0]['device']} by `planc measure` with {facts[0]['framework']}".split())  # it is a comment
     return Declared(made, _link(rows), max(ranks, default=1), f"Measured on {by}.")
 
 

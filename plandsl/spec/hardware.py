@@ -369,7 +369,7 @@ class CalibrationSpec(FrozenValue):
 
     def needs(self, constant: str) -> bool:
         """Whether the times of some ops depend on ``constant``: false if fitted sections replace it."""
-        return not self._fitted.issuperset(COVERED_BY.get(constant, ("",)))
+        return not self._fitted.issuperset(COVERED_BY.get(constant.removesuffix(".any"), ("",)))
 
     @once
     def _fitted(self) -> frozenset[str]:
@@ -406,14 +406,16 @@ class CalibrationSpec(FrozenValue):
             kind, _, family = part.partition("/")
             if (part, inside) not in have and (kind not in kinds or family in FAMILIES.values()):
                 values += (value,)
-        assumed = tuple(a for a in other.assumed if _part(a[0]) not in have)
+        filled = {name for name, _ in values}
+        assumed = tuple(a for a in other.assumed if a[0] in filled)
         both = self.values + values
         sections = {name.partition(".")[0] for name, _ in both if "." in name}
         # a share `gemm` beside a section `gemm` becomes the constant `gemm.any`
         named = tuple((f"{name}.any" if name in sections else name, value) for name, value in both)
+        told = ((f"{name}.any" if name in sections else name, text) for name, text in (*self.assumed, *assumed))
         parts = dict.fromkeys(_part(name)[0] for name, _ in values)
         taken = (*((part, other.name) for part in parts), *self.taken)  # of one part twice, the first counts
-        return evolve(self, values=named, assumed=self.assumed + assumed, taken=taken)
+        return evolve(self, values=named, assumed=tuple(told), taken=taken)
 
     def origin(self, part: str, own: Collection[str] = ()) -> str:
         """Where the constants of a part come from: `FITTED_HERE`, borrowed from a GPU, `POOLED` or `GENERIC`.

@@ -44,7 +44,7 @@ def terms(model: Deployment, metrics: Metrics) -> Terms:
     others = longer.pop(OTHERS)
     token_waits = (
         [Term(DECODE, OTHERS, op="mixed", name=OTHERS, value=others, bound="mixed")]
-        if s is not None or others > 0
+        if others > 0 or (s is not None and not others)  # a negative one makes all terms shorter: `_token_share`
         else []
     )
     longer.pop(PORT, None)  # of two pools, told with the transfer
