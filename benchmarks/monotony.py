@@ -89,7 +89,8 @@ def report(loads: int, seed: int = 0) -> list[Row]:
                         changes.setdefault((figure, name), []).append(after[name] / before[name] - 1)
         for (figure, name), found in changes.items():
             worse = [share for share in found if share > NOTHING]
-            rows.append(Row(scheduler, figure, name, len(found), len(worse), max(worse, default=0.0)))
+            most = max(worse, default=0.0)
+            rows.append(Row(scheduler, figure=figure, mean=name, loads=len(found), worse=len(worse), most=most))
     return rows
 
 
