@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.diagnostics import Diagnostic, PlanError, visible
 from plandsl.files import write_whole
 
 
@@ -91,8 +92,27 @@ def open_sheet(path: Path) -> Iterator[Sheet]:
         yield sheet
 
 
+FORMULA = ("=", "+", "-", "@")
+"""How a text begins that a spreadsheet takes for a formula."""
+
+NUMBER = re.compile(r"[+-]?[\d.]+(e[+-]?\d+)?")
+"""A text that begins so and is none."""
+
+
+def _plain(text: Any) -> Any:
+    """A text that is no formula: one starts with ``'``. Characters that steer a terminal are written as codes."""
+    if not isinstance(text, str):
+        return text
+    text = visible(text)
+    return f"'{text}" if text.startswith(FORMULA) and not NUMBER.fullmatch(text) else text
+
+
 def _blank(column: Any) -> list[Any]:
     """Cells of a column, empty where a value is not finite, such as a cost without a price."""
+    if column.dtype.kind in "UO":
+        cells = column.tolist()
+        shown = {text: _plain(text) for text in set(cells)}  # most columns have few
+        return [shown[text] for text in cells]
     if column.dtype.kind != "f" or np.isfinite(column).all():
         return cast("list[Any]", column.tolist())
     return [x if math.isfinite(x) else "" for x in column.tolist()]

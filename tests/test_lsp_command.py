@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import sys
 
@@ -39,6 +40,40 @@ def test_a_port_that_is_taken_is_refused(capsys):
         port = taken.getsockname()[1]
         assert main(["lsp", "--port", str(port)]) == 2
     assert f"error[E587]: cannot listen on port {port}" in capsys.readouterr().err
+
+
+def test_it_listens_on_this_machine_alone(monkeypatch):
+    asked = []
+
+    class Server:
+        def start_tcp(self, host: str, port: int) -> None:
+            asked.append((host, port))
+
+    module = type("Module", (), {"make_server": staticmethod(Server)})
+    monkeypatch.setitem(sys.modules, "plandsl.lsp.server", module)
+    assert main(["lsp", "--port", "7777"]) == 0
+    assert asked == [("127.0.0.1", 7777)]
+
+
+LISTENS = re.compile(r"start_tcp\(|start_ws\(|start_server\(|create_server\(|\.listen\(|LocalCluster\(|uvicorn\.run\(")
+HOSTS = {
+    "plandsl/commands/lsp.py": 'LOCAL = "127.0.0.1"',
+    "plandsl/searches/spread.py": 'host="127.0.0.1"',
+    "backends/serve/server.py": "create_server(address[:2]",
+}
+"""The modules that listen, and where. `planc serve` listens where it is asked to: on 127.0.0.1 if nothing is said."""
+
+
+def test_no_other_module_listens():
+    root = CATALOG.parent.parent
+    folders = [root / name for name in ("plandsl", "backends", "grammar", "passes")]
+    files = [path for folder in folders for path in folder.rglob("*.py") if "engines" not in path.parts]
+    texts = {path.relative_to(root).as_posix(): path.read_text("utf-8") for path in files}
+    own = {name: text for name, text in texts.items() if not re.match("plandsl/(backends|grammar|passes)/", name)}
+    assert {name for name, text in own.items() if LISTENS.search(text)} == set(HOSTS)
+    for name, words in HOSTS.items():
+        assert words in own[name]
+    assert 'default="127.0.0.1"' in own["plandsl/cli.py"]
 
 
 # ---- the open files, which the server keeps

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import tomllib
 from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
@@ -59,6 +60,12 @@ def test_each_dependency_has_a_lower_bound_and_a_version_that_was_tested() -> No
     assert {name for name, bound in bounds.items() if not bound.startswith(">=")} == set()
     tested = dict(re.findall(r"^([\w-]+)==(\S+)$", supply.CONSTRAINTS.read_text("utf-8"), re.MULTILINE))
     assert set(bounds) - set(tested) <= set(supply.TOOLS), "run `make tested`"
+
+
+def test_extras_are_of_users_or_of_developers() -> None:
+    extras = tomllib.loads((supply.ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    users = set(re.findall(r"\w+", extras["all"][0])) - {"plandsl"}
+    assert set(extras) == users | {"all"} | set(supply.DEVELOPERS)
 
 
 def test_only_two_dependencies_are_capped() -> None:

@@ -19,6 +19,9 @@ PIPED = 120
 
 MOST_WIDTH = 1000
 
+LINES = 25
+"""Lines of a console. No report depends on them."""
+
 Item = TypeVar("Item")
 
 
@@ -27,9 +30,8 @@ def open_console() -> Any:
     from rich.console import Console
 
     # names and texts of a plan are shown as they are written, never read as markup or as the name of an emoji
-    console = Console(highlight=False, markup=False, emoji=False)
-    console.width = find_width(sys.stdout) or PIPED
-    return console
+    # with a size, rich does not read COLUMNS and LINES, where some digits are none for Python
+    return Console(highlight=False, markup=False, emoji=False, width=find_width(sys.stdout) or PIPED, height=LINES)
 
 
 def find_width(stream: TextIO) -> int | None:
@@ -72,7 +74,8 @@ class Progress:
             from rich.progress import Progress as Bar
 
             usual = Bar.get_default_columns()
-            self.bar = Bar(*usual, "{task.fields[rate]}", console=Console(stderr=True), transient=True)
+            console = Console(stderr=True, width=find_width(sys.stderr) or PIPED, height=LINES)
+            self.bar = Bar(*usual, "{task.fields[rate]}", console=console, transient=True)
             self.task = self.bar.add_task(self.what, total=total, rate="")
             self.bar.start()
         if self.bar is not None:

@@ -12,7 +12,7 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
@@ -250,7 +250,7 @@ def _client(address: str, stack: ExitStack) -> Any:
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # diagnostics say what matters
     name, _, workers = address.partition(":")
     if name == HERE:
-        target: Any = stack.enter_context(_local_cluster(workers, stack))
+        target: Any = stack.enter_context(_closed_in_the_end(_local_cluster(workers, stack)))
     else:
         target = _answering_address(address)
     client = stack.enter_context(distributed.Client(target, timeout=PATIENCE, set_as_default=False))
@@ -282,6 +282,17 @@ def _answering_address(address: str) -> str:
         hint = "dask scheduler --host 127.0.0.1 starts one, and --scheduler local:4 four workers on this machine"
         raise _cluster_error(f"no Dask scheduler answers at {address}: {_first_line(error)}", hint) from error
     return address
+
+
+@contextmanager
+def _closed_in_the_end(cluster: Any) -> Iterator[Any]:
+    """A cluster that is closed when the block ends. Workers that take long to end do so when this process has ended."""
+    started = cluster.__enter__()
+    try:
+        yield started
+    finally:
+        with suppress(Exception):
+            cluster.close()
 
 
 def _local_cluster(workers: str, stack: ExitStack) -> Any:
