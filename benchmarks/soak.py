@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import combinations_with_replacement
 from pathlib import Path
 
 from plandsl.cli import main as planc
@@ -228,7 +229,66 @@ def layers(number: int = 1_000) -> Found:
     return tell(f"{number:,} unlike layers", text, {"check": (), "compile": ()})
 
 
+COUNTED = """
+model m = llama_3_2_1b with {
+  experts = 8, expert_ffn = 64
+  block x[tokens, hidden] {
+    h = rms_norm(x)
+    k = h @ w_k[hidden, kv_heads, head_dim]
+    a = attention(h @ w_q[hidden, heads, head_dim], k, h @ w_v[hidden, kv_heads, head_dim])
+    x = x + a @ w_o[heads, head_dim, hidden]
+    h = rms_norm(x)
+    y = experts(h, w_router[hidden, experts], top_k = 2, imbalance = zipf(0.6)) {
+      silu(h @ w_up[hidden, expert_ffn]) @ w_down[expert_ffn, hidden]
+    }
+    x = x + y
+  }
+}
+plan p {
+  model = m, node = h100_8, engine = vllm, sharding { tp = 1, pp = 1, dp = 1 }
+  workload { input = 1000, output = 100, LOAD }
+}
+"""
+"""A plan in which most counts of the language have a place."""
+
+LARGEST = {
+    "batch": {
+        "model.layers": 10_000, "model.heads": 10**9, "model.experts": 4096, "model.ffn": 10**9, "model.vocab": 10**9,
+        "node.count": 65_536, "sharding.dp": 65_536, "sharding.pp": 8, "sharding.tp": 8, "workload.input": 10**9,
+        "workload.output": 10**9, "workload.batch": 10**9, "workload.in_flight": 10**9, "chunked_prefill": 10**9,
+        "step_tokens": 10**9, "engine.max_requests": 10**9, "micro_batches": 8, "chunks": 64,
+        "engine.kv_block": 10**9,
+    },
+    "rate": {
+        "workload.requests": 10**8, "workload.input": 10**9, "workload.output": 10**9, "workload.seed": 2**63 - 1,
+        "workload.rate": "1e9 req/s", "workload.duration": "1e9 s", "node.count": 65_536, "sharding.dp": 65_536,
+        "model.layers": 10_000, "engine.max_requests": 10**9, "engine.kv_block": 10**9,
+    },
+}  # fmt: skip
+"""For each kind of load, counts of the language and the largest of their values."""
+
+LOADS = {"batch": "batch = 8", "rate": "rate = 2 req/s, requests = 200"}
+
+
+def counts(seconds: float = 2.0) -> Found:
+    """Each count at its largest value, alone and in pairs: an answer or diagnostics, and the slowest."""
+    slow, tried = [], 0
+    with tempfile.TemporaryDirectory() as folder:
+        plan = Path(folder) / "p.plan"
+        for load, fields in LARGEST.items():
+            plan.write_text(COUNTED.replace("LOAD", LOADS[load]))
+            for one, other in combinations_with_replacement(fields, 2):
+                given = [f"--set={name}={fields[name]}" for name in dict.fromkeys((one, other))]
+                status, spent, _ = run("compile", str(plan), *given)
+                tried += 1
+                if spent > seconds or status not in (0, 1, 2):
+                    slow.append((spent, f"{one} with {other} {spent:.1f} s"))
+    worst = ", ".join(said for _, said in sorted(slow, reverse=True)[:8])
+    return f"{tried} plans with counts at their largest: {len(slow)} took over {seconds:g} s {worst}", not slow
+
+
 PARTS: dict[str, Callable[[], Found]] = {
+    "counts": counts,
     "compiles": compiles, "threads": threads, "day": day, "plans": plans, "candidates": candidates, "ranks": ranks,
     "stages": stages, "layers": layers,
 }  # fmt: skip
