@@ -33,7 +33,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all extras test-extras lint types fmt tables words vscode completions bench accuracy traffic calibrate memory \
+.PHONY: help demo test test-all extras test-extras lint types fmt tables words vscode completions bench soak accuracy traffic calibrate memory \
   loop study field figures partitioner pythons monotony seeds fuzz quality mutants golden web page docs release-check \
   audit lowest tested clean
 
@@ -86,6 +86,9 @@ completions: $(DEV)  ## write plandsl/completion from the command line
 
 bench: $(RUNTIME)  ## time the compiler and simulations
 	$(BIN)/python -m benchmarks.run
+
+soak: $(RUNTIME)  ## [PARTS="threads day"]: long runs and large inputs: compiles, threads, a simulated day, limits; some minutes
+	$(BIN)/python -m benchmarks.soak $(PARTS)
 
 accuracy: $(DEV)  ## DATA=FOLDER [RESIDUALS=FILE]: errors on what fitting never saw, into docs/accuracy.md
 	$(BIN)/python -m benchmarks.accuracy '$(DATA)' $(if $(RESIDUALS),--residuals '$(RESIDUALS)')

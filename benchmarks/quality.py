@@ -25,7 +25,7 @@ LEAST = 0.95
 """The share of branches, and of lines and branches together, that tests run."""
 
 RUNS = {
-    "tests.xml": ("-n", "auto", "--dist", "loadgroup"),
+    "tests.xml": ("-m", "not release and not slow and not extras", "-n", "auto", "--dist", "loadgroup"),
     "tests-extras.xml": ("-m", "extras or slow", "-n", "auto", "--dist", "loadgroup"),
 }
 """The report of each run of pytest, and its arguments."""

@@ -29,10 +29,10 @@ class Limit(int):
     what: str
     codes: tuple[str, ...]
 
-    def __new__(cls, name: str, value: int, unit: str, what: str, *codes: str) -> Limit:
+    def __new__(cls, name: str, value: int, unit: str, what: str, codes: str = "") -> Limit:
         """The limit ``name``, which is ``value`` unless it is set."""
         limit = super().__new__(cls, value)
-        limit.name, limit.unit, limit.what, limit.codes = name, unit, what, codes
+        limit.name, limit.unit, limit.what, limit.codes = name, unit, what, tuple(codes.split())
         return limit
 
     def __reduce__(self) -> tuple[type[int], tuple[int]]:
@@ -41,7 +41,7 @@ class Limit(int):
 
     def at(self, value: int) -> Limit:
         """The same limit with another value."""
-        return Limit(self.name, value, self.unit, self.what, *self.codes)
+        return Limit(self.name, value, self.unit, what=self.what, codes=" ".join(self.codes))
 
     def hint(self, text: str = "", found: float | None = None) -> str:
         """A hint: ``text`` says what is within the limit; then follows how to raise it, to ``found`` if that is given.
@@ -60,67 +60,83 @@ def help_for(most: int, text: str = "", found: float | None = None) -> str:
     return most.hint(text, found) if isinstance(most, Limit) else text
 
 
-MAX_FILE_BYTES = Limit("file_bytes", 262_144, "bytes", "a source file", "E108")
-MAX_DIGITS = Limit("digits", 40, "digits", "a number", "E106", "E212")
-MAX_NESTING = Limit("nesting", 64, "levels", "brackets in one file", "E107")
-MAX_CHAIN = Limit("chain", 200, "operators", "a chain of operators in an expression", "E107")
-MAX_ERRORS = Limit("errors", 50, "diagnostics", "what is shown of one file; further ones are counted")
-MAX_FILES = Limit("files", 64, "files", "what a root file reaches through `use`, and its configs", "E209")
-MAX_EXPANSION = Limit("expansion", 64, "names", "the chain of `let`, alias and `with` of a value", "E208")
-MAX_WORK = Limit("work", 1_000_000, "steps", "reading the values of one file", "E208")
+MAX_FILE_BYTES = Limit("file_bytes", 262_144, "bytes", what="a source file", codes="E108")
+MAX_DIGITS = Limit("digits", 40, "digits", what="a number", codes="E106 E212")
+MAX_NESTING = Limit("nesting", 64, "levels", what="brackets in one file", codes="E107")
+MAX_CHAIN = Limit("chain", 200, "operators", what="a chain of operators in an expression", codes="E107")
+MAX_ERRORS = Limit("errors", 50, "diagnostics", what="what is shown of one file; further ones are counted")
+MAX_FILES = Limit("files", 64, "files", what="what a root file reaches through `use`, and its configs", codes="E209")
+MAX_EXPANSION = Limit("expansion", 64, "names", what="the chain of `let`, alias and `with` of a value", codes="E208")
+MAX_WORK = Limit("work", 1_000_000, "steps", what="reading the values of one file", codes="E208")
 
-MAX_LAYERS = Limit("layers", 10_000, "layers", "a model", "E214")
-MAX_STATEMENTS = Limit("statements", 500, "statements", "a block of a model", "E214")
-MAX_DIMENSION = Limit("dimension", 10**9, "", "a dimension of a model, a batch, a length", "E214")
-MAX_EXPERTS = Limit("experts", 4_096, "experts", "a layer; popularities have an entry for each", "E214")
-MAX_BALANCED = Limit("balanced", 512, "layers", "a model with `cut = balanced`", "E214")
-MAX_ADAPTERS = Limit("adapters", 10_000, "adapters", "a model's adapters on a GPU", "E214")
-MAX_RANK = Limit("rank", 65_536, "", "the rank of adapters", "E214")
-MAX_IMAGES = Limit("images", 10_000, "images", "a request", "E546")
+MAX_LAYERS = Limit("layers", 10_000, "layers", what="a model", codes="E214")
+MAX_STATEMENTS = Limit("statements", 500, "statements", what="a block of a model", codes="E214")
+MAX_DIMENSION = Limit("dimension", 10**9, "", what="a dimension of a model, a batch, a length", codes="E214")
+MAX_EXPERTS = Limit("experts", 4_096, "experts", what="a layer; popularities have an entry for each", codes="E214")
+MAX_BALANCED = Limit("balanced", 512, "layers", what="a model with `cut = balanced`", codes="E214")
+MAX_ADAPTERS = Limit("adapters", 10_000, "adapters", what="a model's adapters on a GPU", codes="E214")
+MAX_RANK = Limit("rank", 65_536, "", what="the rank of adapters", codes="E214")
+MAX_IMAGES = Limit("images", 10_000, "images", what="a request", codes="E546")
 
-MAX_RANKS = Limit("ranks", 65_536, "ranks", "a plan: dp * tp * pp * ...", "E306")
-MAX_AXES = Limit("axes", 8, "axes", "a mesh", "E214")
-MAX_RULES = Limit("rules", 200, "rules", "a sharding", "E214")
-MAX_COUNT = Limit("count", 100_000, "GPUs", "a node or a cluster", "E214")
-MAX_CHUNKS = Limit("chunks", 64, "chunks", "a GEMM and its collective", "E214")
-MAX_DRAFTED = Limit("drafted", 256, "tokens", "what a plan guesses ahead in a step", "E214", "E224")
-MAX_GRAPHS = Limit("graphs", 1_000, "sizes", "CUDA graphs of an engine", "E214")
-MAX_BOUNDS = Limit("bounds", 8, "sizes", "memory by which an engine chooses its limits; words for small GPUs", "E214")
-MAX_NAMES = Limit("names", 256, "names", "GPUs, or models, that the bands of an engine name", "E214")
-MAX_TIERS = Limit("tiers", 8, "tiers", "KV memory behind a GPU", "E243")
+MAX_RANKS = Limit("ranks", 65_536, "ranks", what="a plan: dp * tp * pp * ...", codes="E306")
+MAX_AXES = Limit("axes", 8, "axes", what="a mesh", codes="E214")
+MAX_RULES = Limit("rules", 200, "rules", what="a sharding", codes="E214")
+MAX_COUNT = Limit("count", 100_000, "GPUs", what="a node or a cluster", codes="E214")
+MAX_CHUNKS = Limit("chunks", 64, "chunks", what="a GEMM and its collective", codes="E214")
+MAX_DRAFTED = Limit("drafted", 256, "tokens", what="what a plan guesses ahead in a step", codes="E214 E224")
+MAX_GRAPHS = Limit("graphs", 1_000, "sizes", what="CUDA graphs of an engine", codes="E214")
+MAX_BOUNDS = Limit(
+    "bounds", 8, "sizes", what="memory by which an engine chooses its limits; words for small GPUs", codes="E214"
+)
+MAX_NAMES = Limit("names", 256, "names", what="GPUs, or models, that the bands of an engine name", codes="E214")
+MAX_TIERS = Limit("tiers", 8, "tiers", what="KV memory behind a GPU", codes="E243")
 
-MAX_STEPS = Limit("steps", 10_000, "times", "changes of a `rate`", "E240")
-MAX_BINS = Limit("bins", 100_000, "bins", "what `trace_rate` cuts a trace into", "E240")
-MAX_CLASSES = Limit("classes", 64, "classes", "a workload", "E242")
-MAX_TURNS = Limit("turns", 1_000, "turns", "a conversation", "E214")
-MAX_ZIPF = Limit("zipf", 1_000_000, "", "the numbers that `zipf` draws; its table has an entry for each", "E214")
-MAX_REQUESTS = Limit("requests", 100_000_000, "requests", "one load", "E214")
-MAX_BLOCKS = Limit("blocks", 30_000_000, "blocks", "the prompts of a load, of those that others may find again", "E602")
-MAX_SEEDS = Limit("seeds", 10_000, "seeds", "serving one load", "E445")
-MAX_WINDOWS = Limit("windows", 2_000, "intervals", "a load that `planc autoscale` cuts", "E214")
-MAX_LOAD = Limit("load", 10**12, "", "requests or tokens that an evaluation from Python takes", "E445")
+MAX_STEPS = Limit("steps", 10_000, "times", what="changes of a `rate`", codes="E240")
+MAX_BINS = Limit("bins", 100_000, "bins", what="what `trace_rate` cuts a trace into", codes="E240")
+MAX_CLASSES = Limit("classes", 64, "classes", what="a workload", codes="E242")
+MAX_TURNS = Limit("turns", 1_000, "turns", what="a conversation", codes="E214")
+MAX_ZIPF = Limit(
+    "zipf", 1_000_000, "", what="the numbers that `zipf` draws; its table has an entry for each", codes="E214"
+)
+MAX_REQUESTS = Limit("requests", 100_000_000, "requests", what="one load", codes="E214")
+MAX_BLOCKS = Limit(
+    "blocks", 30_000_000, "blocks", what="the prompts of a load, of those that others may find again", codes="E602"
+)
+MAX_SEEDS = Limit("seeds", 10_000, "seeds", what="serving one load", codes="E445")
+MAX_WINDOWS = Limit("windows", 2_000, "intervals", what="a load that `planc autoscale` cuts", codes="E214")
+MAX_LOAD = Limit("load", 10**12, "", what="requests or tokens that an evaluation from Python takes", codes="E445")
 
-MAX_PLANS = Limit("plans", 200, "plans", "a file that is compiled in one run", "E408")
-MAX_VALUES = Limit("values", 100_000, "values", "a field of a search", "E214")
-MAX_COMPILED = Limit("compiled", 20_000, "plans", "a search: plans that differ by more than their load", "E409")
-MAX_VERIFIED = Limit("verified", 64, "steps", "decode steps that are verified", "E400", "E445")
+MAX_PLANS = Limit("plans", 200, "plans", what="a file that is compiled in one run", codes="E408")
+MAX_VALUES = Limit("values", 100_000, "values", what="a field of a search", codes="E214")
+MAX_COMPILED = Limit(
+    "compiled", 20_000, "plans", what="a search: plans that differ by more than their load", codes="E409"
+)
+MAX_VERIFIED = Limit("verified", 64, "steps", what="decode steps that are verified", codes="E400 E445")
 
-MAX_TABLE_BYTES = Limit("table_bytes", 16_777_216, "bytes", "a file of measurements", "E450")
-MAX_TABLES = Limit("tables", 16, "files", "measured kernels that a gpu or a plan names", "E214")
-MAX_TRACE_BYTES = Limit("trace_bytes", 1_073_741_824, "bytes", "a trace, or a file of lengths", "E452")
-MAX_TRACE_LINE = Limit("trace_line", 1_048_576, "bytes", "a line of such a file", "E452")
-MAX_BENCH_BYTES = Limit("bench_bytes", 268_435_456, "bytes", "a result file of a benchmark", "E560")
-MAX_BENCH_RUNS = Limit("bench_runs", 1_000, "runs", "what `planc compare` compares at once", "E560")
-MAX_HEADER_BYTES = Limit("header_bytes", 33_554_432, "bytes", "the header of a file of weights, or their index", "E485")
-MAX_TENSORS = Limit("tensors", 1_000_000, "tensors", "a checkpoint", "E485")
-MAX_SHARDS = Limit("shards", 2_000, "files", "the weights of a checkpoint", "E485")
-MAX_TENSOR_ELEMENTS = Limit("tensor_elements", 2**48, "elements", "a tensor of a checkpoint", "E485")
-MAX_YAML_NODES = Limit("yaml_nodes", 262_144, "nodes", "a YAML file; an alias counts as what it stands for", "E509")
-MAX_YAML_LEVELS = Limit("yaml_levels", 32, "levels", "a YAML file", "E509")
+MAX_TABLE_BYTES = Limit("table_bytes", 16_777_216, "bytes", what="a file of measurements", codes="E450")
+MAX_TABLES = Limit("tables", 16, "files", what="measured kernels that a gpu or a plan names", codes="E214")
+MAX_TRACE_BYTES = Limit("trace_bytes", 1_073_741_824, "bytes", what="a trace, or a file of lengths", codes="E452")
+MAX_TRACE_LINE = Limit("trace_line", 1_048_576, "bytes", what="a line of such a file", codes="E452")
+MAX_BENCH_BYTES = Limit("bench_bytes", 268_435_456, "bytes", what="a result file of a benchmark", codes="E560")
+MAX_BENCH_RUNS = Limit("bench_runs", 1_000, "runs", what="what `planc compare` compares at once", codes="E560")
+MAX_HEADER_BYTES = Limit(
+    "header_bytes", 33_554_432, "bytes", what="the header of a file of weights, or their index", codes="E485"
+)
+MAX_TENSORS = Limit("tensors", 1_000_000, "tensors", what="a checkpoint", codes="E485")
+MAX_SHARDS = Limit("shards", 2_000, "files", what="the weights of a checkpoint", codes="E485")
+MAX_TENSOR_ELEMENTS = Limit("tensor_elements", 2**48, "elements", what="a tensor of a checkpoint", codes="E485")
+MAX_YAML_NODES = Limit(
+    "yaml_nodes", 262_144, "nodes", what="a YAML file; an alias counts as what it stands for", codes="E509"
+)
+MAX_YAML_LEVELS = Limit("yaml_levels", 32, "levels", what="a YAML file", codes="E509")
 
-MAX_TRACE_EVENTS = Limit("trace_events", 1_000_000, "events", "an exported trace; or nodes of all its files", "E511")
-MAX_TRACE_PASSES = Limit("trace_passes", 300_000, "passes", "an exported trace: batches through stages", "E511")
-MAX_TRACE_STEPS = Limit("trace_steps", 1_000, "steps", "decode steps of an exported trace", "E400")
+MAX_TRACE_EVENTS = Limit(
+    "trace_events", 1_000_000, "events", what="an exported trace; or nodes of all its files", codes="E511"
+)
+MAX_TRACE_PASSES = Limit(
+    "trace_passes", 300_000, "passes", what="an exported trace: batches through stages", codes="E511"
+)
+MAX_TRACE_STEPS = Limit("trace_steps", 1_000, "steps", what="decode steps of an exported trace", codes="E400")
 
 DEFAULTS: Mapping[str, Limit] = {limit.name: limit for limit in list(globals().values()) if isinstance(limit, Limit)}
 """Every limit by its name, as it is unless somebody sets it."""

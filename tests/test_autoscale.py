@@ -179,6 +179,14 @@ def test_where_no_number_is_enough_the_miss_is_told() -> None:
 # ---- the command
 
 
+def test_more_replicas_than_are_tried_are_told_before_they_are_made() -> None:
+    made = plan("input = 100, output = 10, rate = 2 req/s, requests = 10")
+    (part,) = windows(made.spec, 3600.0)
+    with pytest.raises(PlanError, match="needs some 1,000,000,000 replicas") as told:
+        fewest_replicas(made, part._replace(rate=1e9), 1.0, 5, 1)
+    assert "--max count=1000000000" in told.value.diagnostics[0].hint
+
+
 def planc(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
     status = main(["autoscale", *map(str, arguments)])
     return status, *capsys.readouterr()

@@ -14,7 +14,7 @@ from tests.fuzz.case import Case, Target
 from tests.fuzz.judge import judge, scratch
 from tests.fuzz.readers import READERS
 
-DEEP = 3_000
+DEEP = 1_200
 
 
 def _wide(text: bytes) -> bytes:

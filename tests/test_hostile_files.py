@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from plandsl.backends.calibrate.declare import declared
 from plandsl.backends.engines.words import split_commands
 from plandsl.backends.measure.table import HEADER
 from plandsl.cli import main
 from plandsl.diagnostics import Diagnostic, PlanError, Span, render
-from plandsl.driver import compile_file
+from plandsl.driver import compile_file, open_text
 from plandsl.limits import MAX_ERRORS
 from plandsl.spec.traffic import FileSpec
 from plandsl.traces import read_trace
@@ -124,10 +125,12 @@ def test_names_of_a_measured_gpu_cannot_hold_other_text(
     assert not (tmp_path / "x.plan").exists()
 
 
-def test_the_name_of_a_device_is_one_line_of_a_comment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = measured(tmp_path, device="a device\nplan p { }")
-    assert main(["calibrate", str(path), "-o", str(tmp_path / "x.plan")]) == 0
-    assert main(["check", str(tmp_path / "x.plan")]) == 0
+def test_the_name_of_a_device_is_one_line_of_a_comment(tmp_path: Path) -> None:
+    made = declared([measured(tmp_path, device="a device\nplan p { }")])["mine"]
+    module = open_text(f"{made.text}\ncalibration mine = h100_sxm\n")
+    module.check()
+    assert not module.errors
+    assert not module.plans
 
 
 # ---- launch commands

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 
 import pytest
@@ -165,6 +166,27 @@ def test_time_counts_each_block_as_often_as_it_runs() -> None:
     assert turns.estimate().tpot_s == pytest.approx(halves.estimate().tpot_s, rel=1e-12)
     counted = Counter({o.name: o.count for o in turns.estimate().prefill.ops})
     assert (counted["local_attention"], counted["wide_attention"]) == (6, 6)
+
+
+def test_a_check_of_ten_thousand_layers_with_a_stride_does_little_more_than_of_a_hundred() -> None:
+    """Once it took seconds. Calls of functions are counted, as a time would depend on the machine."""
+
+    def calls(layers: int) -> int:
+        found = 0
+
+        def count(_frame: object, event: str, _of: object) -> None:
+            nonlocal found
+            found += event == "call"
+
+        sys.setprofile(count)
+        try:
+            plan_of("", "[layers = 5..layers by 6]", layers)
+        finally:
+            sys.setprofile(None)
+        return found
+
+    calls(96)
+    assert calls(9_600) < 1.2 * calls(102)
 
 
 @pytest.mark.parametrize("wide", ["[layers = 1..layers by 2]", "[layers = 5..layers by 6]"])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from plandsl.backends.cost.answers import flows, short
 from plandsl.backends.cost.deployments.contents import Contents
 from plandsl.backends.cost.deployments.memory import ProgramMemory
 from plandsl.backends.cost.time import phase
@@ -86,6 +87,35 @@ def test_stages_that_differ_are_told_apart() -> None:
     assert list(made.cost.pools[0].main.decode.alike.values()) == [[0], [1, 2], [3]]
 
 
+def test_flows_look_at_each_group_once_for_all_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = [0, 0]
+    of_mesh = flows.groups
+
+    def count_groups(*args: object) -> Iterator[range]:
+        for group in of_mesh(*args):  # type: ignore[arg-type]
+            looked[-1] += 1
+            yield group
+
+    monkeypatch.setattr(flows, "groups", count_groups)
+    for at, stages in enumerate((4, 8)):
+        text = PLAN.replace("STAGES", str(stages)).replace(f"count = {stages},", f"count = {2 * stages},")
+        (made,) = compile_text(text.replace(f"pp = {stages}", f"pp = {stages}, tp = 2"))
+        looked[-1] = 0
+        assert flows.flows(made.cost)
+        looked[at] = looked[-1]
+    assert looked[1] == 2 * looked[0] > 0
+
+
+def test_more_replicas_than_a_moment_serves_are_left_to_a_simulation(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = """plan p { model = llama_3_2_1b, node = h100_2, engine = vllm, sharding { dp = 2 }
+      workload { input = 99, output = 9, rate = 1 req/s, requests = 50 } }"""
+    assert compile_text(text)[0].estimate().simulated is not None
+    monkeypatch.setattr(short, "MOST_SERVERS", 1)
+    found = compile_text(text)[0].estimate()
+    assert found.simulated is None
+    assert any("it takes long, see `planc simulate`" in note.message for note in found.notes)
+
+
 class Starts(list[int]):
     """Layers at which stages may start; it counts how often one is looked at."""
 
@@ -141,9 +171,11 @@ def test_timelines_of_many_passes_are_not_played(
     (tmp_path / "p.plan").write_text(PLAN.replace("STAGES", "8"))
     page, trace = tmp_path / "p.html", tmp_path / "p.json"
     monkeypatch.setattr(timeline, "MOST_PLAYED", 63)
-
     assert main(["report", str(tmp_path / "p.plan"), "-o", str(page)]) == 0
     assert "No timeline is drawn: the trace has 64 passes of batches through stages" in page.read_text()
-    assert main(["export", str(tmp_path / "p.plan"), "--to", "perfetto", "-o", str(trace)]) == 2
-    assert "error[E511]: the trace has 128 passes of batches through stages" in capsys.readouterr().err
+    export = ["export", str(tmp_path / "p.plan"), "--to", "perfetto", "-o", str(trace)]
+    assert main([*export, "--max", "trace_passes=127"]) == 2
+    told = capsys.readouterr().err
+    assert "error[E511]: the trace has 128 passes of batches through stages" in told
+    assert "or raise the limit: `planc ... --max trace_passes=128`" in told
     assert not trace.exists()

@@ -53,6 +53,19 @@ def test_the_closed_form_is_the_recurrence(stages: list[float], hop: float, part
     assert last == pytest.approx(times.through + (batches - 1) * parts * max(*stages, slow), rel=1e-12)
 
 
+@given(st.lists(SECONDS, min_size=1, max_size=6), SECONDS, st.integers(1, 9), st.integers(1, 4))
+def test_a_draft_runs_before_each_part(stages: list[float], drafted: float, parts: int, batches: int) -> None:
+    played, through = [Played(s, s) for s in stages], sum(stages)
+    plain = PhaseTimes({}, {}, stages=played, hop=0.0, through=through, period=through).split_in_parts(parts, batches)
+    first = through + drafted
+    times = PhaseTimes({}, {}, stages=played, hop=0.0, through=first, period=first, drafted=drafted).split_in_parts(
+        parts, batches
+    )
+    assert times.drafted == pytest.approx(parts * drafted, rel=1e-12)
+    assert times.through == pytest.approx(plain.through + parts * drafted, rel=1e-12)
+    assert times.period == pytest.approx(plain.period + batches * parts * drafted, rel=1e-12)
+
+
 @pytest.mark.parametrize("parts", [2, 4, 8])
 def test_ttft_is_the_first_part_and_the_slowest_stage_for_the_others(parts: int) -> None:
     made, one = plan(parts), plan(1)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from plandsl.answers.estimate import Estimate
 from plandsl.answers.money import Served
-from plandsl.backends.cost.answers.money import Economics, economics
+from plandsl.backends.cost.answers.money import Economics, _level_beside, _request_level, economics
 from plandsl.backends.cost.answers.shares import shares
 from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.cli import main
@@ -187,6 +187,17 @@ def test_the_law_of_power_meets_servings_that_were_measured() -> None:
         ratios.append(watts * gpus / e.energy.gpu_power_w)
     assert all(0.75 <= ratio <= 1.25 for ratio in ratios)
     assert sum(POWER_BAND[0] <= ratio <= POWER_BAND[1] for ratio in ratios) >= 0.8 * len(ratios)
+
+
+@pytest.mark.parametrize("sharding", ["tp = 2", "tp = 2, pp = 2"])
+def test_a_draft_asks_for_what_it_would_as_a_model_of_its_own(sharding: str) -> None:
+    """The dynamic power of a model by its MFU and MBU is that by its FLOPs and bytes, as drafts and towers have it."""
+    cost = made(sharding=sharding).cost
+    m = cost.evaluate()
+    for times, used in zip((m.prefill, m.decode), shares(cost, m).phases, strict=True):
+        (run,) = times.runs
+        alone = _request_level(cost.pools[0].one, times, used)
+        assert _level_beside(run, run.bind["batch"]) == pytest.approx(alone, rel=1e-12)
 
 
 def test_what_computes_draws_more_than_what_waits_for_memory() -> None:

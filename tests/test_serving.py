@@ -292,7 +292,7 @@ def test_chunks_of_one_prompt_follow_one_another_through_the_stages() -> None:
 
 @pytest.mark.parametrize("stretches", [False, True])
 def test_progress_is_told_once_in_so_many_requests(stretches: bool) -> None:
-    n, heard = 3 * OFTEN + 5, list[tuple[int, int]]()
+    n, heard = 4 * OFTEN - 1, list[tuple[int, int]]()
     load = Requests(np.arange(n) * 0.5, np.full(n, 4), np.full(n, 3))
     worker = Worker(Vllm(4), Steady(0.1), 100)
     simulate_steps([worker], load, tick=lambda *told: heard.append(told), stretches=stretches)

@@ -22,7 +22,7 @@ from plandsl.backends.cost.serving.workloads import Load, draw_requests
 from plandsl.diagnostics import PlanError
 from plandsl.driver import check_module, compile_file, compile_text, open_file, open_text
 from plandsl.grammar.fmt import format_text
-from plandsl.limits import MAX_ERRORS
+from plandsl.limits import MAX_ERRORS, override
 from plandsl.show import show_plan, show_workload
 from plandsl.spec.plan import WorkloadSpec
 from plandsl.spec.traffic import (
@@ -582,18 +582,15 @@ def test_every_wrong_row_is_counted(tmp_path: Path) -> None:
     assert found[-1].message == "7 further rows of v.csv are wrong"
 
 
-def test_a_trace_is_read_up_to_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import plandsl.rows
-
-    monkeypatch.setattr(plandsl.rows, "MAX_TRACE_BYTES", 90)
-    monkeypatch.setattr(plandsl.rows, "MAX_TRACE_LINE", 60)
+def test_a_trace_is_read_up_to_a_size(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(AZURE)
-    file = FileSpec("a.csv", str(tmp_path / "a.csv"))
-    assert "larger than 90 bytes" in read_trace(file)[1][0].message
-    trace, wrong = read_trace(file, rows=1)
-    assert (trace and len(trace.input), wrong) == (1, ())
     (tmp_path / "m.jsonl").write_text(MOONCAKE)
-    assert "longer than 60 bytes" in read_trace(FileSpec("m.jsonl", str(tmp_path / "m.jsonl")))[1][0].message
+    file = FileSpec("a.csv", str(tmp_path / "a.csv"))
+    with override({"trace_bytes": 90, "trace_line": 60}):
+        assert "larger than 90 bytes" in read_trace(file)[1][0].message
+        trace, wrong = read_trace(file, rows=1)
+        assert (trace and len(trace.input), wrong) == (1, ())
+        assert "longer than 60 bytes" in read_trace(FileSpec("m.jsonl", str(tmp_path / "m.jsonl")))[1][0].message
 
 
 @pytest.mark.parametrize("path", ["../a.csv", "/etc/passwd.csv", "no.csv", "a.txt"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
+from plandsl import limits
 from plandsl._version import __version__
 from plandsl.answers.text.autoscale import print_autoscale, print_costs
 from plandsl.commands.console import FAILED, OK, Progress, open_console, print_json, spaced
@@ -16,10 +17,11 @@ from plandsl.searches.spread import open_workers
 def run_autoscale(arguments: Namespace) -> int:
     """Exit status 1 where no number of replicas meets the requirements."""
     read_seconds(arguments.every)
-    for option, low in (("requests", 1), ("least", 0)):
+    for option, low, most in (("requests", 1, limits.MAX_REQUESTS), ("least", 0, limits.MAX_COUNT)):
         value = getattr(arguments, option)
-        if value is not None and value < low:
-            raise PlanError([Diagnostic("E400", f"--{option} {value} is not {low} or more")])
+        if value is not None and not low <= value <= most:
+            hint = most.hint(f"at most `--{option} {most}`", value) if value > most else ""
+            raise PlanError([Diagnostic("E400", f"--{option} {value} is not from {low} to {most:,}", hint=hint)])
     made = compile_plans(arguments)
     found = []
     with open_workers(arguments.scheduler) as workers:

@@ -16,9 +16,11 @@ PACKAGES = ("plandsl", "grammar", "passes", "backends")
 
 
 def is_traced(number: int) -> bool:
-    """Whether the case of this number of a target is traced, which takes about as long again as to run it.
+    """Whether the case of this number of a target is traced: one in four of the first, later one in 24.
 
-    One in four of the first cases, in which most lines are new; then one in 24.
+    A traced case takes two to three times as long: 30 of `check` 0.66 s of CPU time instead of 0.20 s, 30 of `verify`
+    2.8 s instead of 1.2 s. So all later ones together pay 6 % for it. What instruments the code itself (atheris) would
+    make every case slower; that was not measured.
     """
     return number % (4 if number < 400 else 24) == 0
 

@@ -266,4 +266,29 @@ def _part(case: Case) -> object:
 
 PART = Target("python", "reader", _draw_part, _part, on_disk=False)
 
-TEXTS = (PLAN, IR, LINK, QUESTION, SET, PART)
+# ---- a notebook
+
+OPTIONS = ("--view", "--phase", "--no-picture", "devices", "block", "timeline", "prefill", "decode", "--view=memory")
+
+
+def _draw_magic(random: Random, corpus: Corpus) -> Case:
+    """The line behind `%%plan`, and a cell."""
+    pairs = (("--view", random.choice(OPTIONS[3:6])), ("--phase", random.choice(OPTIONS[6:8])), ("--no-picture",))
+    words = [word for pair in pairs if random.random() < 0.5 for word in pair]
+    if random.random() < 0.3:
+        words.insert(random.randint(0, len(words)), random.choice(OPTIONS))
+    line = " ".join(words)
+    if random.random() < 0.2:
+        line = mutate(line.encode(), random, words=[word.encode() for word in OPTIONS]).decode("utf-8", "replace")
+    return Case({}, (line,))
+
+
+def _magic(case: Case) -> object:
+    from plandsl.api.magic import _options
+
+    return _options(case.argv[0])
+
+
+MAGIC = Target("magic", "reader", _draw_magic, _magic, on_disk=False)
+
+TEXTS = (PLAN, IR, LINK, QUESTION, SET, PART, MAGIC)

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from attrs import evolve
 
+from plandsl import limits
 from plandsl.answers.autoscale import Autoscale, Interval
 from plandsl.answers.simulation import GROWS
 from plandsl.backends.cost.answers.find_rate import search_rate
@@ -83,6 +84,12 @@ def fewest_replicas(made: Compiled, window: Window, each: float, requests: int, 
         return missed(runs[number])
 
     guess = max(least, 1, ceil(rate / each)) if isfinite(each) else max(least, 1)
+    if guess > limits.MAX_COUNT:
+        why = f"the load `{plan.workload.name}` needs some {guess:,} replicas"
+        hint = limits.MAX_COUNT.hint("lower the rate, or take a faster plan", guess)
+        raise PlanError(
+            [Diagnostic("E214", f"{why}, and at most {limits.MAX_COUNT:,} are tried", load.span, hint=hint)]
+        )
     number, most = guess, BEYOND * guess + 1
     while number < most and fails(number):
         number += 1

@@ -59,6 +59,7 @@ def _phase_flows(phase: str, times: PhaseTimes, calls: Sequence[StageCalls], siz
 
     placed = stage_ranks(plan, program)
     wires: dict[tuple[str, int, str, str], float] = {}
+    grouped: dict[tuple[str, str], list[list[Sequence[int]]]] = {}
     meshes = {call.run.part: call.run.phase.schedule.program for call in calls}
     for call in calls:
         key = (call.run.part, call.stage, call.kind.axis, _way(call))
@@ -69,25 +70,34 @@ def _phase_flows(phase: str, times: PhaseTimes, calls: Sequence[StageCalls], siz
                 for a, b in zip(here, there, strict=True):
                     add((a,), (b,), axis, wire)
             continue
-        for group in _groups(part, stage, axis, meshes[part], placed):
+        if (part, axis) not in grouped:
+            grouped[part, axis] = _groups(part, axis, meshes[part], placed)
+        for group in grouped[part, axis][stage]:
             for senders, receivers, sent in spread(group, way, wire, per_node):
                 add(senders, receivers, axis, sent)
     between = sum(value for (a, b, _), value in far.found.items() if a != b)
     return Flows(phase, blocks, blocks, (per_node, per_node), cells=sums.cells(), between_nodes=between)
 
 
-def _groups(
-    part: str, stage: int, axis: str, program: Program, placed: list[list[list[int]]]
-) -> Iterator[Sequence[int]]:
-    """The groups of ranks along ``axis`` in a stage. A draft runs in whole copies on the ranks of every stage."""
+def _groups(part: str, axis: str, program: Program, placed: list[list[list[int]]]) -> list[list[Sequence[int]]]:
+    """The groups of ranks along ``axis`` in each stage.
+
+    A draft has one stage, and runs in whole copies on the ranks of every stage of the model.
+    """
     if not part:
-        here = {rank for replica in placed[stage] for rank in replica}
-        yield from (group for group in groups(program.mesh, axis) if group[0] in here)
-        return
+        stage_of = {rank: stage for stage, replicas in enumerate(placed) for ranks in replicas for rank in ranks}
+        found: list[list[Sequence[int]]] = [[] for _ in placed]
+        for group in groups(program.mesh, axis):
+            found[stage_of[group[0]]].append(group)
+        return found
     own = [tuple(group) for group in groups(program.mesh, axis)]
-    for ranks in (ranks for stages in placed for ranks in stages):
-        for first in range(0, len(ranks), program.mesh.ranks):
-            yield from ([ranks[first + i] for i in group] for group in own)
+    copies = (
+        ranks[first : first + program.mesh.ranks]
+        for stages in placed
+        for ranks in stages
+        for first in range(0, len(ranks), program.mesh.ranks)
+    )
+    return [[[ranks[i] for i in group] for ranks in copies for group in own]]
 
 
 # ---- from a rank to its peers

@@ -39,6 +39,9 @@ from plandsl.spec.plan import PlanSpec
 WORK = 200_000
 """The work of a short simulation, its tables aside, in microseconds of one core, about."""
 
+MOST_SERVERS = 3_000
+"""Most replicas that a short simulation serves: each takes some 300 microseconds, whatever it gets to do."""
+
 TOKEN, STEP, BLOCK = 1.0, 25.0, 1.5
 """The work of servers that take each step by itself: for a token of a request that decodes, for a step, and for a block
 that prompts may share.
@@ -197,6 +200,8 @@ def _find_work(plan: PlanSpec, servers: Servers) -> _Work:
 
 def _affordable(plan: PlanSpec, servers: Servers, model: Deployment, work: _Work) -> int | None:
     """How many requests to serve; None where so few are no answer."""
+    if servers.deployment.n > MOST_SERVERS:
+        return None
     load, steady = plan.workload, model.plan.workload
     each = work.of(steady.input, steady.output, (steady.concurrency or 1) / servers.deployment.n)
     most, whole = int(WORK / each), _whole(plan)
