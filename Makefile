@@ -17,6 +17,8 @@ DEV := $(RUNTIME)-dev
 ALL := $(RUNTIME)-all
 RELEASE := $(RUNTIME)-release
 DOCS := $(RUNTIME)-docs
+QUALITY := $(RUNTIME)-quality
+SUPPLY := $(RUNTIME)-supply
 
 VSCODE := grammar/editors/vscode
 
@@ -32,7 +34,8 @@ endif
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-all extras test-extras lint types fmt tables words vscode completions bench accuracy traffic calibrate memory \
-  loop study field figures partitioner pythons monotony seeds fuzz golden web page docs release-check clean
+  loop study field figures partitioner pythons monotony seeds fuzz quality mutants golden web page docs release-check \
+  audit lowest tested clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -126,6 +129,14 @@ seeds: $(DEV)  ## the property tests, drawn from each of ten seeds
 fuzz: $(DEV)  ## MINUTES=1 [SEED=0] [TARGETS="check verify"]: drawn inputs for readers and verbs; build/fuzz keeps a corpus
 	$(BIN)/python -m tests.fuzz $(TARGETS) --minutes $(or $(MINUTES),1) --seed $(or $(SEED),0) --workers $(or $(WORKERS),1)
 
+quality: $(QUALITY)  ## all tests under coverage; branches run by package, at least 95 %, and the last mutants' figures
+	$(BIN)/python -m benchmarks.quality $(if $(SEED),--seed '$(SEED)')
+
+mutants: $(QUALITY)  ## [SAMPLE=400] [SEED=1] [WORKERS=1] [AGAIN=1]: change the code in one place, many times; do tests fail?
+	@[ -e build/quality/coverage ] || $(BIN)/python -m benchmarks.quality
+	$(BIN)/python -m benchmarks.mutants --sample $(or $(SAMPLE),400) --seed $(or $(SEED),1) \
+	  --workers $(or $(WORKERS),1) $(if $(AGAIN),--again)
+
 golden: $(DEV)  ## rewrite the expected half of the golden tests; read the diff
 	$(BIN)/pytest -m "not release" --update-golden
 
@@ -134,6 +145,23 @@ docs: $(DOCS)  ## the pages of docs/ as a site, in build/site; the search needs 
 
 release-check: $(RELEASE)  ## build the wheel and the sdist into build/release, install each alone, run the README
 	$(BIN)/pytest -m release tests/test_release.py
+
+audit: $(SUPPLY)  ## known weaknesses of what plandsl takes from PyPI and npm, and build/sbom.cdx.json; needs the network
+	$(BIN)/python -m benchmarks.supply sbom build/sbom.cdx.json
+	$(BIN)/python -m benchmarks.supply audit
+
+# With the newest versions a warning that something will go is an error; the lowest ones may warn of each other.
+lowest: $(SUPPLY)  ## the tests with the lowest versions that pyproject.toml allows, in build/lowest; needs the network
+	@mkdir -p build
+	$(BIN)/uv pip compile --quiet --resolution lowest-direct --python $(BIN)/python pyproject.toml \
+	  --extra dev --extra render $(if $(EXTRAS),--extra all --extra takers) -o build/lowest.txt
+	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python build/lowest
+	$(BIN)/uv pip sync --quiet --python build/lowest/bin/python build/lowest.txt
+	PYTHONPATH=$(CURDIR) build/lowest/bin/python -m pytest -n auto --dist loadgroup -p no:cacheprovider \
+	  -W default::DeprecationWarning $(if $(EXTRAS),-m extras)
+
+tested: test-all  ## write constraints.txt, the versions with which all tests have just passed
+	$(BIN)/python -m benchmarks.supply tested
 
 page:  ## bundle the scripts of the playground into backends/serve/static; needs npm
 	cd backends/serve/page && npm ci --no-audit --no-fund && npm run build
@@ -162,8 +190,16 @@ $(RELEASE): pyproject.toml | $(DEV)
 	$(PIP) --editable '.[dev,render,release]'
 	@touch $@
 
+$(SUPPLY): pyproject.toml | $(ALL)
+	$(PIP) --editable '.[dev,render,all,takers,docs,supply]'
+	@touch $@
+
 $(DOCS): pyproject.toml | $(DEV)
 	$(PIP) --editable '.[dev,render,docs]'
+	@touch $@
+
+$(QUALITY): pyproject.toml | $(ALL)
+	$(PIP) --editable '.[dev,render,all,takers,docs,quality]'
 	@touch $@
 
 tests/web/node_modules: tests/web/package-lock.json

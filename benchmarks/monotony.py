@@ -90,7 +90,7 @@ def report(loads: int, seed: int = 0) -> list[Row]:
         for (figure, name), found in changes.items():
             worse = [share for share in found if share > NOTHING]
             most = max(worse, default=0.0)
-            rows.append(Row(scheduler, figure=figure, mean=name, loads=len(found), worse=len(worse), most=most))
+            rows.append(Row(scheduler, figure, name, loads=len(found), worse=len(worse), most=most))
     return rows
 
 

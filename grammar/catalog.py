@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from plandsl.diagnostics import Diagnostic, PlanError
@@ -44,12 +45,13 @@ def from_config(path: str) -> str:
 
     Raises `PlanError` for a wrong file.
     """
-    from plandsl.grammar.hf import translate_file
+    from plandsl.grammar.hf import GGUF, translate_file
 
     place, name = Path(path), path.rstrip("/") or path
     try:
-        root = (place if place.is_dir() else place.parent).resolve()
-        text, source, found = translate_file(place, root, name, name)
+        real = place.resolve()  # whoever names a file may name a link to it
+        root = real if os.path.isdir(place) else real.parent
+        text, source, found = translate_file(place if place.suffix == GGUF else real, root, name, name)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise PlanError([Diagnostic("E209", f"cannot read {path}: {reason}")]) from error

@@ -85,7 +85,7 @@ class _Opener:
         shown = path_beside(unit.file, use.path.value)
         try:
             unsaved = self.library.texts.get(path)
-            text, found = decode(read_bytes(path), shown) if unsaved is None else (unsaved, [])
+            text, found = decode(read_bytes(path, resolved=True), shown) if unsaved is None else (unsaved, [])
         except OSError as error:
             raise Wrong("E209", f"cannot read this file: {error.strerror}", use.path.span) from None
         used = self.opened[path] = Unit(shown, text, path)

@@ -93,9 +93,10 @@ class Checkpoint(NamedTuple):
 def opened(path: Path, root: Path) -> Iterator[tuple[BinaryIO, int]]:
     """An ordinary file below ``root``, and its size in bytes. Raises `Unreadable`."""
     try:
-        if not path.resolve().is_relative_to(root):
+        real = path.resolve()
+        if not real.is_relative_to(root):
             raise Unreadable("it is a link to a file outside the folder")
-        with open_ordinary(path) as file:
+        with open_ordinary(real, resolved=True) as file:
             yield file, os.fstat(file.fileno()).st_size
     except (OSError, ValueError, RuntimeError) as error:
         raise Unreadable(getattr(error, "strerror", None) or "its path cannot be read") from None

@@ -122,12 +122,12 @@ def _name(config: Config, source: str) -> str:
 def translate_file(path: Path, root: Path, file: str, source: str) -> Translated:
     """The `.plan` text for a config.json, the folder of a checkpoint, or a GGUF file. Raises `OSError`.
 
-    ``root`` is the folder that no file may lie outside of.
+    ``root`` is the folder that no file may lie outside of. The path of a config.json is a resolved one.
     """
     if path.suffix == GGUF:
         return _translate_gguf(path, root, file, source)
-    if not path.is_dir():
-        return translate(read_bytes(path), file, source)
+    if not os.path.isdir(path):
+        return translate(read_bytes(path, resolved=True), file, source)
     try:
         with about(CONFIG), opened(path / CONFIG, root) as (config, _):
             data = config.read(limits.MAX_FILE_BYTES + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from plandsl.grammar import syntax as s
 from plandsl.grammar.modules import Wrong
@@ -10,6 +11,9 @@ from plandsl.grammar.near import DEGREE
 from plandsl.grammar.records import Placed
 
 _GROUPED = re.compile(r"(?<![\w.])\d{1,3}(?:,\d{3})+(?![\w.])")
+
+_LONGEST = 64
+"""Characters of such a number, before and behind a place in it, that are looked at."""
 
 _HOMES: dict[type, tuple[str, str]] = {
     s.Mesh: ("`mesh`", "sharding"),
@@ -39,11 +43,17 @@ def misplaced_item(placed: Placed, where: str) -> Wrong:
     return Wrong("E210", f"{what} does not belong in {where}", item.span, hint=hint)
 
 
+@lru_cache(maxsize=2)
+def _lines(text: str) -> list[str]:
+    return text.split("\n")
+
+
 def _misplaced_value(placed: Placed, item: s.Bare, where: str) -> Wrong:
     """The error for an expression without a name: part of a number with commas, a degree, or anything else."""
     span = item.span
-    line = placed.unit.text.split("\n")[span.line - 1]
-    grouped = (each for each in _GROUPED.finditer(line) if each.start() < span.column - 1 < each.end())
+    line, at = _lines(placed.unit.text)[span.line - 1], span.column - 1
+    around = _GROUPED.finditer(line, max(0, at - _LONGEST), at + _LONGEST)  # a line may have thousands of such values
+    grouped = (each for each in around if each.start() < at < each.end())
     if number := next(grouped, None):
         whole = span._replace(column=number.start() + 1, end_column=number.end() + 1)
         hint = f"write `{number[0].replace(',', '_')}`: a comma ends a field"

@@ -329,6 +329,9 @@ class Library:
         return any(u.broken or u.incomplete for u in unit.everywhere())
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of an ordinary file, cut one byte past the size that `decode` accepts. Raises `OSError`."""
-    return read_file(path, limits.MAX_FILE_BYTES)
+def read_bytes(path: Path, *, resolved: bool = False) -> bytes:
+    """The content of an ordinary file, cut one byte past the size that `decode` accepts. Raises `OSError`.
+
+    ``resolved`` as for `plandsl.files.open_ordinary`.
+    """
+    return read_file(path, limits.MAX_FILE_BYTES, resolved=resolved)

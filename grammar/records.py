@@ -106,7 +106,8 @@ def merge(base: Record, over: Record) -> Record:
     if base.kind == "sharding":  # the first rule wins, so the new rules come first
         out.entries = new + base.entries
     else:
-        out.entries = _drop_replaced(base.entries, new) + new
+        kept = [e for e in base.entries if not (isinstance(e, str) and e in gone)]
+        out.entries = _drop_replaced(kept, new) + new
     return out
 
 

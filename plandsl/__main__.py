@@ -1,7 +1,17 @@
-"""``python -m plandsl`` is `planc`."""
+"""``python -m plandsl`` is `planc`, and the installed `planc` starts here too."""
 
 import sys
 
-from plandsl.cli import main
+from plandsl import ending
 
-sys.exit(main())
+
+def run() -> int:
+    """Run `planc` as a process. Gives its exit status."""
+    ending.watch()
+    from plandsl.cli import main
+
+    return ending.run_orderly(main)
+
+
+if __name__ == "__main__":
+    sys.exit(run())

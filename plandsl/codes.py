@@ -472,6 +472,13 @@ COMMAND_CODES: dict[str, tuple[str, str, str, str]] = {
         "",
         "correct the file; the message names the row and the column, and the hint the range.",
     ),
+    "N450": (
+        "wrong cells of a file of measurements",
+        "`planc accuracy` leaves a row with a wrong cell unanswered and counts it. The note names the row and the "
+        "column of the first such cell of a file, and the range of the column. Other commands refuse the file (E450).",
+        "",
+        "correct the cell, or leave it empty if nobody knows it.",
+    ),
     "E452": (
         "invalid trace",
         "A trace, or a file of lengths, has a row that cannot be understood, or a format that is not known by its "

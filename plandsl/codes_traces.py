@@ -1,4 +1,4 @@
-"""The codes of exported traces: title, text, an example, and what to do."""
+"""The codes of exported traces, and of loads that are served one by one: title, text, an example, and what to do."""
 
 from __future__ import annotations
 
@@ -17,5 +17,12 @@ TRACE_CODES: dict[str, tuple[str, str, str, str]] = {
         "step of each server. Viewers and simulators cannot open traces without end, so that their number is bounded.",
         "",
         "write fewer ranks (`--ranks stages`), fewer steps (`--steps 1`) or fewer requests (`--requests 1000`).",
+    ),
+    "E602": (
+        "too many blocks of prompts",
+        "A simulation keeps an id for each block of a prompt that another request may find in the KV cache again: of "
+        "conversations, and of a `reuse` that all share. The number of ids in a load is bounded.",
+        "",
+        "serve fewer requests (`--requests 1000`), shorten prompts, or take an engine with larger blocks (`kv_block`).",
     ),
 }

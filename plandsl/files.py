@@ -33,18 +33,22 @@ def split_part(text: str) -> tuple[str, str | None]:
 # ---- reading
 
 
-def read_file(path: Place, most: int) -> bytes:
+def read_file(path: Place, most: int, *, resolved: bool = False) -> bytes:
     """The content of an ordinary file, but at most ``most + 1`` bytes. Raises `OSError`.
 
-    Pipes and devices are refused, because they may never end or may block. `read_input` reads piped input.
+    ``resolved`` as for `open_ordinary`. Pipes and devices are refused, because they may never end or may block;
+    `read_input` reads piped input.
     """
-    with open_ordinary(path) as file:
+    with open_ordinary(path, resolved=resolved) as file:
         return file.read(most + 1)
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is no folder at ``path``, but something to read. A pipe counts: reading tells why it is refused."""
-    return path.exists() and not path.is_dir()
+    """Whether there is no folder at ``path``, but something to read. A pipe counts: reading tells why it is refused.
+
+    Nothing is at a path that the system cannot look for, such as too long a name.
+    """
+    return os.path.exists(path) and not os.path.isdir(path)
 
 
 class TooLong(Exception):
@@ -58,9 +62,11 @@ class TooLong(Exception):
 def read_lines(path: Place, most: int, longest: int) -> Iterator[tuple[int, bytes]]:
     """The lines of an ordinary file with their numbers from 1, without their ends; one line is in memory at a time.
 
+    ``path`` is a resolved one, as for `open_ordinary`.
+
     Raises `OSError`; `TooLong` after ``most`` bytes, or at a line of more than ``longest`` bytes.
     """
-    with open_ordinary(path) as file:
+    with open_ordinary(path, resolved=True) as file:
         number = read = 0
         while line := file.readline(longest + 2):
             number += 1
@@ -74,9 +80,13 @@ def read_lines(path: Place, most: int, longest: int) -> Iterator[tuple[int, byte
 
 
 @contextmanager
-def open_ordinary(path: Place) -> Iterator[BinaryIO]:
-    """An ordinary file, open for reading. Raises `OSError` for a pipe or a device, which may never end or may block."""
-    with open(path, "rb", opener=open_at_once) as file:
+def open_ordinary(path: Place, *, resolved: bool = False) -> Iterator[BinaryIO]:
+    """An ordinary file, open for reading. Raises `OSError` for a pipe or a device, which may never end or may block.
+
+    The links of a ``resolved`` path were followed, and where that leads was found to be allowed. A link that has taken
+    the place of one of its folders since then is an error.
+    """
+    with open(path, "rb", opener=_open_without_links if resolved else open_at_once) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, NOT_ORDINARY)
         yield file
@@ -85,6 +95,23 @@ def open_ordinary(path: Place) -> Iterator[BinaryIO]:
 def open_at_once(path: str, flags: int) -> int:
     """Open without waiting for somebody to write to a pipe."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _open_without_links(path: str, flags: int) -> int:
+    """Open folder after folder, none of which may be a link; where the system has no such call, as `open_at_once`."""
+    if os.open not in os.supports_dir_fd or not hasattr(os, "O_NOFOLLOW"):
+        return open_at_once(path, flags)
+    start, *folders, name = Path(path).parts
+    through = os.O_DIRECTORY | os.O_NOFOLLOW | getattr(os, "O_PATH", os.O_RDONLY)
+    at = os.open(start, through)
+    try:
+        for folder in folders:
+            below = os.open(folder, through, dir_fd=at)
+            os.close(at)
+            at = below
+        return os.open(name, flags | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=at)
+    finally:
+        os.close(at)
 
 
 def read_input(most: int) -> bytes:
@@ -183,28 +210,60 @@ class _File(io.FileIO):
             return super().write(data)
 
 
+_unfinished: set[str] = set()
+"""Files that are being written, by the names that they have until then."""
+
+
+def remove_unfinished() -> None:
+    """Remove all files that are being written, for a process that ends at once."""
+    for path in tuple(_unfinished):
+        with suppress(OSError):
+            os.unlink(path)
+
+
 @contextmanager
 def _write_beside(target: str, mode: int | None, report_errors: ErrorContext) -> Iterator[BinaryIO]:
     """Write a new file beside ``target`` and rename it to ``target``; ``mode`` is the mode of an existing target."""
     folder, name = os.path.split(target)
     beside = os.path.join(folder, f".{name[:40]}-{os.urandom(8).hex()}.tmp")
-    with report_errors():
-        # O_EXCL follows no link and refuses a file that exists
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-        descriptor = os.open(beside, flags, 0o666 if mode is None else 0o600)
     try:
+        _unfinished.add(beside)  # before it is there: a signal may come between its making and the next line
+        with report_errors():
+            descriptor = _create(beside, 0o666 if mode is None else 0o600)
         with io.BufferedWriter(_File(descriptor, report_errors)) as file:
             if mode is not None:
                 with report_errors():
                     os.chmod(descriptor if os.chmod in os.supports_fd else beside, mode)
             yield cast(BinaryIO, file)
             with report_errors():
+                file.flush()
+                _sync(descriptor)
                 file.close()
         with report_errors():
             os.replace(beside, target)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(beside)
+    finally:
+        if beside in _unfinished:
+            with suppress(OSError):
+                os.unlink(beside)
+            _unfinished.discard(beside)
+
+
+def _sync(descriptor: int) -> None:
+    """Wait until the content is on the disk: else a machine that stops may have the new name without the content."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # of a file system that cannot say so
+            raise
+
+
+def _create(path: str, mode: int) -> int:
+    """Create a file for writing; one that exists is left alone. Raises `OSError`."""
+    try:
+        # O_EXCL follows no link and refuses a file that exists
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
+    except FileExistsError:
+        _unfinished.discard(path)  # it is not ours
         raise
 
 

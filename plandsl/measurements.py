@@ -54,6 +54,7 @@ CHOSEN = Range(1, 256)
 
 NUMBERS: dict[str, Range] = {
     **dict.fromkeys(("time_s", "up_time_s", "down_time_s", "ttft_s", "tpot_s"), SECONDS),
+    **dict.fromkeys(("ttft_limit_s", "tpot_limit_s"), SECONDS),
     **dict.fromkeys(("reported_bw_gb_per_s", "output_tok_per_s", "tokens_per_s", "request_rate_per_s"), RATE),
     **dict.fromkeys(("causal", "cuda_graph", "act_quant_included"), FLAG),
     **dict.fromkeys(("m", "n", "k", "rows", "cols", "tokens", "tokens_per_rank", "tokens_per_gpu"), SIZE),
@@ -62,6 +63,7 @@ NUMBERS: dict[str, Range] = {
     **dict.fromkeys(("window", "prefill_chunk", "kv_prefill", "n_decode", "kv_decode"), LENGTH),
     **dict.fromkeys(("n_heads", "n_kv_heads", "n_experts", "n_local_experts", "n_sms"), COUNT),
     **dict.fromkeys(("n_gpu", "n_nodes", "tp", "pp", "ep", "attn_dp", "replicas"), COUNT),
+    **{f"{pool}_{name}": COUNT for pool in ("prefill", "decode") for name in ("workers", "tp", "attn_dp", "ep")},
     **dict.fromkeys(("median_s", "p90_s"), SECONDS),
     "repetitions": WIDTH,
     "value": Range(1e-12, 1e24),
@@ -113,15 +115,17 @@ def repeated(header: Sequence[str]) -> str | None:
     return None
 
 
-def read_rows(path: Place) -> Iterator[tuple[int, list[str]]]:
+def read_rows(path: Place, *, resolved: bool = False) -> Iterator[tuple[int, list[str]]]:
     """The rows of a CSV file with their row numbers, the header first (row 1); blank lines are skipped.
+
+    ``resolved`` as for `plandsl.files.open_ordinary`.
 
     Raises `Unfit` on a file that is too large or no CSV text, on a column that is named twice, and on a row that is not
     as long as the header; `OSError` on a file that cannot be read.
     """
     import csv
 
-    data = read_file(path, limits.MAX_TABLE_BYTES)
+    data = read_file(path, limits.MAX_TABLE_BYTES, resolved=resolved)
     if len(data) > limits.MAX_TABLE_BYTES:
         raise Unfit(
             f"it is larger than {limits.MAX_TABLE_BYTES:,} bytes", limits.MAX_TABLE_BYTES.hint("split the file")

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import re
+import shutil
+import sys
+import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -48,12 +54,26 @@ DASHES = ("--", ":", "-.")
 
 def pyplot() -> Any:
     """matplotlib's pyplot, drawing to files only. Raises `ImportError` if matplotlib is missing."""
+    if "matplotlib" not in sys.modules:
+        _keep_home_clean()
     import matplotlib
 
     matplotlib.use("Agg", force=False)
     import matplotlib.pyplot as plt
 
     return plt
+
+
+def _keep_home_clean() -> None:
+    """Let matplotlib write its list of fonts to a folder that goes with the process, where it has no folder yet."""
+    home, folders = os.path.expanduser("~"), (("XDG_CONFIG_HOME", ".config"), ("XDG_CACHE_HOME", ".cache"))
+    own = [os.path.join(os.environ.get(name) or os.path.join(home, usual), "matplotlib") for name, usual in folders]
+    if "MPLCONFIGDIR" in os.environ or any(map(os.path.isdir, own)):
+        return
+    with suppress(OSError):  # matplotlib finds a place itself, or draws without one
+        folder = tempfile.mkdtemp(prefix="plandsl-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        os.environ["MPLCONFIGDIR"] = folder
 
 
 def check_picture_path(path: Path, work: str, instead: str) -> None:
@@ -63,7 +83,7 @@ def check_picture_path(path: Path, work: str, instead: str) -> None:
     """
     if path.suffix not in ENDINGS:
         raise PlanError([Diagnostic("E400", f"`{path.name}` ends neither in .svg nor in .png or .pdf")])
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise PlanError([Diagnostic("E405", f"cannot write {path}: there is no folder {path.parent}")])
     try:
         pyplot()

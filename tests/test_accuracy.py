@@ -132,7 +132,11 @@ def test_every_row_is_counted_and_every_refusal_has_its_reason(tmp_path, capsys)
     assert total["refused"][UNMEASURED] == 1
     assert total["refused"][NOT_POSITIVE] == 2
     assert total["refused"][NOT_SANE] == 1
-    assert total["refused"][NO_NUMBER] == 2
+    assert total["refused"]["a wrong cell in `m`"] == 2
+    (note,) = body["notes"]
+    assert note["code"] == "N450"
+    assert f"row {len(rows) + 3}: `time_s` is `0`, and `time_s` is a number from 1e-12 to" in note["message"]
+    assert "; 4 more cells are wrong" in note["message"]
     for row in body["rows"]:
         assert row["n"] == row["answered"] + sum(row["refused"].values())
     (unknown,) = (r for r in body["rows"] if r["group"] == "bf17")

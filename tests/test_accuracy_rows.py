@@ -109,7 +109,7 @@ def test_each_line_has_an_answer_with_its_band_or_a_reason(every_kind):
     assert [bool(r) for r in reasons] == [0, 0, 0, 0, 0, 1, 1, 0, 1, 0, 0, 1, 1, 0, 0, 0, 1]
     assert "no-such-model" in reasons[5]
     assert "abacus" in reasons[6]
-    assert "lengths" in reasons[8]
+    assert reasons[8] == "a wrong cell in `isl_tokens`"
     assert "groups" in reasons[11]
     assert "tokens" in reasons[12]
     assert "sideways" in reasons[16]
@@ -211,3 +211,19 @@ def test_bands_are_those_of_the_lengths_of_a_row(tmp_path, capsys):
         assert (low, high) == pytest.approx(plan.spec.engine_band("ttft", jittered))
         told.append(low)
     assert told[0] != told[1]
+
+
+@pytest.mark.parametrize(
+    ("file", "column", "cell"),
+    [("serving", "tp", "x"), ("serving", "isl_tokens", "-5"), ("serving", "decode_tp", "1e9"), ("serving", "ep", "nan"),
+     ("mlperf", "ttft_limit_s", "-1"), ("mlperf", "tpot_limit_s", "inf"), ("mlperf", "max_batch", "1_0x")],
+)  # fmt: skip
+def test_a_wrong_cell_is_no_default(tmp_path, capsys, file, column, cell):
+    base = BASE if file == "serving" else MLPERF
+    path = write(tmp_path / f"{file}.csv", [base | {column: cell}])
+    assert main(["accuracy", str(path), "--rows", str(tmp_path / "rows.csv"), "--json"]) == 0
+    body = json.loads(capsys.readouterr().out)
+    assert body["refused"] == {f"a wrong cell in `{column}`": 1}
+    (note,) = body["notes"]
+    assert note["code"] == "N450"
+    assert f"row 2: `{column}` is `{cell}`, and `{column}` is a number from" in note["message"]

@@ -99,7 +99,7 @@ def test_a_picture_without_graphviz_is_text(monkeypatch: pytest.MonkeyPatch) -> 
     def fail(*_: object) -> None:
         raise PlanError([plandsl.Diagnostic("E430", "Graphviz is missing")])
 
-    monkeypatch.setattr("plandsl.backends.graphviz.picture.write", fail)
+    monkeypatch.setattr("plandsl.backends.graphviz.picture.render", fail)
     assert SERVE.draw()._repr_svg_() is None
 
 

@@ -59,6 +59,14 @@ def there_and_back(text: str, engine: SchedulerName, model: str, folder: Path) -
          ["--lora-target-modules qkv_proj o_proj gate_up_proj down_proj"]),
         ("sglang", "lora { adapters = 4, rank = 16, targets = [w_k, w_up] }", "", "output = 8",
          ["--lora-target-modules k_proj up_proj"]),
+        ("vllm", "", "order = priority, ahead = false, prefix_cache = false", "output = 8",
+         ["--scheduling-policy priority", "--no-async-scheduling", "--no-enable-prefix-caching"]),
+        ("sglang", "", "order = priority, mixed = true, ahead = false", "output = 8",
+         ["--enable-priority-scheduling", "--enable-mixed-chunk", "--disable-overlap-schedule"]),
+        ("sglang", "", "order = longest_prefix, prefix_cache = false", "output = 8",
+         ["--schedule-policy lpm", "--disable-radix-cache"]),
+        ("trtllm", "", "room = max_utilisation, equal = true, ahead = false, chunked = false", "output = 8",
+         ["MAX_UTILIZATION", "EQUAL_PROGRESS", "disable_overlap_scheduler: true", "enable_chunked_prefill: false"]),
     ],
 )  # fmt: skip
 def test_a_field_becomes_a_flag_and_comes_back(
@@ -72,8 +80,9 @@ def test_a_field_becomes_a_flag_and_comes_back(
     ours, theirs, script = there_and_back(text, engine, model, tmp_path)
     for flag in flags:
         assert flag in script.replace("\n", " ") + " "
-    for name in ("encodes", "state_cache", "host_cache", "lora"):
+    for name in ("encodes", "state_cache", "host_cache", "lora", "prefix_cache"):
         assert getattr(ours, name) == getattr(theirs, name), name
+    assert dict(ours.options) == dict(theirs.options)
 
 
 @pytest.mark.parametrize("connector", ["nixl", "mooncake"])
@@ -186,6 +195,22 @@ def test_states_in_a_format_that_no_engine_keeps_are_an_error(
         ("sglang serve llama_3_1_8b --mem-frac 0.8", "E506", "--mem-frac", "`--mem-fraction-static`"),
         ("vllm serve llama_3_1_8b --node h100_8", "E506", "--node", "before `--`"),
         ("trtllm-serve llama_3_1_8b --free_gpu_memory_fraction 8", "E508", "--free_gpu_memory_fraction", "such as 0.9"),
+        ('vllm serve llama_3_1_8b --speculative-config {"method":"eagle3","num_speculative_tokens":2}', "E508",
+         "--speculative-config", "draft_model, mtp or ngram"),
+        ("vllm serve llama_3_1_8b --speculative-config 3", "E507", "3", "JSON"),
+        ("vllm serve llama_3_1_8b --decode-context-parallel-size 4", "E508", "--decode-context-parallel-size", "drop"),
+        ("vllm serve llama_3_1_8b --enable-prefix-caching maybe", "E506", "maybe", "flags start with"),
+        ("sglang serve llama_3_1_8b --speculative-algorithm NEXTN --speculative-num-steps 0", "E508",
+         "--speculative-num-steps", "--speculative-num-steps 3"),
+        ("sglang serve llama_3_1_8b --speculative-algorithm MEDUSA --speculative-num-steps 2", "E508",
+         "--speculative-algorithm", "STANDALONE, NEXTN or NGRAM"),
+        ("sglang serve llama_3_1_8b --ep-size 2 --tp 2", "E508", "--ep-size", "drop the flag"),
+        ("sglang serve llama_3_1_8b --attn-dp-size 2 --tp 2", "E508", "--attn-dp-size", "--dp-size for whole copies"),
+        ("sglang serve llama_3_1_8b --schedule-policy lof", "E508", "--schedule-policy", "fcfs or lpm"),
+        ("trtllm-serve llama_3_1_8b --enable_attention_dp --tensor_parallel_size 2", "E508", "--enable_attention_dp",
+         "drop the key"),
+        ("trtllm-serve qwen3_235b_a22b --tp_size 8 --moe_expert_parallel_size 2 --moe_tensor_parallel_size 2", "E508",
+         "--moe_expert_parallel_size", "their product must be 8"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_gets_a_caret_and_a_hint(

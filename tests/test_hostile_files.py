@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -94,18 +95,39 @@ def test_a_trace_is_cut_into_a_bounded_number_of_bins(tmp_path: Path, last: str,
 # ---- measurements
 
 
-def test_the_name_of_a_measured_gpu_cannot_hold_other_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def measured(folder: Path, **changes: str) -> Path:
+    """A file of `planc measure` from which a GPU is declared, some cells of all rows exchanged."""
     values = {"hbm_bandwidth_copy": "3e12", "gemm_peak": "8e14", "memory": "8e10", "units": "132"}
     rows = [{"file": "peaks.csv", "metric": name, "value": value, "dtype": "bf16"} for name, value in values.items()]
-    rows += [
-        {"file": "gemm.csv", "dtype": "bf16", "m": f"{8 * i}", "n": "64", "k": "64", "time_s": "1e-5"}
-        for i in range(1, 20)
-    ]
-    lines = [",".join(HEADER), *(",".join((row | {"gpu": "a { x }"}).get(name, "") for name in HEADER) for row in rows)]
-    (tmp_path / "m.csv").write_text("\n".join(lines) + "\n")
-    assert main(["calibrate", str(tmp_path / "m.csv"), "-o", str(tmp_path / "x.plan")]) == 2
-    assert "`gpu` is `a { x }`" in capsys.readouterr().err
+    shape = {"file": "gemm.csv", "dtype": "bf16", "n": "64", "k": "64", "time_s": "1e-5"}
+    rows += [shape | {"m": str(8 * i)} for i in range(1, 20)]
+    path = folder / "m.csv"
+    with path.open("w", newline="") as file:
+        out = csv.DictWriter(file, HEADER)
+        out.writeheader()
+        out.writerows({"gpu": "mine", "device": "a device", "framework": "jax"} | row | changes for row in rows)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "why"),
+    [("gpu", "a { x }", "`gpu` is `a { x }`"), ("gpu", "", "`gpu` is ``"), ("dtype", "bf100", "the peak of `bf100`")],
+)
+def test_names_of_a_measured_gpu_cannot_hold_other_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], column: str, cell: str, why: str
+) -> None:
+    path = measured(tmp_path, **{column: cell})
+    assert main(["calibrate", str(path), "-o", str(tmp_path / "x.plan")]) == 2
+    told = capsys.readouterr().err
+    assert "error[E450]" in told
+    assert why in told
     assert not (tmp_path / "x.plan").exists()
+
+
+def test_the_name_of_a_device_is_one_line_of_a_comment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = measured(tmp_path, device="a device\nplan p { }")
+    assert main(["calibrate", str(path), "-o", str(tmp_path / "x.plan")]) == 0
+    assert main(["check", str(tmp_path / "x.plan")]) == 0
 
 
 # ---- launch commands

@@ -184,7 +184,7 @@ def test_wheel_finds_its_catalog(unpacked: Path, tmp_path: Path) -> None:
 
 def test_wheel_installs_planc(unpacked: Path) -> None:
     (path,) = unpacked.glob("*.dist-info/entry_points.txt")
-    expected = ["[console_scripts]", "planc", "=", "plandsl.cli:main"]
+    expected = ["[console_scripts]", "planc", "=", "plandsl.__main__:run"]
     expected += ["[pygments.lexers]", "plan", "=", "plandsl.grammar.editors.pygments_plan:PlanLexer"]
     assert path.read_text().split() == expected
 

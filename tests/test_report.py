@@ -377,7 +377,7 @@ def test_without_graphviz_the_page_has_everything_else(tmp_path: Path, capsys: A
     def fails(*_: object) -> bytes:
         raise PlanError([Diagnostic("E430", "drawing needs Graphviz", hint="install Graphviz")])
 
-    monkeypatch.setattr(importlib.import_module("plandsl.backends.graphviz.write"), "render", fails)
+    monkeypatch.setattr(importlib.import_module("plandsl.backends.graphviz.picture"), "render", fails)
     path, out = tmp_path / "a.plan", tmp_path / "a.html"
     path.write_text(SMALL)
     assert main(["report", str(path), "-o", str(out)]) == OK

@@ -582,7 +582,8 @@ def test_an_interruption_keeps_what_is_done(tmp_path):
         time.sleep(0.1)
     os.killpg(started.pid, signal.SIGINT)  # as a terminal does: to the workers too
     out, err = started.communicate(timeout=120)
-    assert (started.returncode, err) == (130, "")
+    assert (started.returncode, err) == (130, "x.csv is not written: the search was interrupted\n")
+    assert not (tmp_path / "x.csv").exists()
     (body,) = json.loads(out)["searches"]
     assert body["interrupted"]
     assert 0 < body["configurations"] < search(vary).size

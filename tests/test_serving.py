@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from math import isclose
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,12 +19,12 @@ from plandsl.backends.cost.serving.log import Log
 from plandsl.backends.cost.serving.pools import Moves, Side, simulate_pools
 from plandsl.backends.cost.serving.records import Records
 from plandsl.backends.cost.serving.replica import Replica, Worker
-from plandsl.backends.cost.serving.requests import Closed, Hashes, Requests, share_prefix
-from plandsl.backends.cost.serving.routers import LeastLoaded, TwoChoices
+from plandsl.backends.cost.serving.requests import OFTEN, Closed, Hashes, Requests, share_prefix
+from plandsl.backends.cost.serving.routers import LeastLoaded, LongestPrefix, TwoChoices
 from plandsl.backends.cost.serving.scheduler import Batch, Live, Piece, Policy, State
 from plandsl.backends.cost.serving.serve import policy, serve, worker
 from plandsl.backends.cost.serving.sglang import Sglang
-from plandsl.backends.cost.serving.simulate import simulate
+from plandsl.backends.cost.serving.simulate import simulate, simulate_steps
 from plandsl.backends.cost.serving.summary import summarise
 from plandsl.backends.cost.serving.table import EXACT
 from plandsl.backends.cost.serving.trtllm import Trtllm
@@ -289,6 +290,15 @@ def test_chunks_of_one_prompt_follow_one_another_through_the_stages() -> None:
     assert found.ttft_s.tolist() == [4.0]
 
 
+@pytest.mark.parametrize("stretches", [False, True])
+def test_progress_is_told_once_in_so_many_requests(stretches: bool) -> None:
+    n, heard = 3 * OFTEN + 5, list[tuple[int, int]]()
+    load = Requests(np.arange(n) * 0.5, np.full(n, 4), np.full(n, 3))
+    worker = Worker(Vllm(4), Steady(0.1), 100)
+    simulate_steps([worker], load, tick=lambda *told: heard.append(told), stretches=stretches)
+    assert heard == [(OFTEN * k, n) for k in (1, 2, 3)]
+
+
 # ---- routers
 
 
@@ -310,6 +320,23 @@ def test_of_two_that_are_drawn_the_less_loaded_gets_a_request() -> None:
     found = np.bincount([router.choose(live, states(0, 3, 9)) for _ in range(300)], minlength=3)
     assert found[2] == 0
     assert 150 < found[0] < 250
+
+
+def test_of_those_that_know_as_much_of_a_prompt_the_least_loaded_gets_it() -> None:
+    """Of a prompt of 64 tokens half must be known; who knows less is not asked for that."""
+    live = Live(0, 64, 1)
+    for known, loads, first in (
+        ((2, 2), (3, 1), 1),
+        ((2, 2), (1, 3), 0),
+        ((3, 2), (3, 1), 0),
+        ((2, 1), (3, 1), 0),
+        ((1, 0), (3, 1), 1),
+        ((4, 0), (33, 0), 1),
+        ((4, 0), (32, 0), 0),
+    ):
+        pools = [SimpleNamespace(matched=lambda live, n=n: range(n), size=16) for n in known]
+        asked = [SimpleNamespace(pool=pool, load=load) for pool, load in zip(pools, loads, strict=True)]
+        assert LongestPrefix().choose(live, asked) == first, (known, loads)  # type: ignore[arg-type]
 
 
 def test_who_knows_the_prefix_gets_a_request_unless_it_is_too_busy() -> None:

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from plandsl.answers.text.estimate import print_estimate
+from plandsl.backends.cost.answers.start import _lower_powers
 from plandsl.backends.cost.serving.serve import blocks
 from plandsl.cli import main
 from plandsl.driver import CompiledPlan, compile_text
@@ -150,6 +151,13 @@ def test_a_pool_whose_engine_does_not_start_does_not_fit() -> None:
     }"""
     assert not compile_text(text % "")[0].estimate().fits
     assert compile_text(text.replace("100 %%", "90 %%") % "")[0].estimate().fits
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 8, 9, 500])
+@pytest.mark.parametrize("least", [1, 3, 8])
+def test_less_of_a_setting_goes_down_by_powers_of_two(number: int, least: int) -> None:
+    wanted = [2**k for k in range(20) if least <= 2**k < number]
+    assert list(_lower_powers(number, least)) == wanted[::-1]
 
 
 def test_no_request_is_longer_than_the_model_takes() -> None:

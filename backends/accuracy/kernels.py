@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from plandsl.backends.accuracy.answer import Answer, Floats, Mask, Texts
 from plandsl.backends.calibrate.kind import AnyKind
-from plandsl.backends.calibrate.table import Table
+from plandsl.backends.calibrate.table import WRONG, Table
 from plandsl.spec.constants import FORMS, Band, FormConstants, missing
 from plandsl.spec.hardware import CalibrationSpec, GpuSpec, LinkSpec
 
@@ -22,6 +22,12 @@ NO_LINK = "the catalog has no node of this GPU"
 NO_FORM = "no form answers such a row"
 NO_CONSTANTS = "no calibration has constants for this"
 NO_NUMBER = "the form gives no number"
+
+
+def wrong_cell(column: str) -> str:
+    """Why a row has no answer that has a wrong cell in a column."""
+    return f"a wrong cell in `{column}`"
+
 
 T = TypeVar("T")
 Rows = NDArray[np.int64]
@@ -116,6 +122,8 @@ def _by_metric(table: Table, kinds: Sequence[AnyKind], shelf: Shelf) -> dict[str
         of = [c for c in claims if c.kind.metric == metric]
         counted = np.any([c.mine for c in of], axis=0)
         sheet = _predict(table, of, metric, shelf)
+        for column in filter(None, np.unique(table.texts(WRONG))):
+            sheet.reason[table.texts(WRONG) == column] = wrong_cell(column)
         answer = Answer(sheet.predicted, sheet.low, sheet.high, sheet.reason.astype(np.str_))
         out[metric] = Predicted(counted | ~claimed if i == 0 else counted, sheet.measured, answer)
     return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,22 +47,24 @@ Columns = dict[str, NDArray[Any]]
 
 
 class Written(NamedTuple):
-    """The rows as columns, how many there are, what answered how many, and why how many have no answer."""
+    """The rows as columns; how many there are, what answered how many, why others have no answer; notes (N450)."""
 
     columns: Columns
     rows: int
     answered: dict[str, int]
     refused: dict[str, int]
+    notes: tuple[Diagnostic, ...] = ()
 
     def as_json(self) -> dict[str, object]:
         """The machine form."""
-        return {"rows": self.rows, "answered": self.answered, "refused": self.refused}
+        notes = [note.as_json() for note in self.notes]
+        return {"rows": self.rows, "answered": self.answered, "refused": self.refused, "notes": notes}
 
 
 def deployment_files(place: Path) -> list[Path]:
     """The files of deployments in a folder, or the one that is named. Raises `PlanError` (E450) where there is none."""
-    found = [place / name for name in SERVING] if place.is_dir() else [place]
-    found = [path for path in found if path.name in SERVING and path.is_file()]
+    found = [place / name for name in SERVING] if os.path.isdir(place) else [place]
+    found = [path for path in found if path.name in SERVING and os.path.isfile(path)]
     if not found:
         hint = f"rows of deployments are in files named {' or '.join(SERVING)}"
         raise PlanError([Diagnostic("E450", f"no deployments in {place}", hint=hint)])
@@ -76,8 +79,9 @@ def predict_files(
     Raises `PlanError` (E450) on a file that is no table.
     """
     parts, columns = [], []
+    notes: list[Diagnostic] = []
     for at, path in enumerate(paths):
-        table = read(path)
+        table = read(path, notes=notes)
         parts.append(predict(table, path.stem, count_parts(tick, at, len(paths))))
         columns.append(_raw(path))
     reason = np.concatenate([part.answers["ttft"].reason for part in parts])
@@ -95,7 +99,7 @@ def predict_files(
         out[f"{name}_high"] = np.concatenate([a.high for a in answers])
     out |= {"answered_by": by, "reason": refused}
     out |= {name: _joined(columns, name) for name in other}
-    return Written(out, len(by), _counts(by), _counts(refused))
+    return Written(out, len(by), _counts(by), _counts(refused), tuple(notes))
 
 
 def _raw(path: Path) -> Columns:

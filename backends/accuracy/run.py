@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -15,10 +16,10 @@ from plandsl.backends.accuracy.score import Judged, judge
 from plandsl.backends.calibrate.declare import tables_of
 from plandsl.backends.calibrate.kind import AnyKind
 from plandsl.backends.calibrate.kinds import KINDS
-from plandsl.backends.calibrate.table import Table, read_table
+from plandsl.backends.calibrate.table import Lenient, Table, read_table
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.files import is_there
-from plandsl.measurements import FILE, MEASURED, Unfit, read_number
+from plandsl.measurements import FILE, MEASURED
 from plandsl.progress import Tick, silent
 
 Deployments = Callable[[Table, str], dict[str, Answer]]
@@ -30,10 +31,11 @@ SERVING = {f"{file}.csv": metrics for file, metrics in serving.METRICS.items()}
 
 @frozen(eq=False)
 class Evaluation:
-    """Every metric of every known file, and the files that were left alone."""
+    """Every metric of every known file, the files that were left alone, and notes about wrong cells (N450)."""
 
     judged: tuple[Judged, ...]
     skipped: tuple[str, ...]
+    notes: tuple[Diagnostic, ...] = ()
 
     def as_json(self) -> dict[str, object]:
         """The machine form: a row for each group, and the totals of each file."""
@@ -43,7 +45,8 @@ class Evaluation:
             for gpu, group, some in j.by_group()
         ]
         totals = [{"file": j.file, "metric": j.metric, **j.score().as_json()} for j in self.judged]
-        return {"rows": rows, "totals": totals, "skipped": list(self.skipped)}
+        notes = [note.as_json() for note in self.notes]
+        return {"rows": rows, "totals": totals, "skipped": list(self.skipped), "notes": notes}
 
 
 def evaluate(place: Path, shelf: Shelf, deployments: Deployments, tick: Tick = silent) -> Evaluation:
@@ -55,19 +58,20 @@ def evaluate(place: Path, shelf: Shelf, deployments: Deployments, tick: Tick = s
     Raises `PlanError` (E450) where there is no known file, and on files that are no tables.
     """
     known = list(dict.fromkeys([*(kind.file for kind in KINDS), *SERVING]))
-    found = sorted(place.glob("*.csv")) if place.is_dir() else [place]
-    files = [(name, path) for path in found if is_there(path) for name in sorted(_tables(path, known), key=known.index)]
+    found = [path for path in (sorted(place.glob("*.csv")) if os.path.isdir(place) else [place]) if is_there(path)]
+    files = [(name, path) for path in found for name in sorted(_tables(path, known), key=known.index)]
     if not files:
         hint = f"files are known by name: {', '.join(known)}; or by a column `{FILE}` that has such names"
         if place.suffix in (".json", ".jsonl"):
             hint = f"the result of a benchmark is for `planc compare PLAN {place}`"
         raise PlanError([Diagnostic("E450", f"no measurements in {place}", hint=hint)])
     out: list[Judged] = []
+    notes: list[Diagnostic] = []
     for done, (name, path) in enumerate(sorted(files, key=lambda one: known.index(one[0])), 1):
-        out += judged(name, path, shelf, deployments)
+        out += judged(name, path, shelf, deployments, notes)
         tick(done, len(files))
     read_ = {path for _, path in files}
-    return Evaluation(tuple(out), tuple(path.name for path in found if path not in read_))
+    return Evaluation(tuple(out), tuple(path.name for path in found if path not in read_), tuple(notes))
 
 
 def _tables(path: Path, known: Sequence[str]) -> set[str]:
@@ -80,9 +84,11 @@ def _tables(path: Path, known: Sequence[str]) -> set[str]:
         return set()
 
 
-def judged(name: str, path: Path, shelf: Shelf, deployments: Deployments) -> Iterator[Judged]:
-    """Every metric of the table ``name`` of a file."""
-    table, stem = read(path, name), name.removesuffix(".csv")
+def judged(
+    name: str, path: Path, shelf: Shelf, deployments: Deployments, notes: list[Diagnostic] | None = None
+) -> Iterator[Judged]:
+    """Every metric of the table ``name`` of a file; ``notes`` get one about its wrong cells."""
+    table, stem = read(path, name, notes), name.removesuffix(".csv")
     if not len(table):
         return
     if name in SERVING:
@@ -103,12 +109,20 @@ def compare(file: str, table: Table, kinds: Sequence[AnyKind], shelf: Shelf) -> 
         yield judge(file, name, gpus, groups, measured=found.measured, answer=found.answer), of
 
 
-def read(path: Path, name: str = "") -> Table:
+def read(path: Path, name: str = "", notes: list[Diagnostic] | None = None) -> Table:
     """A file, or its rows of the table ``name`` if it holds several tables.
 
-    A cell that is no number, or cannot be meant, counts as blank: it costs its row and no other.
+    A cell that is no number of its column costs its row and no other; ``notes`` get one that names them (N450).
     """
-    return read_table(path, ("gpu",), number=_number, part=name)
+    lenient = Lenient(_measured)
+    table = read_table(path, ("gpu",), part=name, lenient=lenient)
+    if lenient.told and notes is not None:
+        first, *more = lenient.told
+        others = "" if not more else f"; {len(more):,} more cells are wrong"
+        notes.append(
+            Diagnostic("N450", f"{path}, {first}{others}", hint="such a row is counted, and has no prediction")
+        )
+    return table
 
 
 def usable(name: str, path: Path, table: Table) -> list[AnyKind]:
@@ -141,15 +155,10 @@ def _deployments(file: str, table: Table, deployments: Deployments) -> Iterator[
         yield whole.where(np.isfinite(whole.measured))
 
 
-def _number(column: str, cell: str) -> float:
-    """The number in a cell, nan for a wrong one; what was measured is kept as it is, for `judge` to refuse."""
+def _measured(column: str, cell: str) -> float:
+    """The number in a wrong cell of a measured column, for `judge` to refuse; nan for that of any other column."""
     try:
-        return read_number(column, cell)
-    except Unfit:
-        if column not in MEASURED:
-            return np.nan
-    try:
-        value = float(cell)
+        value = float(cell) if column in MEASURED else np.nan
     except ValueError:
         return np.nan
     return value if np.isfinite(value) else np.nan

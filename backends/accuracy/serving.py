@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from plandsl.backends.accuracy.answer import Answer, Texts
-from plandsl.backends.accuracy.kernels import WRONG_ROW
+from plandsl.backends.accuracy.kernels import WRONG_ROW, wrong_cell
 from plandsl.backends.accuracy.limits import find_highest_rate
 from plandsl.backends.accuracy.mlperf_rows import mlperf_row
 from plandsl.backends.accuracy.names import Known, catalog_name, engine_of
@@ -23,7 +23,7 @@ from plandsl.backends.accuracy.row import ENDLESS, NEVER, ROUNDS, Cells, Row
 from plandsl.backends.accuracy.serving_rows import serving_row
 from plandsl.backends.accuracy.simulated import Told, row_servers, simulate_row
 from plandsl.backends.accuracy.spread import Refused, with_room
-from plandsl.backends.calibrate.table import Table
+from plandsl.backends.calibrate.table import WRONG, Table
 from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.diagnostics import PlanError
 from plandsl.progress import Tick, silent
@@ -183,8 +183,12 @@ def read_rows(table: Table, read: Callable[[Cells, Known], Row], known: Known) -
     rows: dict[int, Row] = {}
     reasons: dict[int, str] = {}
     for at in range(len(table)):
+        row = {name: column[at] for name, column in columns.items()}
+        if row.get(WRONG):
+            reasons[at] = wrong_cell(str(row[WRONG]))
+            continue
         try:
-            rows[at] = read({name: column[at] for name, column in columns.items()}, known)
+            rows[at] = read(row, known)
         except Refused as why:
             reasons[at] = str(why)
         except WRONG_ROW:

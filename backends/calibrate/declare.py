@@ -6,14 +6,15 @@ its format, the bandwidth is the rate at which memory is read or copied.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from plandsl.diagnostics import Diagnostic, PlanError, clip
+from plandsl.diagnostics import Diagnostic, PlanError, clip, suggest
 from plandsl.measurements import FILE, GPU_NAME, Unfit, read_number, read_rows
 from plandsl.show import show_gpu, show_node
-from plandsl.spec.formats import ARITHMETIC
+from plandsl.spec.formats import ARITHMETIC, BITS
 from plandsl.spec.hardware import GpuSpec, LinkSpec, NodeSpec
 
 PEAKS = "peaks.csv"
@@ -64,7 +65,7 @@ def declared(data: Sequence[Path]) -> dict[str, Declared]:
     """The measured GPUs by name, of the files that hold several tables."""
     rows: dict[str, list[Row]] = {}
     for path in data:
-        if path.is_file() and tables_of(path) is not None:
+        if os.path.isfile(path) and tables_of(path) is not None:
             lines = _rows(path)
             header = next(lines)
             for cells in lines:
@@ -93,6 +94,9 @@ def _declare(name: str, rows: Sequence[Row]) -> Declared | None:
     peaks: dict[str, float] = {}
     for row in facts:
         if row["metric"] == "gemm_peak":
+            if row["dtype"] not in BITS:
+                why = f"a row of {clip(name)} has the peak of `{clip(row['dtype'])}`, which is no number format"
+                raise PlanError([Diagnostic("E450", why, hint=suggest(row["dtype"], BITS))])
             peaks[row["dtype"]] = max(_value(row), peaks.get(row["dtype"], 0.0))
     for row in rows:
         if row[FILE] == "gemm.csv" and (dtype := ARITHMETIC.get(row["dtype"], row["dtype"])) in peaks:
@@ -112,7 +116,7 @@ def _declare(name: str, rows: Sequence[Row]) -> Declared | None:
         calibration=name,
     )
     ranks = [round(_number(row, "n_ranks")) for row in rows if row[FILE] == "collectives.csv"]
-    by = f"{facts[0]['device']} by `planc measure` with {facts[0]['framework']}"
+    by = " ".join(f"{facts[0]['device']} by `planc measure` with {facts[0]['framework']}".split())  # it is a comment
     return Declared(made, _link(rows), max(ranks, default=1), f"Measured on {by}.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def files(data: Sequence[Path]) -> Iterator[tuple[AnyKind, Table]]:
         several = tables_of(place) if is_there(place) else None
         others |= several or set()
         for kind in KINDS:
-            path = place / kind.file if place.is_dir() else place
+            path = place / kind.file if os.path.isdir(place) else place
             if is_there(path) and (path.name == kind.file if several is None else kind.file in several):
                 found = True
                 table = read_table(path, kind.columns, kind.blank, part=kind.file)

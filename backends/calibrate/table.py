@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,19 +53,53 @@ class Table:
         return self.where(keep)
 
 
+WRONG = "(wrong)"
+"""A column that is added where a wrong cell costs its row alone: the column of the first such cell, or nothing."""
+
+
+class Lenient:
+    """Wrong cells of a file that does not fail for them: each is told, and costs its row.
+
+    ``instead`` gives a number that stands in the place of a wrong cell of a column, nan for none. Where it gives one,
+    the row stays as it is.
+    """
+
+    def __init__(self, instead: Callable[[str, str], float]) -> None:
+        self.instead = instead
+        self.found: list[tuple[int, str]] = []
+        self.rows: dict[int, str] = {}
+
+    def take(self, column: str, cell: str, row: int, why: str) -> float:
+        """The number in the place of a wrong cell in a row."""
+        self.found.append((row, why))
+        number = self.instead(column, cell)
+        if np.isnan(number):
+            self.rows.setdefault(row, column)
+        return number
+
+    @property
+    def told(self) -> list[str]:
+        """What is wrong with which row, in the order of the rows."""
+        return [f"row {row}: {why}" for row, why in sorted(self.found)]
+
+    def marked(self, rows: Sequence[int]) -> dict[str, Column]:
+        """The column `WRONG` for the rows of these numbers, if any of them is wrong."""
+        return {WRONG: np.array([self.rows.get(row, "") for row in rows], dtype=np.str_)} if self.rows else {}
+
+
 def read_table(
     path: Path,
     needed: tuple[str, ...] = (),
     blank: tuple[str, ...] = (),
-    number: Callable[[str, str], float] = read_number,
     part: str = "",
+    lenient: Lenient | None = None,
 ) -> Table:
     """Read one CSV file, or of one that holds several tables (`FILE`) the rows of the table ``part``.
 
     ``needed`` columns must be there, and hold a number in every row where they hold numbers, those of ``blank`` apart.
-    ``number`` reads the cell of a column.
+    ``lenient`` takes numbers that are none, or that lie out of range.
 
-    Raises `PlanError` (E450), with row and column, on what is no table or no number, or lies out of range.
+    Raises `PlanError` (E450), with row and column, on what is no table, and on such numbers without ``lenient``.
     """
     try:
         header, rows = _rows(path, needed)
@@ -73,10 +107,10 @@ def read_table(
             at = header.index(FILE)
             rows = [(number, cells) for number, cells in rows if cells[at] == part]
         filled = set(needed).difference(blank)
-        columns = {name: _column(name, [(at, row[i]) for at, row in rows], name in filled, number)
+        columns = {name: _column(name, [(at, row[i]) for at, row in rows], name in filled, lenient)
                    for i, name in enumerate(header)}  # fmt: skip
         _check_pairs(Table({name: columns[name] for name in needed}), [at for at, _ in rows])
-        return Table(columns)
+        return Table(columns if lenient is None else columns | lenient.marked([at for at, _ in rows]))
     except OSError as error:
         raise PlanError([Diagnostic("E450", f"cannot read {path}: {error.strerror}")]) from error
     except Unfit as unfit:
@@ -93,15 +127,17 @@ def _rows(path: Path, needed: tuple[str, ...]) -> tuple[list[str], list[tuple[in
     return header, rows
 
 
-def _column(name: str, cells: Iterable[tuple[int, str]], filled: bool, number: Callable[[str, str], float]) -> Column:
+def _column(name: str, cells: Iterable[tuple[int, str]], filled: bool, lenient: Lenient | None) -> Column:
     if name not in NUMBERS:
         return np.array([cell for _, cell in cells], dtype=np.str_)
     values = []
     for at, cell in cells:
         try:
-            values.append(number(name, cell) if cell or filled else np.nan)
+            values.append(read_number(name, cell) if cell or filled else np.nan)
         except Unfit as unfit:
-            raise Unfit(f"row {at}: {unfit}", unfit.hint) from None
+            if lenient is None:
+                raise Unfit(f"row {at}: {unfit}", unfit.hint) from None
+            values.append(lenient.take(name, cell, at, f"{unfit}, and {unfit.hint}"))
     return np.array(values, dtype=np.float64)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,7 +41,7 @@ def read_documents(path: str) -> list[Document]:
         data = read_file(Path(path), limits.MAX_BENCH_BYTES)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        hint = f"name the files in it: {clip(path)}/*.json" if Path(path).is_dir() else _near(path)
+        hint = f"name the files in it: {clip(path)}/*.json" if os.path.isdir(path) else _near(path)
         raise PlanError([Diagnostic("E560", f"cannot read {clip(path)}: {reason}", hint=hint)]) from error
     if len(data) > limits.MAX_BENCH_BYTES:
         why = f"{path} is larger than {limits.MAX_BENCH_BYTES:,} bytes"
@@ -67,7 +68,7 @@ def parse_documents(data: bytes, file: str) -> list[Document]:
 def _near(path: str) -> str:
     """The files beside a path that is none whose names are near to it."""
     folder = Path(path).parent
-    names = [one.name for one in folder.iterdir()] if folder.is_dir() else []
+    names = [one.name for one in folder.iterdir()] if os.path.isdir(folder) else []
     near = [] if Path(path).name in names else nearest(Path(path).name, names)
     return f"did you mean {either([str(folder / one) for one in near])}?" if near else _HINT
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from plandsl import limits
 from plandsl.backends.engines.flags import (
     CHANGES,
     FLAGS,
@@ -24,7 +25,6 @@ from plandsl.backends.engines.flags import (
 from plandsl.backends.engines.server import Role
 from plandsl.backends.engines.words import Command, Word, is_whole
 from plandsl.diagnostics import MOST_NEAR, Diagnostic, Span, clip, either, nearest
-from plandsl.limits import MAX_ERRORS
 from plandsl.spec.scheduler import SchedulerName
 
 _STARTS: tuple[tuple[tuple[str, ...], SchedulerName], ...] = (
@@ -48,6 +48,10 @@ BENCHES = (("vllm", "bench", "serve"), ("-m", "sglang.bench_serving"))
 
 _NUMBER = re.compile(r"-?\d+(\.\d+)?([kKmMgG])?", re.ASCII)
 _TIMES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30, None: 1}
+
+
+INFINITE = 1e40
+"""No number of an argument is as large; YAML has infinite ones too."""
 
 
 class Launch(NamedTuple):
@@ -144,7 +148,7 @@ def _read(engine: SchedulerName, command: Command, at: int, found: list[Diagnost
                 rest = rest[_values(rest) :]
             continue
         if flag is None:
-            if len(unknown) < MAX_ERRORS:  # the search for near words takes time
+            if len(unknown) < limits.MAX_ERRORS:  # the search for near words takes time
                 unknown.append(unknown_flag(engine, word, name))
             if rest and not equals and not rest[0].text.startswith("-"):
                 rest.pop(0)  # what follows is most likely its value
@@ -277,7 +281,7 @@ def check_value(flag: Flag, given: object, word: Word, found: list[Diagnostic]) 
             return given
         case "whole", int() if not isinstance(given, bool) and given >= flag.least:
             return given
-        case "number", (int() | float()) if not isinstance(given, bool):
+        case "number", (int() | float()) if not isinstance(given, bool) and abs(given) < INFINITE:
             return given
         case "word", str() if not flag.words or given in flag.words:
             return given

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePath
-from tempfile import TemporaryDirectory
+from pathlib import PurePath
 
 from plandsl.arguments import Arguments
-from plandsl.backends.graphviz.write import write
+from plandsl.backends.graphviz.write import render, write
 from plandsl.diagnostics import PlanError
 
 
@@ -22,11 +21,8 @@ class Picture(str):
 
     @property
     def svg(self) -> str:
-        """The picture as SVG, drawn by Graphviz. Raises `PlanError` (E430) without it."""
-        with TemporaryDirectory() as folder:
-            path = Path(folder) / "picture.svg"
-            self.save(path)
-            text = path.read_text("utf-8")
+        """The picture as SVG, drawn by Graphviz. Raises `PlanError` (E430, E434) where that fails."""
+        text = render(self, "svg").decode()
         return text[max(text.find("<svg"), 0) :]
 
     def _repr_svg_(self) -> str | None:

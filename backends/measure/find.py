@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
+from plandsl import ending
 from plandsl.backends.measure.devices import Device
 from plandsl.backends.measure.jax_device import JaxDevice
 from plandsl.backends.measure.torch_device import TorchDevice
@@ -32,6 +33,7 @@ def find_device(devices: int | None, library: str | None = None) -> Device:
         why = "`--devices` makes several devices of a CPU, which PyTorch does not have"
         raise PlanError([Diagnostic("E400", why, hint="`--with jax`, or leave `--devices` out")])
     try:
-        return TorchDevice() if chosen == "torch" else JaxDevice(devices)
+        with ending.hold():  # an exception in the middle of their C++ aborts the process
+            return TorchDevice() if chosen == "torch" else JaxDevice(devices)
     except RuntimeError as error:
         raise PlanError([Diagnostic("E551", f"{chosen} finds no device: {error}")]) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -42,7 +43,7 @@ class Rows:
         self.path, self.gpu, self.device = path, gpu, device
         self.library = library.partition(" ")[0]
         self.rows: list[Cells] = []
-        if path.exists():
+        if os.path.lexists(path):
             self.rows = _read(path)
             self._check_machine()
         self.found = {_key(row) for row in self.rows}
@@ -69,9 +70,9 @@ class Rows:
         """Write the file with one row more; it replaces the old one as a whole."""
         row = dict.fromkeys(HEADER, "") | dict(case.cells) | {k: str(v) for k, v in result.items()}
         row |= {FILE: case.file, "gpu": self.gpu, "device": self.device, "source": "planc measure"}
+        write_file(self.path, _text([*self.rows, row]))
         self.rows.append(row)
         self.found.add(case.key)
-        write_file(self.path, _text(self.rows))
 
     def results(self, file: str) -> list[Cells]:
         """The rows of a table."""

@@ -18,6 +18,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import NamedTuple, Protocol, TypeVar
 
+from plandsl import ending
 from plandsl.backends.serve import fence
 from plandsl.backends.serve.guard import Refusal, refuse, said
 from plandsl.backends.serve.limits import Limits
@@ -89,24 +90,27 @@ def work(pipe: Connection, answer: Answer, limits: Limits) -> None:
     os.setpgid(0, 0)  # what the worker starts ends with it
     fence.bound(limits.memory)
     fence.raise_fence()
-    pipe.send(READY)
-    while True:
-        try:
-            seconds, kind, body = pipe.recv()
-        except (EOFError, OSError):
-            return
-        fence.bound_cpu(seconds)
-        log = ""
-        try:
-            status, text = answer(kind, body, seconds)
-        except MemoryError:
-            status, text = too_big(limits)[0], too_big(limits).body
-        except Exception:
-            log = traceback.format_exc()
-            status, text = 500, failed().body
-        if len(text) > limits.answer:
-            status, text = 503, said(Diagnostic("E598", f"the answer has more than {limits.answer:,} bytes"))
-        pipe.send((status, text, log))
+    with suppress(EOFError, OSError):  # the server has ended
+        pipe.send(READY)
+        while True:
+            _answer_one(pipe, answer, limits)
+
+
+def _answer_one(pipe: Connection, answer: Answer, limits: Limits) -> None:
+    """Answer the next request. Raises `EOFError` or `OSError` where the server has closed the pipe."""
+    seconds, kind, body = pipe.recv()
+    fence.bound_cpu(seconds)
+    log = ""
+    try:
+        status, text = answer(kind, body, seconds)
+    except MemoryError:
+        status, text = too_big(limits)[0], too_big(limits).body
+    except Exception:
+        log = traceback.format_exc()
+        status, text = 500, failed().body
+    if len(text) > limits.answer:
+        status, text = 503, said(Diagnostic("E598", f"the answer has more than {limits.answer:,} bytes"))
+    pipe.send((status, text, log))
 
 
 # ---- in the server
@@ -127,7 +131,8 @@ class Worker:
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=work, args=(theirs, answer, limits), daemon=True)
         try:
-            self.process.start()
+            with ending.shield():  # what workers are forked from gets no Ctrl-C either, while it loads
+                self.process.start()
         except (EOFError, OSError) as error:  # the process that workers are forked from has ended
             raise _not_started() from error
         theirs.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any, SupportsIndex, TypeAlias, overload
@@ -94,18 +95,11 @@ def open_source(
         return open_text(source, file or "<text>", given)
     if not isinstance(source, str | PurePath):
         raise call.wrong(argument, EXPECTED, code="E449")
-    if not _is_file(source):
+    if not os.path.isfile(source):
         hint = "a string with a brace or several lines is taken as the text of a plan, any other one as a path"
         said = f"{show_value(str(source))} is neither a file nor the text of a plan"
         raise call.error("E449", argument, said, label="no such file", hint=hint)
     return open_file(Path(source), given)
-
-
-def _is_file(path: str | PurePath) -> bool:
-    try:
-        return Path(path).is_file()
-    except (OSError, ValueError):  # such as a NUL byte in it, or too long a name
-        return False
 
 
 def compile_source(

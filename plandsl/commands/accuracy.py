@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plandsl._version import __version__
 from plandsl.commands.console import OK, Progress, open_console, print_json, print_text
+from plandsl.commands.findings import print_diagnostics
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.spec.hardware import CalibrationSpec, GpuSpec, LinkSpec, NodeSpec
 
@@ -35,7 +37,13 @@ def run_accuracy(arguments: Namespace) -> int:
         print_json({"plandsl": __version__, **found.as_json()})
     else:
         print_evaluation(found, open_console())
+        _print_notes(found.notes)
     return OK
+
+
+def _print_notes(notes: Sequence[Diagnostic]) -> None:
+    if notes:
+        print_diagnostics(notes, {})
 
 
 def _shelf(path: str | None) -> Shelf:
@@ -139,4 +147,5 @@ def _write_predictions(arguments: Namespace) -> int:
     lines = [f"{count:>7,} by {what}" for what, count in found.answered.items()]
     lines += [f"{count:>7,} refused: {why}" for why, count in found.refused.items()]
     print_text(f"{target}: {found.rows:,} rows\n" + "".join(f"{line}\n" for line in lines))
+    _print_notes(found.notes)
     return OK

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from argparse import Namespace
@@ -21,7 +22,7 @@ CODE, TERM = "code:", "term:"
 def run_explain(arguments: Namespace) -> int:
     """`planc explain FILE`, `planc explain CODE` or `planc explain WORD`: a file first, then a code, then a word."""
     subject = arguments.file = " ".join(arguments.words)
-    is_file = subject == "-" or (Path(subject).exists() and not Path(subject).is_dir())
+    is_file = subject == "-" or (os.path.exists(subject) and not os.path.isdir(subject))
     code, term = read_code(subject), find_term(subject.removeprefix(TERM))
     if is_file or (Path(subject).suffix == ".plan" and code is None):
         status = _explain_plans(arguments)
@@ -55,7 +56,7 @@ def _say_what_else(subject: str, said: str, code: str | None = None, term: str |
 def _unknown(subject: str) -> Diagnostic:
     """No file, code or word has this name."""
     why = f"`{subject}` is no file, no code of a diagnostic and no word of a report"
-    if Path(subject).is_dir():
+    if os.path.isdir(subject):
         return Diagnostic("E407", f"{why}; a folder has this name", hint="name one of its files")
     if re.fullmatch(r"[A-Za-z]?\d+", subject):
         return Diagnostic("E407", why, hint=suggest(subject.upper(), CODES))

@@ -32,6 +32,6 @@ def _with_files(error: PlanError) -> dict[str, str]:
     """The sources of an error. What is found after a file is compiled comes without them, so they are read again."""
     found = dict(error.sources)
     for file in {d.span.file for d in error.diagnostics if d.span is not None} - set(found):
-        if Path(file).suffix == ".plan" and Path(file).is_file():
+        if Path(file).suffix == ".plan" and os.path.isfile(file):
             found[file] = read_source(file)
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import sys
@@ -84,7 +85,7 @@ def _check(text: str, file: str, found: _Found) -> None:
 
 def _read(words: Sequence[str]) -> _Found:
     """The servers that a file or the words of a command start. Raises `PlanError` with everything that is wrong."""
-    name = words[0] if len(words) == 1 and (words[0] == "-" or _is_file(words[0])) else ""
+    name = words[0] if len(words) == 1 and (words[0] == "-" or is_there(Path(words[0]))) else ""
     text = read_source(name) if name else words[0] if _is_line(words) else " ".join(map(shlex.quote, words))
     file = name or COMMAND
     if Path(name).suffix in (".yaml", ".yml"):
@@ -100,14 +101,6 @@ def _read(words: Sequence[str]) -> _Found:
     if any(one.severity == "error" for one in found):
         raise PlanError(found, sources)
     return _Found(launches, load, sources, found)
-
-
-def _is_file(word: str) -> bool:
-    """Whether a word names a file; a command line may be too long for a name, or hold a NUL."""
-    try:
-        return is_there(Path(word))
-    except (OSError, ValueError):
-        return False
 
 
 def _is_line(words: Sequence[str]) -> bool:
@@ -321,7 +314,7 @@ def _model(launch: Launch, arguments: Namespace, sources: dict[str, str]) -> _Kn
     served = str(launch.settings.get("served-model-name") or launch.settings.get("served_model_name") or "")
     for word in (given, served) if arguments.model is None else (arguments.model,):
         places = (Path(word), Path(word) / "config.json") if word else ()
-        config = next((p for p in places if p.suffix == ".json" and p.is_file()), None)
+        config = next((p for p in places if p.suffix == ".json" and os.path.isfile(p)), None)
         if config is not None:
             return _from_config(config)
         if word and (name := find_model(word, catalog_has)):

@@ -22,7 +22,7 @@ def run_init(arguments: Namespace) -> int:
         raise PlanError(
             [Diagnostic("E400", f"`{path}` does not end in .plan", hint=f"planc init {Path(path).stem}.plan")]
         )
-    if Path(path).exists():
+    if os.path.lexists(path):
         raise PlanError([Diagnostic("E405", f"{path} exists already", hint="name another file: planc init FILE")])
     model = _imported(arguments.model, path) if arguments.model else MODEL
     write_file(Path(path), starter(model, arguments.node or NODE, path))

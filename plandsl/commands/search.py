@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from argparse import Namespace
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from plandsl._version import __version__
 from plandsl.commands.console import FAILED, OK, Progress, open_console, print_json, print_text
 from plandsl.commands.outputs import lacking_json, leave_out_lacking, say_lacking
 from plandsl.commands.sources import open_module, read_overrides
-from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.diagnostics import Diagnostic, PlanError, visible
 from plandsl.driver import open_text
 from plandsl.files import write_file
 from plandsl.grammar.resolve import Module
@@ -63,16 +63,19 @@ def run_search(arguments: Namespace) -> int:
             with Progress(f"simulating {search.name}") as tick:
                 answer = tell(found, asked, workers, tick)
             seconds = time.perf_counter() - start
-            status = max(status, INTERRUPTED if found.stopped else OK if answer.top else FAILED)
+            status = max(status, OK if answer.top else FAILED)
             if arguments.json:
                 bodies.append(found_json(found, answer, seconds))
             else:
                 print_found(found, answer, seconds, open_console())
+            if found.stopped:
+                status = _say_unwritten(arguments)
+                break
             if arguments.output:
                 _write_best(arguments, module, found, answer.top)
             if points is not None:
                 drawn.append((found, answer.front, points))
-    if drawn:
+    if drawn and status != INTERRUPTED:
         from plandsl.searches.plot import SearchResult, plot
 
         plot([SearchResult(*one) for one in drawn], Path(arguments.plot))
@@ -97,14 +100,29 @@ def _points(search: SearchSpec, arguments: Namespace) -> Points | None:
     return Points(search)
 
 
+def _say_unwritten(arguments: Namespace) -> int:
+    """Name the files that are not written because the search was interrupted. Gives the exit status."""
+    for path in filter(None, (arguments.output, arguments.rows, arguments.plot)):
+        sys.stderr.write(visible(f"{path} is not written: the search was interrupted\n"))
+    return INTERRUPTED
+
+
 def _run(search: SearchSpec, asked: Asked, rows: str | None, points: Points | None, workers: Workers) -> Found:
-    with ExitStack() as stack:
+    run = Run(search, keep_most(search, asked))
+    with suppress(_Unfinished), ExitStack() as stack:
         sheets = [write_rows(stack.enter_context(open_sheet(Path(rows))))] if rows else []
         tick = stack.enter_context(Progress(f"searching {search.name}"))
-        run = Run(search, keep_most(search, asked), combine_sinks([*sheets, *([points] if points else [])]))
+        run.sink = combine_sinks([*sheets, *([points] if points else [])])
         for one in sheets:
             one(run.found, NOTHING)  # the heading, so that a file without rows has it too
-        return workers.search(run, tick)
+        workers.search(run, tick)
+        if run.found.stopped:
+            raise _Unfinished
+    return run.found
+
+
+class _Unfinished(Exception):
+    """An interrupted search has not all rows, and its sheet is given up."""
 
 
 def _write_best(arguments: Namespace, module: Module, found: Found, top: list[Configuration]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,8 +63,8 @@ def open_module(path: str, overrides: list[tuple[str, str]] | None = None) -> Mo
 def split_plan(text: str, plan: str | None) -> tuple[str, str | None]:
     """The file and the plan of ``FILE:PLAN``; for FILE alone, the plan is ``plan``."""
     path, name = split_part(text)
-    is_file = Path(path).suffix == ".plan" or Path(path).is_file()
-    return (path, name) if name is not None and is_file and not Path(text).exists() else (text, plan)
+    is_file = Path(path).suffix == ".plan" or os.path.isfile(path)
+    return (path, name) if name is not None and is_file and not os.path.exists(text) else (text, plan)
 
 
 def compile_plans(arguments: Namespace) -> list[CompiledPlan]:

@@ -11,7 +11,7 @@ import numpy as np
 from attrs import define, evolve, field
 from numpy.typing import NDArray
 
-from plandsl import limits
+from plandsl import ending, limits
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import CompiledPlan, check_spec
 from plandsl.passes import structure
@@ -184,6 +184,11 @@ class Found:
         which, place = divmod(number, self.space.grid.size)
         return (*self._combinations[which], *self.space.grid.at(place))
 
+    def stop(self) -> None:
+        """Keep the results so far, after an interruption."""
+        self.stopped = True
+        ending.go_on()
+
     def refuse(self, findings: tuple[Diagnostic, ...]) -> None:
         """Count all loads of a plan under its first error."""
         worst = next(d for d in findings if d.severity == "error")
@@ -281,7 +286,7 @@ class Run:
                 self.take(do_job(job, compiler, self.sink is not None))
                 tick(job.first + job.size, total)
         except KeyboardInterrupt:
-            self.found.stopped = True
+            self.found.stop()
         self.found.structures = len(compiler.structures)
         return self.found
 

@@ -152,7 +152,7 @@ def simulate_best(found: Found, workers: Workers, count: int | None, most: int, 
                 run.simulate(run.challengers()[:ROUND])
                 break
     except KeyboardInterrupt:
-        found.stopped = True
+        found.stop()
     return run.shortlist()
 
 

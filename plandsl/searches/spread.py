@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import pickle
 import pydoc
-import signal
+import shutil
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -14,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
+from plandsl import ending
 from plandsl._version import __version__
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.passes import structure
@@ -168,7 +171,7 @@ def run_jobs(run: Run, client: Any, tick: Tick) -> Found:
         while waiting:
             _take_batch(run, waiting, tick, total)
     except KeyboardInterrupt:
-        run.found.stopped = True
+        run.found.stop()
         for future, _ in waiting:
             if future.status == "finished":
                 _take_results(run, future.result(timeout=PATIENCE))
@@ -247,7 +250,7 @@ def _client(address: str, stack: ExitStack) -> Any:
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # diagnostics say what matters
     name, _, workers = address.partition(":")
     if name == HERE:
-        target: Any = stack.enter_context(_local_cluster(workers))
+        target: Any = stack.enter_context(_local_cluster(workers, stack))
     else:
         target = _answering_address(address)
     client = stack.enter_context(distributed.Client(target, timeout=PATIENCE, set_as_default=False))
@@ -256,8 +259,6 @@ def _client(address: str, stack: ExitStack) -> Any:
     except TimeoutError as error:
         hint = f"dask worker {address} starts one"
         raise _cluster_error(f"the scheduler at {address} has no workers", hint) from error
-    if name == HERE:
-        client.register_worker_callbacks(_ignore_interrupts)  # also on workers that replace a dead one
     found = client.run(pydoc.locate, "plandsl._version.__version__")
     for worker, version in found.items():
         if version != __version__:
@@ -283,28 +284,34 @@ def _answering_address(address: str) -> str:
     return address
 
 
-def _local_cluster(workers: str) -> Any:
-    """A cluster of worker processes on this machine: ``workers`` of them, or one for each core where it is empty."""
+def _local_cluster(workers: str, stack: ExitStack) -> Any:
+    """A cluster of worker processes on this machine: ``workers`` of them, or one for each core where it is empty.
+
+    ``stack`` removes the folder of what they write.
+    """
     import dask
     from distributed import LocalCluster
 
     if workers and not (workers.isdecimal() and 0 < int(workers) <= 1024):
         why = f"`--scheduler {HERE}:{workers}` starts no workers"
         raise PlanError([Diagnostic("E400", why, hint=f"--scheduler {HERE}:4 starts four")])
-    # Dask's default makes malloc give memory back at once, so that every large array is paged in again
-    with dask.config.set({"distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": 1, "OPENBLAS_NUM_THREADS": 1}}):
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="plandsl-", ignore_cleanup_errors=True))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # a worker may have written to it until just now
+    settings = {
+        # Dask's default makes malloc give memory back at once, so that every large array is paged in again
+        "distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": 1, "OPENBLAS_NUM_THREADS": 1},
+        # Dask's default has one name for all users of the machine, it stays, and modules are loaded from it
+        "temporary-directory": folder,
+    }
+    with dask.config.set(settings), ending.shield():
         return LocalCluster(
             n_workers=int(workers) if workers else None,
             threads_per_worker=1,
             host="127.0.0.1",
+            local_directory=folder,
             dashboard_address="127.0.0.1:0",  # a free port: another search may run
             silence_logs=logging.CRITICAL,
         )
-
-
-def _ignore_interrupts() -> None:
-    """Make a worker of this terminal ignore Ctrl-C: the process that started it handles the interruption."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _cluster_error(why: str, hint: str) -> PlanError:

@@ -141,11 +141,17 @@ def larger_batches_never_lower_throughput(plan: CompiledPlan) -> None:
     assert kept[at] * SLACK >= 1, f"a batch of {2 * batches[at]} has {kept[at]} of the throughput of {batches[at]}"
 
 
+MOST_STEPS = 20_000
+"""Most decode steps whose mean is taken: each of them is timed at nine contexts."""
+
+
 def tpot_is_the_mean_step(plan: CompiledPlan) -> None:
     """TPOT is the mean over all decode steps of the output, each at its own context."""
     load, model = plan.spec.workload, plan.cost.pools[0]
     if load.encodes:
         raise DoesNotApply(NO_STEPS)
+    if load.output > MOST_STEPS:
+        raise DoesNotApply(f"each of {load.output:,} steps would be timed, and this law times at most {MOST_STEPS:,}")
     contexts = load.input + np.arange(max(load.output, 2) + 1.0)  # and one on either side
     bind = {"batch": load.batch, "context": load.input, "queries": 1}
 

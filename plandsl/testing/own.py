@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ def load_law(named: str) -> Law:
     """The function of ``FILE.py:NAME``, whose file is run. Raises `PlanError` (E456) where there is none."""
     path, part = split_part(named)
     name = part or ""
-    if Path(path).suffix != ".py" or not Path(path).is_file():
+    if Path(path).suffix != ".py" or not os.path.isfile(path):
         raise PlanError([Diagnostic("E456", f"`{path}` is no Python file", hint="--law FILE.py:FUNCTION")])
     try:
         found: dict[str, Any] = runpy.run_path(path)

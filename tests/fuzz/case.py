@@ -75,6 +75,8 @@ class Target:
     """Cases that one worker runs before it ends; 0 for the number that suits the kind."""
     on_disk: bool = True
     """Whether the files are written to the folder; a reader of bytes may take them from the case."""
+    writes: tuple[str, ...] = ()
+    """Files that it writes where the command line names none."""
     keeps: bool = True
     """Whether cases that reach new lines are kept in the corpus."""
 

@@ -162,7 +162,7 @@ def draw_command(random: Random) -> str:
 def draw_script(random: Random) -> bytes:
     """A script of a shell with one command or two."""
     lines = ["#!/bin/bash", "set -e", "export CUDA_VISIBLE_DEVICES=0,1"][: random.randint(0, 3)]
-    for _ in range(random.choice((1, 1, 2))):
+    for _ in range(random.choice((1, 1, 1, 1, 1, 2))):
         command = draw_command(random)
         if random.random() < 0.5:
             command = command.replace(" --", " \\\n  --")

@@ -86,8 +86,8 @@ def judge(target: Target, case: Case, seconds: float | None = None) -> Verdict:
         found = Verdict("finding", f"over {limit:g} s of CPU time")
     if not found.bad and spent.memory > MEMORY:
         found = Verdict("finding", f"over {MEMORY / 1e9:g} GB of memory")
-    if not found.bad and target.on_disk and (left := _files_wrong(case, found.kind == "refused")):
-        found = Verdict("finding", left)
+    if not found.bad and target.on_disk and (left := _files_wrong(target, case, found.kind == "refused")):
+        found, detail = Verdict("finding", left[0]), left[1]
     if found.bad and not detail and isinstance(answer, Answer):
         detail = f"status {answer.status}\n{answer.out[-2000:]}\n{answer.err[-2000:]}"
     return found._replace(spent=spent, detail=detail)
@@ -139,25 +139,26 @@ def _of_refusal(error: Exception) -> Verdict:
     return Verdict("refused")
 
 
-def _files_wrong(case: Case, refused: bool) -> str:
+def _files_wrong(target: Target, case: Case, refused: bool) -> tuple[str, str] | None:
     """What is wrong with the files that are left: a new or changed one is named on the command line."""
     found = {}
     for folder, _, names in os.walk("."):
         for name in names:
             path = os.path.join(folder, name)[2:]
             if LEFT.search(path):
-                return "leaves a temporary file"
+                return "leaves a temporary file", path
             before = case.files.get(path)
             if before is None or os.path.getsize(path) != len(before) or Path(path).read_bytes() != before:
                 found[path] = before is None
     asked = [word for given in case.argv for word in (given, given.partition("=")[2]) if word]
+    asked += target.writes
     for path, new in found.items():
         if not any(is_below(path, word) for word in asked):
-            return "writes a file that was not asked for" if new else "changes a file that was not asked for"
+            return f"{'writes' if new else 'changes'} a file that was not asked for", path
     if refused and found and case.argv[:1] != ("fmt",):
-        return "refuses, and yet writes a file"
+        return "refuses, and yet writes a file", ", ".join(found)
     lost = [name for name in case.files if not os.path.lexists(name)]
-    return "removes a file" if lost else ""
+    return ("removes a file", ", ".join(lost)) if lost else None
 
 
 def _places(error: BaseException, outer: bool = False) -> str:

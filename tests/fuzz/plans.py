@@ -30,6 +30,8 @@ def draw_files(random: Random, over_time: float = 0.1, plans: int = 2) -> Files:
     text = maker(random, files, over_time)
     for number in range(random.choice((0, 0, 0, 1, plans))):
         text += f"plan r{number} = p with {{ {_changes(random)} }}\n" if "plan p" in text else ""
+    if random.random() < 0.08:
+        text = _extreme(text, random)
     text = _dressed(text, random)
     if random.random() < 0.05:
         text = _split(text, files, random)
@@ -125,7 +127,8 @@ def _loaded(text: str, files: Files, random: Random, over_time: float, plain: bo
         return STATIC.sub(lambda _: "workload { " + _over_time(files, random), text)
     if random.random() < 0.5:
         return text
-    size = random.choice((1, 2, 7, 100, 1000, 4096, 33_000))
+    # the longest prompts in chunks of 16 tokens are thousands of steps, each of which is simulated where that is asked
+    size = random.choice((1, 2, 7, 100, 1000, *((4096, 33_000) if "chunked_prefill" not in text else ())))
 
     def other(found: re.Match[str]) -> str:
         output = random.choice((1, 2, 50, 400)) if found[1] != "0" else 0
@@ -355,6 +358,38 @@ def vocabulary() -> tuple[bytes, ...]:
 
 def _example(random: Random, files: Files, over_time: float) -> str:
     return random.choice(_with_plan() if random.random() < 0.8 else shown())
+
+
+# ---- numbers at the ends of what is legal
+
+LARGEST = {
+    **dict.fromkeys(
+        ("batch", "input", "output", "micro_batches", "concurrency", "demand", "in_flight", "requests"), 10**9
+    ),
+    **dict.fromkeys(("chunked_prefill", "step_tokens", "window", "chunk", "threshold", "vocab", "max_requests"), 10**9),
+    **dict.fromkeys(
+        ("hidden", "ffn", "state_dim", "state_width", "head_dim", "kv_rank", "index_dim", "kv_block"), 2**20
+    ),
+    **dict.fromkeys(("layers", "adapters", "images"), 10_000),
+    **dict.fromkeys(("top_k", "experts", "tp", "pp", "sp", "cp", "ep"), 4096),
+    **dict.fromkeys(("dp", "rank", "count"), 65_536),
+    **{"tokens": 256, "chunks": 64, "image_tokens": 10**6, "seed": 2**63},
+}
+"""About the largest legal number of each field, or a number that is too large for most plans."""
+
+
+def _extreme(text: str, random: Random) -> str:
+    """The same with one or two of its numbers as large as they may be, or as small."""
+    for _ in range(random.choice((1, 1, 2))):
+        found = [m for m in re.finditer(r"\b([a-z_]+) = (\d[\d_]*)", text) if m[1] in LARGEST]
+        if found:
+            one = random.choice(found)
+            most = LARGEST[one[1]]
+            # 20 prompts of a million tokens, block for block, take a simulation seconds, as they should
+            some = 131_072 if one[1] == "input" else most // 1000 or 1
+            number = random.choice((most, most, most // 2, some, 1, 0))
+            text = f"{text[: one.start(2)]}{number}{text[one.end(2) :]}"
+    return text
 
 
 # ---- how a text looks

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
 
-from tests.fuzz.after import assert_finite, seldom
+from tests.fuzz.after import assert_finite, copied, seldom
 from tests.fuzz.case import Case, Corpus, Target
 from tests.fuzz.cells import Rows, spoiled
 from tests.fuzz.documents import spoil
@@ -123,10 +123,10 @@ def _load(timed: bool) -> WorkloadSpec:
     """A load that replays a trace; the file is put in its place later."""
     from plandsl.driver import open_text
 
-    Path("first.csv").write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n0,10,5\n", encoding="utf-8")
     rate = "" if timed else ", rate = 3 req/s"
-    module = open_text(PLAN.replace("WORKLOAD", f'trace = "first.csv"{rate}'), str(Path("p.plan").absolute()))
-    plan = module.plan("p")
+    with copied("first.csv", b"arrived_at,num_prefill_tokens,num_decode_tokens\n0,10,5\n") as path:
+        text = PLAN.replace("WORKLOAD", f'trace = "first.csv"{rate}')
+        plan = open_text(text, str(path.with_name("p.plan"))).plan("p")
     assert plan is not None
     return plan.workload
 
@@ -134,7 +134,7 @@ def _load(timed: bool) -> WorkloadSpec:
 PLAN = "plan p { model = llama_3_1_8b, node = h100_1, workload { WORKLOAD } }\n"
 
 
-TRACE = Target("trace", "reader", _draw, _trace)
+TRACE = Target("trace", "reader", _draw, _trace, writes=("first.csv",))
 
 
 # ---- one column

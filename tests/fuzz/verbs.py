@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
+from attrs import evolve
+
 from plandsl.codes import CODES
 from plandsl.grammar import catalog
 from plandsl.passes import PIPELINE
@@ -204,7 +206,7 @@ def _render(random: Random, files: Files) -> list[str]:
     # Graphviz takes 0.1 s and more for a picture, so that most are written for it to draw; a tradeoff is always drawn
     out = random.choices(("x.dot", "x.svg", "x.tex"), (96, 2, 2))[0]
     if random.random() < 0.01:
-        return [PLAN, "--view", "tradeoff", "-o", "x.svg"]
+        return [PLAN, "--plan", "p", "--view", "tradeoff", "-o", "x.svg"]
     return [_input(random, files), *words, "--view", view, "--phase", random.choice(("prefill", "decode")), "-o", out]
 
 
@@ -224,7 +226,9 @@ def _simulate(random: Random, files: Files) -> list[str]:
 
 def _export(random: Random, files: Files) -> list[str]:
     words = ["--plan", "p", *common(random, files)]
-    to = random.choice(("vllm", "sglang", "trtllm", "dynamo", "k8s", "jax", "perfetto", "chakra", "tensorrt"))
+    # engines refuse most features together, and other targets take them
+    known = ("vllm", "sglang", "trtllm", "dynamo", "k8s", "jax", "perfetto", "chakra", "tensorrt")
+    to = random.choices(known, (2, 2, 2, 1, 1, 6, 6, 6, 1))[0]
     options = {
         "jax": ["--shrink"], "perfetto": ["--steps", _number(random, 1, 2)], "chakra": ["--ranks",
         random.choice(("stages", "0", "0..1", "replica", "9,x"))],
@@ -247,14 +251,8 @@ def _report(random: Random, files: Files) -> list[str]:
     if random.random() < 0.1:
         files[PLAN] += draw_search(random).encode()
         words += ["--search", "t"]
-    return [
-        _input(random, files),
-        *words,
-        "--requests",
-        _number(random, 5, 20),
-        "-o",
-        random.choice(("x.html", "-", "x.txt")),
-    ]
+    words += ["--requests", _number(random, 5, 20)] if random.random() < 0.8 else []
+    return [_input(random, files), *words, "-o", random.choices(("x.html", "-", "x.txt"), (17, 2, 1))[0]]
 
 
 def _laws(random: Random, files: Files) -> list[str]:
@@ -374,7 +372,7 @@ VERBS: tuple[Target, ...] = (
     verb("laws", _laws),
     verb("autoscale", _autoscale, over_time=0.8),
     verb("compare-comm", _compare_comm),
-    verb("init", _init),
+    evolve(verb("init", _init), writes=("first.plan",)),
     verb("catalog", _catalog),
     verb("passes", _passes),
     verb("completion", _completion),

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from attrs import define, field
 
 from tests.fuzz.case import Case, Corpus, Target
-from tests.fuzz.fence import fence_memory
+from tests.fuzz.fence import MEMORY, fence_memory
 from tests.fuzz.judge import Verdict, judge, scratch
 from tests.fuzz.reached import Line, Tracer, is_traced
 from tests.fuzz.shrink import shrink
@@ -77,7 +77,7 @@ def run_batch(
     target: Target, numbers: range, seed: str, corpus: Corpus, known: set[Line], at: mmap.mmap | None = None
 ) -> Batch:
     """Run cases in this process. ``known`` has the lines that the target reached before; ``at`` is told each number."""
-    done, tracer, traced = Batch(target.name), Tracer(), {}
+    done, tracer, traced, full = Batch(target.name), Tracer(), {}, False
     with scratch():
         for number in numbers:
             if at is not None:
@@ -92,11 +92,15 @@ def run_batch(
                     traced[name] = case
             else:
                 verdict = judge(target, case)
+            if verdict.spent.memory > MEMORY // 2:
+                full = True  # what is left of it would count for the cases that follow: they get a new process
             if verdict.bad and verdict.why.startswith("over "):  # by chance the machine may have been slow
                 verdict = judge(target, case)
             done.add(verdict)
             if verdict.bad:
                 _note(done, target, number, case, verdict)
+            if full:
+                break
             if number % 50 == 0:
                 gc.collect()
     lines = tracer.lines()

@@ -143,7 +143,8 @@ def autoscale(
 def _with_power(made: Compiled, intervals: Sequence[Interval]) -> list[Interval]:
     """``intervals`` with the power of their replicas, and of as many as the busiest one has."""
     most = max(one.replicas for one in intervals)
-    rates = [0.0 if one.run is None else one.run.summary.request_rate for one in intervals]
+    runs = [one.run for one in intervals]
+    rates = [run.summary.request_rate if run is not None and run.summary.served else 0.0 for run in runs]
     copies = [[one.replicas for one in intervals], [most for _ in intervals]]
     each = [rate / max(number, 1) for numbers in copies for rate, number in zip(rates, numbers, strict=True)]
     found = replica_power(made, each)

@@ -114,7 +114,7 @@ class Content(NamedTuple):
 @lru_cache(maxsize=64)
 def _content(path: str, stamp: tuple[int, int], gpus: frozenset[str]) -> Content:
     """The rows of ``gpus`` in a file; the ``stamp`` is its size and time of change, so a changed file is read again."""
-    rows = read_rows(path)
+    rows = read_rows(path, resolved=True)
     _, header = next(rows, (1, []))
     sort = next((sort for sort in SORTS.values() if set(sort.columns) <= set(header)), None)
     table = header.index(FILE) if FILE in header else None

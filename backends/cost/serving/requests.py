@@ -7,6 +7,9 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from plandsl import limits
+from plandsl.diagnostics import Diagnostic, PlanError
+
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
 OFTEN = 64
@@ -63,12 +66,30 @@ class Closed(NamedTuple):
 def share_prefix(requests: Requests, tokens: int | Floats, size: int = 1) -> Requests:
     """The same requests, whose first ``tokens`` tokens, or as many of each, are equal in all, in blocks of ``size``.
 
-    Shorter prompts are part of that prefix.
+    Shorter prompts are part of that prefix. Raises `PlanError` as `check_blocks` does.
     """
     common = np.minimum(requests.input, tokens).astype(np.int64) // size
+    check_blocks(common)
     starts = np.concatenate(([0], np.cumsum(common)))
-    ids = np.arange(starts[-1]) - np.repeat(starts[:-1], common)
+    ids = np.arange(starts[-1])
+    ids -= np.repeat(starts[:-1], common)
     return split_blocks(requests._replace(blocks=Hashes(starts, ids, size)))
+
+
+def check_blocks(many: Ints) -> None:
+    """Raise `PlanError` (E602) where requests with so many blocks each have more than a load may have.
+
+    Each block of a prompt that others may find again has an id in memory.
+    """
+    total = int(many.sum())
+    if total <= limits.MAX_BLOCKS:
+        return
+    fit = int(np.searchsorted(np.cumsum(many), limits.MAX_BLOCKS, side="right"))
+    hint = f"the first {fit:,} requests fit" if fit else "no request fits: lower its `input`, or what it shares"
+    why = (
+        f"the prompts of this load have {total:,} blocks to be found again, and at most {limits.MAX_BLOCKS:,} are kept"
+    )
+    raise PlanError([Diagnostic("E602", why, hint=limits.MAX_BLOCKS.hint(hint, total))])
 
 
 def split_blocks(requests: Requests) -> Requests:

@@ -15,7 +15,7 @@ from plandsl import limits
 from plandsl.backends.cost.serving.arrivals import draw_arrivals
 from plandsl.backends.cost.serving.distributions import draw, draw_lengths, draw_whole
 from plandsl.backends.cost.serving.draws import Floats, Ints, Purpose, Stream
-from plandsl.backends.cost.serving.requests import Closed, Hashes, Requests, split_blocks, take_blocks
+from plandsl.backends.cost.serving.requests import Closed, Hashes, Requests, check_blocks, split_blocks, take_blocks
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.spec.plan import WorkloadSpec
 from plandsl.spec.traffic import (
@@ -261,14 +261,18 @@ def _blocks(drawn: _Drawn, kinds: tuple[ClassSpec, ...], size: int) -> Hashes:
     """Ids of the whole blocks of prompts: first those that a class shares, then those of the conversation."""
     shared = np.array([0 if one.sessions is None else one.sessions.system // size for one in kinds], np.int64)
     many = np.where(drawn.session >= 0, drawn.input // size, 0)
+    check_blocks(many)
     starts = np.concatenate(([0], np.cumsum(many)))
     longest = np.zeros(int(drawn.session.max(initial=-1)) + 2, np.int64)
     np.maximum.at(longest, drawn.session + 1, many)
     own = int(np.sum(shared)) + np.cumsum(longest) - longest
-    place = np.arange(starts[-1]) - np.repeat(starts[:-1], many)
-    common = np.repeat(shared[drawn.kind], many)
-    of_class = np.repeat((np.cumsum(shared) - shared)[drawn.kind], many)
-    ids = np.where(place < common, of_class + place, np.repeat(own[drawn.session + 1], many) + place)
+    # few arrays of this length at a time: there may be millions of blocks
+    ids = np.arange(starts[-1])
+    ids -= np.repeat(starts[:-1], many)
+    of_class = ids < np.repeat(shared[drawn.kind], many)
+    begins = np.repeat(own[drawn.session + 1], many)
+    np.copyto(begins, np.repeat((np.cumsum(shared) - shared)[drawn.kind], many), where=of_class)
+    ids += begins
     return Hashes(starts, ids, size)
 
 
