@@ -9,6 +9,8 @@ import pytest
 
 from benchmarks import same_bytes
 from benchmarks.same_bytes import OF_ONE, WHOLE, cases, digests, pythons, run
+from plandsl import cli
+from plandsl.units import show_time
 from tests.draws import pick, some
 
 
@@ -29,6 +31,16 @@ def test_a_verb_has_the_same_bytes_under_another_hash_seed(monkeypatch: pytest.M
     drawn = some(quick, len(quick) // 2, "cases")[:2]
     other = run(sys.executable, pick(1000, "seed"), drawn)
     assert digests(drawn) == other
+
+
+def test_how_long_a_search_takes_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(met: int, seconds: float) -> dict[str, str]:
+        line = f"offline  44 configurations of 4 plans, {met} meet all; {show_time(seconds)}\n\n  batch 64\n"
+        monkeypatch.setattr(cli, "main", lambda _: print(line))
+        return digests(["search"])
+
+    assert told(4, 0.315) == told(4, 1.2)
+    assert told(4, 0.315) != told(5, 0.315)
 
 
 def test_bytes_that_differ_and_pythons_that_are_not_run_are_told(
