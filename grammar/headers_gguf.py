@@ -66,7 +66,8 @@ def read_gguf(path: Path, root: Path) -> Gguf:
                 found = _Reader(file, size).read()
             of, no = found.metadata.get("split.count", 1), found.metadata.get("split.no", 0)
             if (of or 1, no) != (count, number):
-                raise Unreadable(f"it calls itself file {no} of {of}, and its name file {number} of {count}")
+                said = f"its `split.no` is {clip(ascii(no))} of {clip(ascii(of))}, counted from 0"
+                raise Unreadable(f"{said}, and its name says file {number + 1} of {count}")
             if again := next((t.name for t in found.tensors if t.name in tensors), None):
                 raise Unreadable(f"the tensor {clip(ascii(again))} is given twice")
         metadata = metadata or found.metadata

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from attrs import evolve
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from plandsl.backends.cost.deployments.step import Decode, Prompt, Step
@@ -186,6 +186,9 @@ BOUNDED, OTHERS = (
 
 @draws(1 / 2)
 @given(BOUNDED | OTHERS, st.integers(1, 60), st.sampled_from((1.0, 0.4)))
+@example(Exponential(6.0, Bounds(3.0, 9.0)), 20, 1.0)
+@example(Normal(8.0, 3.0, Bounds(1.0, 12.0)), 20, 0.4)
+@example(Lognormal(LOGNORMAL, 1.5, 0.6), 20, 1.0)
 def test_the_mean_of_different_adapters_is_that_of_drawn_requests(which: object, n: int, share: float) -> None:
     """Over 400 steps of n requests, drawn as the simulation draws them; within five standard errors."""
     chances = chances_of(which)  # type: ignore[arg-type]

@@ -31,7 +31,7 @@ from plandsl.driver import compile_text, plain_programs, programs
 from plandsl.ir.adapters import AdapterGemm
 from plandsl.ir.chunks import Join, Split
 from plandsl.ir.collectives import AllGather, AllReduce, AllToAll, ReduceScatter, Slice
-from plandsl.ir.compute import Concat, Ids, Merge, Quantize
+from plandsl.ir.compute import Concat, Ids, Merge, Norm, Quantize
 from plandsl.ir.earlier import Earlier, Item
 from plandsl.ir.index import PickKeys
 from plandsl.ir.meaning.attention import Mask, attention, rope
@@ -744,6 +744,22 @@ def test_prompts_of_another_shape_are_refused() -> None:
     machine = Machine(*plain(), make_weights(plain()[0], SIZES), SIZES)
     with pytest.raises(Mismatch, match="has shape"):
         machine.prefill(np.zeros((2, 5), int))
+
+
+def test_a_program_that_asks_for_what_is_not_there_is_refused() -> None:
+    weights = make_weights(plain()[0], SIZES)
+    gone = {key: array for key, array in weights.items() if key != ("block", 1, "w_q")}
+    with pytest.raises(Mismatch, match=r"block: there is no weight .*w_q.* for layer 1"):
+        Machine(*plain(), gone, SIZES).prefill(np.zeros((3, 5), int))
+    prefill, decode = plain()
+    regions = tuple(
+        evolve(region, ops=tuple(evolve(op, fn="other_norm") if isinstance(op, Norm) else op for op in region.ops))
+        for region in prefill.regions
+    )
+    with pytest.raises(Mismatch, match="no norm is called 'other_norm'"):
+        Machine(evolve(prefill, regions=regions), decode, weights, SIZES).prefill(np.zeros((3, 5), int))
+    with pytest.raises(Mismatch, match="no function is called 'nothing'"):
+        function_of("nothing")
 
 
 # ---- shrink
