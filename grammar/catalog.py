@@ -50,7 +50,7 @@ def from_config(path: str) -> str:
     place, name = Path(path), path.rstrip("/") or path
     try:
         real = place.resolve()  # whoever names a file may name a link to it
-        root = real if os.path.isdir(place) else real.parent
+        root = _whole(real) if os.path.isdir(place) else real.parent
         text, source, found = translate_file(place if place.suffix == GGUF else real, root, name, name)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -59,3 +59,12 @@ def from_config(path: str) -> str:
         wrong = [d for d in found if d.severity == "error"]
         raise PlanError(wrong, {d.span.file: source for d in wrong if d.span is not None})
     return text
+
+
+def _whole(folder: Path) -> Path:
+    """The folder that has all files of a checkpoint.
+
+    The cache of Hugging Face keeps them in ``blobs``, and links to them in ``snapshots/REVISION``.
+    """
+    repository = folder.parent.parent
+    return repository if folder.parent.name == "snapshots" and (repository / "blobs").is_dir() else folder

@@ -35,6 +35,7 @@ from plandsl.spec.hardware import (
 )
 from plandsl.spec.power import LEAST_LIMIT
 from plandsl.units import BYTE_RATE, BYTES, FLOP_RATE, MONEY_RATE, NUMBER, POWER, TIME, Quantity
+from plandsl.values import sum_up
 
 GPU = (
     "memory",
@@ -207,7 +208,7 @@ def node_spec(context: Context, record: Record) -> NodeSpec | None:
     """A node with GPUs of one kind (`gpu`, `count`) or of several kinds (`gpus`)."""
     reader = Reader(context, record, NODE)
     groups = _unlike_gpus(reader) if "gpus" in record.fields else _like_gpus(reader)
-    count = sum(many for many, _ in groups) or None
+    count = sum_up(many for many, _ in groups) or None
     gpu = groups[0][1] if groups else None
     source = reader.source()
     read_paths(reader)
@@ -265,8 +266,8 @@ def _unlike_gpus(reader: Reader) -> tuple[tuple[int, GpuSpec], ...]:
     if not reader.ok or len(groups) < len(found):
         reader.ok = False
         return ()
-    if sum(many for many, _ in groups) > limits.MAX_COUNT:
-        total = sum(many for many, _ in groups)
+    if sum_up(many for many, _ in groups) > limits.MAX_COUNT:
+        total = sum_up(many for many, _ in groups)
         why = f"a node has at most {limits.MAX_COUNT:,} GPUs, found {total:,}"
         hint = limits.MAX_COUNT.hint("make a `cluster` of nodes", total)
         reader.fail(Wrong("E214", why, span_of(reader.record.fields["gpus"][-1]), hint=hint))
@@ -389,7 +390,7 @@ def cluster_spec(context: Context, record: Record) -> ClusterSpec | None:
     """A cluster: nodes of one kind or of several kinds, and their network."""
     reader = Reader(context, record, CLUSTER)
     groups = _unlike_nodes(reader) if "nodes" in record.fields else _like_nodes(reader)
-    count = sum(many for many, _ in groups) or None
+    count = sum_up(many for many, _ in groups) or None
     node = groups[0][1] if groups else None
     source = reader.source()
     read_paths(reader)

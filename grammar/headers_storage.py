@@ -15,6 +15,7 @@ from plandsl.grammar.hf_storage import Storage, storage_with
 from plandsl.grammar.hf_text import Made
 from plandsl.spec.formats import BITS, GGUF, base_format, bits_of, is_storage, with_inputs
 from plandsl.spec.model import ACTIVATIONS, EMBEDDING, GAINS, HEAD
+from plandsl.values import sum_up
 
 _PLAIN = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16", "I8": "int8"}
 _EXACT = 1e-4  # bits that differ by less are not written: only single scales differ
@@ -74,7 +75,7 @@ def storage_of_headers(config: Config, made: Made, storage: Storage, checkpoint:
             _note(config, f"{name} is stored, but tied to the embedding: it is not counted")
             continue
         rows = ends if isinstance(place.layer, str) else sizes[place.layer]
-        expected = sum(rows.get(weight, 0) for weight in place.weights)
+        expected = sum_up(rows.get(weight, 0) for weight in place.weights)
         if not expected and place.weights != (GAINS,):
             left += [claim.tensor for claim in own]
             continue
@@ -143,16 +144,16 @@ def _word(formats: _Formats, place: Place, claims: list[Claim], expected: int, *
     main = [c for c in claims if c.role != SCALES]
     if not main:
         return ""
-    one, size = main[0].tensor, sum(c.tensor.size for c in claims)
+    one, size = main[0].tensor, sum_up(c.tensor.size for c in claims)
     if one.type in BITS or one.type in ("int16", "int32", "int64"):  # a file of GGUF
         return _gguf_word(formats, place, main, expected)
     types = {c.tensor.type for c in main}
-    stored = 8 * sum(c.tensor.size for c in main)
+    stored = 8 * sum_up(c.tensor.size for c in main)
     if expected == 0:
         return _PLAIN.get(one.type, "")
     bits = stored / expected
     packed = one.type in ("I32", "U8", "I64", "U32") and main[0].role == MATRIX
-    if (not packed and sum(c.tensor.elements for c in main) != expected) or (packed and bits not in (2, 3, 4, 6, 8)):
+    if (not packed and sum_up(c.tensor.elements for c in main) != expected) or (packed and bits not in (2, 3, 4, 6, 8)):
         if not partial:
             _fail_shape(formats.config, place, main, expected)
         return ""
@@ -209,7 +210,7 @@ def _power(size: float) -> int:
 
 
 def _gguf_word(formats: _Formats, place: Place, main: list[Claim], expected: int) -> str:
-    elements = sum(c.tensor.elements for c in main)
+    elements = sum_up(c.tensor.elements for c in main)
     if expected and elements != expected:
         _fail_shape(formats.config, place, main, expected)
         return ""
@@ -240,7 +241,7 @@ def _tell(formats: _Formats, checkpoint: Checkpoint, left: list[Tensor]) -> None
         names = f"{_quoted(formats.first[expected, word])}{_more(count, 'weights')}"
         _note(config, f"{names}: stored as {word} by the headers, as {expected} by the config; the headers count")
     if left:
-        size = sum(tensor.size for tensor in left)
+        size = sum_up(tensor.size for tensor in left)
         names = f"{_quoted(left[0].name)}{_more(len(left), 'tensors')}"
         _note(config, f"{names} ({size:,} bytes) have no place in the model")
     if checkpoint.absent:
@@ -272,7 +273,7 @@ def _tell_total(formats: _Formats, checkpoint: Checkpoint, sizes: list[dict[str,
     ]
     found += [(formats.expect(end, (end,)), end, n) for end, n in ends.items()]
     kept = formats.storage.activations
-    size = sum(n * bits_of(kept if _is_kept(name) else word) / 8 for word, name, n in found)
+    size = sum_up(n * bits_of(kept if _is_kept(name) else word) / 8 for word, name, n in found)
     if checkpoint.total and abs(size - checkpoint.total) > 0.01 * checkpoint.total:
         why = f"the index states {checkpoint.total:,} bytes, but the formats of config.json give {size:,.0f}"
         _note(formats.config, why)

@@ -16,6 +16,7 @@ from plandsl.grammar.hf_template import render
 from plandsl.spec.model import EMBEDDING as EMBEDDING_REGION
 from plandsl.spec.model import GAINS
 from plandsl.spec.model import HEAD as HEAD_REGION
+from plandsl.values import sum_up
 
 MATRIX, BIAS, SCALES = "matrix", "bias", "scales"
 """The role of a tensor in its weight. Scales are what a format needs beside the elements, zero points too."""
@@ -124,8 +125,8 @@ def elements_of(family: Family, shape: Shape) -> Iterator[dict[str, int]]:
 def ends_of(family: Family, shape: Shape) -> dict[str, int]:
     """The elements of the embedding, and of the head unless it is tied to the embedding."""
     embedding, head = (_elements(family, part, shape.of_model) for part in ("embedding", "head"))
-    found = {EMBEDDING_REGION: sum(embedding.values())}
-    own = sum(n for name, n in head.items() if name not in embedding)
+    found = {EMBEDDING_REGION: sum_up(embedding.values())}
+    own = sum_up(n for name, n in head.items() if name not in embedding)
     return found | ({HEAD_REGION: own} if own else {})
 
 

@@ -15,6 +15,7 @@ from plandsl.grammar.schema import Reader
 from plandsl.spec.model import ModelSpec
 from plandsl.spec.plan import PlanSpec, SplitSpec, WorkloadSpec
 from plandsl.units import BYTE_RATE, TIME
+from plandsl.values import sum_up
 
 SHORT = {"batch": ("workload", "batch"), "in_flight": ("workload", "in_flight"), "nodes": ("cluster", "count")}
 """Short forms of fields in a pool: `batch = 4` stands for `workload { batch = 4 }`."""
@@ -118,7 +119,7 @@ def _cluster_link(plan: Reader, sections: list[Record]) -> Link | None:
         hint = f"give each pool `nodes = N`, {cluster.count} in all, or each pool a `node` and the plan a `transfer`"
         why = f"the pools do not say how many of the {cluster.count} nodes each has"
         plan.fail(Wrong("E321", why, span, hint=hint))
-    elif sum(n for n in counts if n) > cluster.count:
+    elif sum_up(n for n in counts if n) > cluster.count:
         asked = " + ".join(map(str, counts))
         hint = f"use {cluster.count} nodes in all, or a larger cluster"
         why = f"the pools need {asked} nodes of `{cluster.name}`, which has {cluster.count}"

@@ -25,6 +25,7 @@ from plandsl.spec.model import Apply, ModelSpec, Weight
 from plandsl.spec.plan import ShardingSpec, WorkloadSpec
 from plandsl.spec.traffic import Distribution, Empirical
 from plandsl.units import NUMBER
+from plandsl.values import sum_up
 
 TOWER = ("sharding",)
 
@@ -132,7 +133,7 @@ def mean_images(drawn: Distribution, most: int) -> float:
     """The mean number of images of a prompt that holds at most ``most``."""
     chances = chances_of(drawn, 0, limits.MAX_IMAGES)
     assert chances is not None, "a file has no images"
-    return sum(min(number, most) * chance for number, chance in chances.items())
+    return sum_up(min(number, most) * chance for number, chance in chances.items())
 
 
 def tower_sharding(

@@ -38,6 +38,7 @@ from plandsl.spec.traffic import (
 )
 from plandsl.traces import ENDINGS, FORMATS
 from plandsl.units import NUMBER, TIME
+from plandsl.values import sum_up
 
 CLASS = ("share", "input", "output", "rate", "sessions", "priority", "adapters", "adapted")
 LATENCIES = (*TIMES, "goodput")
@@ -201,7 +202,7 @@ def _check_classes(reader: Reader, classes: tuple[ClassSpec, ...]) -> None:
         elif not whole and (one.share is not None or one.arrivals is None):
             why = f"class `{one.name}` needs a `rate`, and no `share`, since the workload has no `rate`"
             reader.fail(Wrong("E242", why, one.span, hint="`rate = 8 req/s`"))
-    total = sum(one.share or 0.0 for one in classes)
+    total = sum_up(one.share or 0.0 for one in classes)
     if reader.ok and whole and abs(total - 1) > 1e-9:
         why = f"the shares of the classes add up to {100 * total:g} %"
         reader.fail(Wrong("E242", why, classes[-1].span, hint="make them add up to 100 %"))

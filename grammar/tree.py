@@ -12,6 +12,7 @@ from plandsl import limits
 from plandsl.diagnostics import Diagnostic, Span, clip
 from plandsl.grammar import syntax as s
 from plandsl.grammar.tokens import Token, split_number
+from plandsl.values import sum_up
 
 
 class Placed(Protocol):
@@ -270,7 +271,7 @@ class TreeBuilder:
         return s.Num(value, unit, unit_span, span)
 
     def _value(self, digits: str, span: Span) -> int | float:
-        if sum(map(str.isdigit, digits)) > limits.MAX_DIGITS:
+        if sum_up(map(str.isdigit, digits)) > limits.MAX_DIGITS:
             message = f"this number has more than {limits.MAX_DIGITS} digits"
             self.found.append(Diagnostic("E106", message, span, hint=limits.MAX_DIGITS.hint("round it")))
             return 1  # legal almost everywhere, so that one mistake gives one message

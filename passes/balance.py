@@ -10,6 +10,8 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
+from plandsl.values import sum_up
+
 Costs = tuple[float, float]
 """The two costs of a stage: seconds of a prefill, and seconds of all decode steps."""
 
@@ -103,8 +105,8 @@ def _least_limits(pipeline: _Stages) -> Costs | None:
     while least is not None and (found := _bisect(pipeline, 1, limit)) is not None:
         point = _bisect(pipeline, 0, found[1])
         assert point is not None, "what was found is one"
-        best = point if best is None or sum(point) < sum(best) else best
-        if point[0] <= least[0] or point[1] + least[0] >= sum(best):
+        best = point if best is None or sum_up(point) < sum_up(best) else best
+        if point[0] <= least[0] or point[1] + least[0] >= sum_up(best):
             break  # a lower first cost cannot make up for the second any more
         limit = math.nextafter(point[0], -math.inf)
     return best
@@ -151,7 +153,7 @@ def _most_even(pipeline: _Stages, most: Costs) -> tuple[int, ...]:
             for stop in range(max(start + 1, first), pipeline.latest_end(stage) + 1):
                 if not pipeline.allows(stage, start, stop, most):
                     break
-                way = uneven + sum(pipeline.costs(stage, start, stop)) ** 2, (*dealt, stop - start)
+                way = uneven + sum_up(pipeline.costs(stage, start, stop)) ** 2, (*dealt, stop - start)
                 if stop not in reached or way[0] < reached[stop][0]:
                     reached[stop] = way
         ways = reached

@@ -26,7 +26,7 @@ from plandsl.spec.formats import GGUF, base_format
 from plandsl.spec.model import ADAPTERS, Apply, walk
 from plandsl.spec.money import DRAWN, PAID, hosts, power_hint, power_missing, powerless, price_of, unpriced
 from plandsl.spec.plan import TARIFFS, AxisSpec, CutSpec, PlanSpec, RuleSpec
-from plandsl.values import kept
+from plandsl.values import kept, sum_up
 
 FREE = PADDED | {"tokens", "layers"}
 
@@ -412,10 +412,10 @@ def _cut(plan: PlanSpec, cut: CutSpec, rule: RuleSpec, stages: int) -> Iterator[
             f"the cut has {parts}, and there {'are' if stages > 1 else 'is'} {stages} stage{'s' if stages > 1 else ''}"
         )
         yield Diagnostic("E312", why, cut.span, "one part for each stage", hint, labels=labels)
-    elif sum(cut.layers) != layers:
+    elif sum_up(cut.layers) != layers:
         labels = (Label(plan.model.span, f"{layers} layers"),) if plan.model.span else ()
-        why = f"the cut has {sum(cut.layers)} layers in all, but `{name}` has {layers}"
-        sums = f"{' + '.join(map(str, cut.layers))} = {sum(cut.layers)}"
+        why = f"the cut has {sum_up(cut.layers)} layers in all, but `{name}` has {layers}"
+        sums = f"{' + '.join(map(str, cut.layers))} = {sum_up(cut.layers)}"
         yield Diagnostic("E312", why, cut.span, sums, hint, labels=labels)
     elif parted := [end for end in accumulate(cut.layers[:-1]) if end not in starts]:
         taken, made, read = next(s for s in spans(plan.model) if BEFORE < s[1] < parted[0] <= s[2])

@@ -10,6 +10,7 @@ from plandsl.passes.build import mesh_of
 from plandsl.passes.cut_stages import stage_axes
 from plandsl.spec.hardware import ClusterSpec
 from plandsl.spec.plan import AxisSpec, PlanSpec
+from plandsl.values import sum_up
 
 
 def check_nodes(plan: PlanSpec, cluster: ClusterSpec) -> Iterator[Diagnostic]:
@@ -29,7 +30,7 @@ def check_nodes(plan: PlanSpec, cluster: ClusterSpec) -> Iterator[Diagnostic]:
     for axis in leaving:
         if axis.name in stages:
             hops = boundaries(mesh, stages, cluster.node.count)
-            far = sum(hop.far for hop in hops)
+            far = sum_up(hop.far for hop in hops)
             why = f"`{axis.name}` crosses nodes: {far} of {len(hops)} pipeline hops cross the network"
             yield Diagnostic("N310", why, axis.span or plan.sharding.span)
         elif axis.name not in plan.sharding.replica_axes:

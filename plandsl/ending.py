@@ -47,6 +47,7 @@ def run_orderly(main: Callable[[], int]) -> int:
             return main()
         finally:
             _running = False
+            _remove_unfinished()  # an exception between two lines of a `with` skips what the block would do
             watch()  # a server takes its own handlers away when it ends, and ours with them
     except KeyboardInterrupt:
         _say(signal.SIGINT)
@@ -119,10 +120,14 @@ def _handle(number: int, frame: FrameType | None) -> None:
 
 
 def _end_at_once(number: int) -> NoReturn:
-    if files := sys.modules.get("plandsl.files"):
-        files.remove_unfinished()
+    _remove_unfinished()
     _say(number)
     os._exit(128 + number)
+
+
+def _remove_unfinished() -> None:
+    if files := sys.modules.get("plandsl.files"):
+        files.remove_unfinished()
 
 
 def _say(number: int) -> None:

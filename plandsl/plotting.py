@@ -18,6 +18,7 @@ import numpy as np
 
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.files import write_whole
+from plandsl.values import sum_up
 
 ENDINGS = (".svg", ".png", ".pdf")
 
@@ -234,7 +235,7 @@ def choose_sides(place: Any, spots: Sequence[tuple[float, float]], texts: Sequen
             left, low = x + dx - wide * (ha == "right"), y + dy - high * (va == "top")
             boxes.append((left, low, left + wide, low + high))
         others = [mark for j, mark in enumerate(marks) if j != i]
-        costs = [sum(_shared(b, o) for o in others) + 9 * sum(_shared(b, o) for o in taken) for b in boxes]
+        costs = [sum_up(_shared(b, o) for o in others) + 9 * sum_up(_shared(b, o) for o in taken) for b in boxes]
         best = costs.index(min(costs))
         taken.append(boxes[best])
         out.append(SIDES[best])

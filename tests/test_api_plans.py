@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -237,3 +238,42 @@ def test_the_best_plan_of_a_search_uses_the_files_that_its_file_uses(tmp_path: P
     file.write_text('use "base.plan"\nsearch quick {\n  plan = base\n  vary tp in [1, 2]\n  minimize tpot\n}\n')
     best = plandsl.search(str(file), "quick").plan()
     assert best.compile().spec.sharding.ranks == 2
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "says"),
+    [
+        (lambda: Plan(["a", "plan"]), "E445", "the name of a plan, or a Plan"),
+        (lambda: Model("3"), "E445", "the name of a model, or a Model"),
+        (lambda: Gpu("h100_sxm", source='a "quoted" word'), "E445", "text without quotes and line ends"),
+        (lambda: Plan(workload={3: 4}), "E445", "a name in `workload` must be a string, found"),
+        (lambda: SERVE.with_({"workload": {3: 4}}), "E445", "a name in `workload` must be a string, found"),
+        (lambda: SERVE.with_({"chunks": 2}).with_({"chunks.more": 2}), "E445", "has a value, 2, and no fields"),
+        (lambda: Gpu("h100_sxm", **{"compute": {"no name": 3}}), "E446", "`no name` is not the name of a field"),
+        (lambda: Plan(chunks="2\nlet a = 3"), "E445", "one value, as in a plan"),
+        (lambda: Plan(require="ttft <= 2 s }\nplan q {"), "E445", "`require`"),
+        (lambda: Plan(chunks="{"), "E445", "is no value of a plan"),
+        (lambda: Plan.read(SERVE), "E449", "a path or the text of a plan"),
+        (lambda: Plan.read("let a = 3\n"), "E401", "has no plan"),
+        (lambda: Plan.read("plan a { }\nplan b { }"), "E403", "has 2 plans: a, b"),
+        (lambda: Search.read("search a { }\nsearch b { }"), "E403", "has 2 searches: a, b"),
+    ],
+)
+def test_what_no_part_of_a_plan_says_why(make: Callable[[], object], code: str, says: str) -> None:
+    with pytest.raises(PlanError) as caught:
+        make()
+    first = caught.value.diagnostics[0]
+    assert first.code == code
+    assert says in str(caught.value), str(caught.value)
+
+
+def test_texts_over_several_lines_read_as_one_value() -> None:
+    text = (
+        str(SERVE)
+        .replace("batch = 8", "batch = 2 *  # two\n    4")
+        .replace("serve {", "serve {\n  require ttft <=  # a\n    2 s", 1)
+    )
+    read = Plan.read(text)
+    assert read.workload.batch == "2 * 4"
+    assert read.compile().spec.workload.batch == 8
+    assert "#" not in str(read)

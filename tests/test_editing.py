@@ -196,6 +196,18 @@ OFFERS = {
     "model m { hidden = 3\n ¦": ["layers", "block", "head"],
     "plan p = q with { mod¦": ["model"],
     "model m { block a x[tokens, hidden] { k = x\n x = k }\n block b x[tokens, hidden] { x = earlier.¦": ["k"],
+    "sharding s { mesh a = 2\n in attention { heads -> ¦": ["a"],
+    "sharding s { mesh a = 2\n place ¦": ["a", "tensor", "in"],
+    "model m { head x @ w_up[hidden, vocab]\n stored { ¦": ["w_up"],
+    "model m { stored { w_up = ¦": ["bf16", "activations"],
+    "plan q { }\nplan p = ¦": ["q"],
+    "workload chat { }\nplan p { workload = ¦": ["chat"],
+    "search s { vary tp ¦": ["in"],
+    "search s { vary nonsense in [1] ¦": ["by"],
+    "search { vary tp in [1]\n where ¦": ["gpus", "not"],
+    "search s { vary node.link.bandwidth in [8 ¦": ["GB/s"],
+    "model m { hidden = 3\n block a [¦": ["layers"],
+    "model m { hidden = 3\n block x[¦": ["tokens", "hidden"],
 }
 
 
@@ -216,11 +228,45 @@ def test_nothing_is_offered_where_nothing_fits(text):
     assert "llama_3_1_8b" not in offered
 
 
+WITHHELD = {
+    "workload w { input = lognormal(mean = ¦": "p95",
+    "plan p { require ttft <= ¦": "tpot",
+    "let batch = 2\nworkload w { batch = ¦": "batch",
+    "sharding s { mesh ¦": "heads",
+    "sharding s { mesh a = 2 }\nsharding t { mesh b = 2\n heads -> ¦ }": "a",
+    "sharding s { mesh a = 2\n heads -> ¦\n }\nsharding t { mesh b = 2 }": "b",
+    "sharding s { heads -> ¦ }\nsharding t { mesh b = 2 }": "b",
+    "model m { hidden = 3\n block x[tokens, hidden] {\n ¦": "rope",
+    "let a = nonsense.¦": "memory",
+    "workload w { rate = 8 ¦": "GB",
+    "search s { vary node.link.bandwidth in [8 ¦": "USD",
+}
+
+
+@pytest.mark.parametrize("text", WITHHELD)
+def test_what_may_not_stand_at_the_cursor_is_not_offered(text):
+    at = marked(text)
+    offered = [item.label for item in complete(Reading(at.text), at.line, at.column).items]
+    assert WITHHELD[text] not in offered
+
+
+def test_names_of_used_files_are_offered_with_their_file(tmp_path):
+    (tmp_path / "shared.plan").write_text("workload chat { input = 1, output = 1 }\n")
+    text = 'use "shared.plan"\nworkload own { }\nplan p { workload = '
+    found = complete(Reading(text, str(tmp_path / "root.plan")), 3, 21).items
+    details = {item.label: item.detail for item in found if item.of == "workload" and item.kind == "name"}
+    assert details["own"] == "workload"
+    assert details["chat"].startswith("workload, ")
+    assert details["chat"].endswith("shared.plan")
+
+
 def test_files_are_offered_after_use_in_the_folder_of_the_root_file_alone(tmp_path):
     inner = tmp_path / "root"
     (inner / "deep").mkdir(parents=True)
     for name in ("root/a.plan", "root/b.txt", "root/deep/c.plan", "outside.plan"):
         (tmp_path / name).write_text("")
+    (inner / ".hidden.plan").write_text("")
+    (inner / "link.plan").symlink_to(inner / "a.plan")
 
     def offered(typed: str) -> list[str]:
         reading = Reading(f'use "{typed}"', str(inner / "root.plan"))
@@ -280,6 +326,36 @@ SAYS = {
     "let ¦a = 2 * 4 GB\n": ("8.00 GB",),
     "plan p { model = llama_3_1_8b wi¦th { } }": ("with other fields",),
     "gpu a = h100_sxm with { mem¦ory = 2 }": ("bytes that a program sees",),
+    "plan own { }\nplan next = o¦wn with { }": ("plan `own`",),
+    "let room = mi3¦25x.memory\n": ("gpu `mi325x`** of the catalog", "source:"),
+    "let one = 3\nlet other = on¦e\n": ("let `one`", "= `3`"),
+    "let mine = h100_8\nnode its = mi¦ne\n": ("let `mine`", "`h100_8`"),
+    "let many = 3\nworkload w { batch = ma¦ny }": ("let `many`", "= `3`"),
+    OWN.replace("workload = chat", "workload = ch¦at"): ("workload `chat`", "input = 3000, output = 300, batch = 16"),
+    OWN.replace("ulysses = own with { sharding = split", "u = own with { sharding = sp¦lit"): (
+        "```plan\nsharding split",
+    ),
+    "sharding s {\n" + "\n".join(f" mesh a{n} = 2" for n in range(20)) + "\n}\nplan p { sharding = ¦s }": (
+        "a10 = 2\n...\n",
+    ),
+    "plan bro¦ken { model = none }": ("plan `broken`",),
+    OWN.replace("ffn = 4800", "ffn = 4 * hid¦den"): ("`hidden`: a dimension of the model, 1,536",),
+    OWN.replace("head rms_norm(x) @ w_embed", "head rms_norm(x) @ w_em¦bed"): (
+        "weight `w_embed`",
+        "12,800 x 1,536 on one rank",
+    ),
+    OWN.replace("head rms_norm", "head rms_n¦orm"): ("over the last dimension", "In a prefill of plan `own`"),
+    OWN.replace("block x[tokens", "block x[tok¦ens"): ("the tokens of a step", "the compiler sets it"),
+    OWN.replace("h @ w_v[hidden", "h @ w_v[hid¦den"): ("`hidden`: a dimension of the model, 1,536",),
+    OWN.replace("a = attention(", "a = atten¦tion("): ("softmax attention over the KV cache", "In a decode"),
+    OWN.replace("a @ w_o[heads, ", "a @ w_o[tok¦ens, "): ("the tokens of a step", "the compiler sets it"),
+    OWN.replace("head rms_norm(x)", "head rms_norm(x, ga¦in = none)"): ("without a gain",),
+    "workload w { inp¦ut = 2 * 30 }": ("here: 60",),
+    "workload w { inp¦ut = 30 }": ("takes a whole number",),
+    "sharding s { mesh a = 2\n hea¦ds -> a }": ("`heads`: a dimension, split over the axes",),
+    "sharding s { mesh a = 2\n tok¦ens -> a }": ("`tokens`: a dimension, split", "the tokens of a step"),
+    "sharding s { mesh a = 2\n place a in no¦de }": ("groups of these axes stay in one node",),
+    "search s { vary tp i¦n [1, 2] }": ("the values that the field takes",),
 }
 
 
@@ -289,6 +365,32 @@ def test_a_hover_says_what_follows_from_a_word(text):
     said = hover(Reading(at.text), at.line, at.column)
     assert said is not None
     assert [part for part in SAYS[text] if part not in said.text] == [], said.text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# a wo¦rd\n",
+        "let a = 3¦2\n",
+        "node its = no¦thing\n",
+        "let a = no¦thing\n",
+        "sharding s { no¦thing }",
+        "sharding s { in no¦thing { } }",
+        "search s { vary no¦thing in [1] }",
+    ],
+)
+def test_a_hover_says_nothing_of_what_means_nothing(text):
+    at = marked(text)
+    assert hover(Reading(at.text), at.line, at.column) is None
+
+
+def test_a_line_of_a_model_is_that_of_a_plan_that_compiles():
+    at = marked(OWN.replace("plan own {", "plan first { model = small }\nplan own {").replace("a @ w_o", "a @ w¦_o"))
+    said = hover(Reading(at.text), at.line, at.column)
+    assert said is not None
+    assert "of plan `own`" in said.text
+    alone = marked(at.text[: at.text.index("plan own")].replace("a @ w_o", "a @ w¦_o"))
+    assert hover(Reading(alone.text), alone.line, alone.column) is None
 
 
 def test_numbers_of_a_hover_are_those_of_the_estimate():

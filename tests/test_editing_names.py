@@ -52,6 +52,29 @@ DECLARED = {
     ),
     "let slo = 2 s\nplan p { require ttft <= s¦lo }\n": (1, "slo"),
     "model a { hidden = 8 }\nmodel b = a with { ffn = 2 * hi¦dden }\n": (1, "hidden"),
+    "model a {\n hidden = 8 }\nmodel b = a with { } with { ffn = 2 * hi¦dden }\n": (2, "hidden"),
+    "let room = mi¦ne.memory\ngpu mine = h100_sxm\n": (2, "mine"),
+    "let top = 8\nsearch s { vary batch in 1..to¦p }": (1, "top"),
+    "let top = 8\nsearch s { vary batch in 1..64 by + to¦p }": (1, "top"),
+    "let one = 1\nlet other = 3 - -o¦ne\n": (1, "one"),
+    "workload chat { }\nsearch s { vary workload in [ch¦at] }": (1, "chat"),
+    "let many = 2\nsearch s { vary workload.batch in [ma¦ny] }": (1, "many"),
+    "engine mine = vllm\nsearch s { vary engine in [vllm, mi¦ne] }": (1, "mine"),
+    "workload w {\n class fa¦st { share = 1 } }": (2, "fast"),
+    "let part = 1\nworkload w { class fast { share = pa¦rt } }": (1, "part"),
+    "let first = 3\nmodel m { block a [layers = 0..fi¦rst] x[tokens] { x = x } }": (1, "first"),
+    "model m {\n block qu¦iet x[tokens] { x = x } }": (2, "quiet"),
+    "model m {\n block quiet x[tokens] { x = x }\n stored { qui¦et { w_up = fp8 } } }": (2, "quiet"),
+    "model m {\n block x[tokens] { x = x @ w_up[hidden] }\n stored { w_u¦p = fp8 } }": (2, "w_up"),
+    "model m {\n block quiet x[tokens] { x = x @ w_up[hidden] }\n stored { quiet { w_u¦p = fp8 } } }": (2, "w_up"),
+    "model m {\n embedding e = w_rows[vocab] {\n h = rms_norm(e¦)\n h } }": (2, "e"),
+    "model m {\n embedding e = w_rows[vocab] {\n h = rms_norm(e)\n h¦ } }": (3, "h"),
+    "model m {\n block x[tokens] { x = x @ w_up[hidden] }\n mtp x[tokens] with e[tokens] { x = x + e¦ } }": (3, "e"),
+    "model m { block x[tokens] {\n y = experts(x, w_r[tokens]) {\n g = x\n g¦ } } }": (3, "g"),
+    "model a {\n block x[tokens] { x = x @ w_up[hidden] } }\nmodel b = a with { stored { w_u¦p = fp8 } }": (2, "w_up"),
+    "plan p { sharding {\n mesh wide = 2\n heads -> w¦ide } }": (2, "wide"),
+    "sharding s {\n mesh wide = 2 }\nplan p { sharding = s with { heads -> wi¦de } }": (2, "wide"),
+    "sharding s {\n mesh wide = 2\n place wi¦de in node }": (2, "wide"),
 }
 
 
@@ -61,6 +84,29 @@ def test_a_name_leads_to_where_it_is_declared(text):
     (line, name) = DECLARED[text]
     (found_at,) = definitions(found, one)
     assert (found_at.span.line, reading.slice(found_at.span)) == (line, name)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model a = nothing with { hid¦den = 2 }",
+        "model a = nothing with { block x[tokens] { x = x @ w_u¦p[hidden] } }",
+        "model a = nothing with { embedding w_row¦s[vocab, hidden] }",
+        "model a = nothing with { stored { qui¦et { w_up = fp8 } } }",
+        "sharding a = nothing with { mesh wi¦de = 2 }",
+        "model a = b\nmodel b = a with { hid¦den = 2 }",
+        "model m { block x[tokens] { x = earlier.no¦thing } }",
+        "model m { block a x[tokens] { k = x\n x = earlier.k¦ } }",
+        "search s { vary 3 + 4 in [chat¦] }\nworkload chat { }",
+        "search s { vary nothing.at in [chat¦] }\nworkload chat { }",
+        "workload chat { }\nsearch s { vary batch in [ch¦at] }",
+        "let tokens = 2\nmodel m { block x[tok¦ens] { x = x } }",
+    ],
+)
+def test_a_name_that_nothing_declares_leads_nowhere(text):
+    place = marked(text)
+    reading = Reading(place.text)
+    assert symbol_at(names(reading), path_of(reading.unit), place.line, place.column) is None
 
 
 def test_a_name_of_the_catalog_leads_into_its_file():

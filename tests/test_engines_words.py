@@ -1,57 +1,163 @@
-"""Words of launch scripts: redirections belong to the shell, and quotes protect the signs of them."""
+"""Single words of launch files, both ways: how a word reads in a plan, and what a plan writes or is refused for."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from plandsl.backends.engines.words import split_commands
+from plandsl.backends.engines.commands import CONNECTOR
+from plandsl.backends.engines.plans import deploy
+from plandsl.backends.engines.scripts import write_script
 from plandsl.cli import main
+from plandsl.diagnostics import PlanError
+from plandsl.driver import compile_text
+from plandsl.spec.scheduler import SchedulerName
+from tests.test_engines_unsaid import told
+
+LOAD = "workload { input = 64, output = 8, batch = 8 }"
+CONFIGS = "trtllm-serve llama_3_1_8b "
+ADAPTERS = (
+    "model = llama_3_1_8b with { lora { adapters = 4, rank = RANK, targets = [w_q], host_bandwidth = 20 GB/s, "
+    "load_time = 2 ms, host_adapters = 40, disk_bandwidth = 2 GB/s } }"
+)
+WAVES = (
+    "workload { input = uniform(32, 96), output = uniform(4, 12), "
+    "rate = on_off(9 req/s, on = 2 s, off = 3 s), duration = 60 s }"
+)
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("words", "plan"),
     [
-        ("a b > log.txt 2>&1 &", [["a", "b"]]),
-        ("a b >log.txt 2>/dev/null c", [["a", "b", "c"]]),
-        ("a b>log c", [["a", "b", "c"]]),
-        ("a b2>log c", [["a", "b2", "c"]]),
-        ("a &> log b; c &>>log d", [["a", "b"], ["c", "d"]]),
-        ("a >> 'my log' b", [["a", "b"]]),
-        ("a < in 2>&- >| out b", [["a", "b"]]),
-        ("a > >(tee log) 2> >(tee errors >&2) b", [["a", "b"]]),
-        ("a <<< 'some words' b", [["a", "b"]]),
-        ("a {log}> out b", [["a", "b"]]),
-        ("a >\\\n log b\nc", [["a", "b"], ["c"]]),
-        ("a b 2>&1 | tee log", [["a", "b"], ["tee", "log"]]),
-        ("a 'b > c' \"2>&1\" d\\>e", [["a", "b > c", "2>&1", "d>e"]]),
-        ('a --set=\'{"b": "<c>"}\'', [["a", '--set={"b": "<c>"}']]),
-        ("a <(b c) ${d:->e}", [["a", "<(b c)", "${d:->e}"]]),
-        ("a <model> b", [["a", "<model>", "b"]]),
-        ("a >\nb", [["a"], ["b"]]),
-        ("> log", []),
-        ("a >", [["a"]]),
+        ('trtllm-serve deepseek_v3 --tp_size 8 --speculative_config {"decoding_type":"MTP","max_draft_len":2}',
+         "speculate { draft = mtp, tokens = 2,"),
+        ('trtllm-serve deepseek_v3 --tp_size 8 --speculative_config {"decoding_type":"MTP",'
+         '"num_nextn_predict_layers":3}',
+         "speculate { draft = mtp, tokens = 3,"),
+        (CONFIGS + '--speculative_config {"decoding_type":"NGram","max_draft_len":4}', "speculate { tokens = 4,"),
+        (CONFIGS + '--speculative_config {"decoding_type":"Draft_Target","max_draft_len":2,"speculative_model":'
+         '"llama_3_2_1b"}', "draft = llama_3_2_1b, tokens = 2,"),
+        ('vllm serve deepseek_v3 -tp 8 --speculative-config {"method":"deepseek_mtp","num_speculative_tokens":2}',
+         "draft = mtp, tokens = 2,"),
+        ('vllm serve llama_3_1_8b -tp 2 --speculative-config {"model":"llama_3_2_1b","num_speculative_tokens":2}',
+         "acceptance = 70 %, sharding { tp = 1 } }"),
+        ("sglang serve llama_3_1_8b --speculative-algorithm STANDALONE --speculative-num-steps 2 "
+         "--speculative-draft-model-path llama_3_2_1b", "draft = llama_3_2_1b, tokens = 2,"),
+        ("sglang serve qwen3_235b_a22b --tp 8 --attn-dp-size 4 --ep-size 2", "batch -> whole, dealt\n"),
+        ("sglang serve qwen3_235b_a22b --tp 8 --attn-dp-size 4 --ep-size 2", "expert_ffn -> dealt, inner\n"),
+        ("vllm serve qwen3_235b_a22b -tp 2 -dp 4", "expert_ffn -> dealt, inner\n"),
+        ("vllm serve qwen3_235b_a22b -tp 2 -dp 4 -pp 2 --enable-expert-parallel", "experts -> whole, heads\n"),
+        ("vllm serve llama_3_1_8b -tp 2 -pp 2 -dp 2", "sharding { tp = 2, pp = 2, dp = 2 }"),
+        ("vllm serve llama_3_1_8b --max-model-len auto", "engine own = vllm\n"),
+    ],
+)  # fmt: skip
+def test_words_of_an_engine_become_words_of_a_plan(words: str, plan: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["import", "--node", "h200_8", "--", *words.split()]) == 0
+    assert plan in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says", "hint"),
+    [
+        (
+            '--speculative_config {"decoding_type":"Medusa","max_draft_len":2}',
+            "E508",
+            "guesses by `medusa`",
+            "NGram",
+        ),
+        ('--lora_config {"lora_target_modules":[]}', "E508", "which weights have adapters", '["attn_q", "attn_k"'),
+        ('--lora_config {"lora_target_modules":["mlp"]}', "E508", "`mlp` is no weight of `llama_3_1_8b`", "drop it"),
+        ('--kv_cache_config {"free_gpu_memory_fraction":3}', "E508", "`3` is no share of memory", "at most 1"),
+        ('--kv_cache_config {"mamba_ssm_cache_dtype":"fp3"}', "E508", "`fp3` is no format of states", "bfloat16"),
+        ("--enable_attention_dp=perhaps", "E507", "`perhaps` follows it", "expected nothing"),
+        ("--nonsense 3", "E506", "`--nonsense` is no flag of TensorRT-LLM", "leave it out"),
     ],
 )
-def test_redirections_are_no_words(text: str, words: list[list[str]]) -> None:
-    assert [[word.text for word in command.words] for command in split_commands(text, "run.sh")] == words
-
-
-def test_words_behind_a_redirection_stand_where_they_stand() -> None:
-    first, second = split_commands("a > log b\nc 2>\\\n log d", "run.sh")
-    assert [(w.span.line, w.span.column) for w in (*first.words, *second.words)] == [(1, 1), (1, 9), (2, 1), (3, 6)]
-
-
-def test_a_script_with_a_log_becomes_the_plan_of_the_same_script_without(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_wrong_words_of_a_config_are_told(
+    words: str, code: str, says: str, hint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = []
-    for behind in ("", " > log.txt 2>&1 &", " 2>&1 | tee 'log of today.txt'", ' &>> "$LOG"'):
-        (tmp_path / "run.sh").write_text(
-            f"vllm serve meta-llama/Llama-3.1-8B-Instruct -tp 2{behind}\n", encoding="utf-8"
-        )
-        assert main(["import", str(tmp_path / "run.sh"), "--node", "h100_2"]) == 0
-        found.append(capsys.readouterr().out)
-    assert "tp = 2" in found[0]
-    assert len(set(found)) == 1
+    assert main(["import", "--", *CONFIGS.split(), *words.split()]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error[{code}]")
+    assert says in err
+    assert hint in err
+
+
+def test_words_that_a_plan_does_not_need_are_listed_by_what_they_do(capsys: pytest.CaptureFixture[str]) -> None:
+    words = '--cuda_graph_config {"a":1} --backend pytorch'
+    assert main(["import", "--", *CONFIGS.split(), *words.split()]) == 0
+    err = capsys.readouterr().err
+    assert "these flags say nothing of a plan: --backend\n" in err
+    assert "an import does not read these flags of TensorRT-LLM" in err
+    assert "--cuda_graph_config" in err
+
+
+def exported(engine: SchedulerName, fields: str) -> tuple[str, str]:
+    (plan,) = compile_text(f"plan p {{ node = h200_8, {fields} }}")
+    made = deploy(plan.spec, engine, plan.closed_form(), plan.sources)
+    return write_script(made, engine, CONNECTOR[engine]), told(made)
+
+
+@pytest.mark.parametrize(
+    ("engine", "fields", "code", "why"),
+    [
+        ("trtllm", f"model = llama_3_1_8b, sharding {{ cp = 2, tp = 2 }}, {LOAD}", "E503", "is not known to be `cp`"),
+        ("trtllm", f"model = qwen3_235b_a22b, sharding {{ ep = 4, tp = 2 }}, {LOAD}", "E503", "all ranks of a stage"),
+        ("sglang", f"model = llama_3_1_8b, sharding {{ cp = 2, tp = 2 }}, {LOAD}", "E503", "and `cp` adds ranks"),
+        ("vllm", f"model = llama_3_1_8b, sharding {{ cp = 2, sp = 2 }}, {LOAD}", "E503", "beside tp and pp alone"),
+        ("vllm", f"{ADAPTERS.replace('RANK', '513')}, {LOAD}", "E503", "adapters of rank 512 at most"),
+        ("vllm", f"model = llama_3_1_8b, sharding {{ mesh a = 2; heads -> a }}, {LOAD}", "E502", "but not `kv_heads`"),
+        ("vllm", f"model = llama_3_1_8b, sharding {{ mesh a = 2; heads, kv_heads -> a }}, {LOAD}", "E502",
+         "but not `ffn`"),
+        ("sglang", f"model = mixtral_8x7b, sharding {{ mesh a = 2; heads, kv_heads, vocab -> a }}, {LOAD}", "E502",
+         "neither `experts` nor `expert_ffn`"),
+        ("vllm", "model = llama_3_1_8b, sharding { mesh a = 2; heads, kv_heads, ffn, vocab -> a; "
+         f"in embedding {{ hidden -> a }} }}, {LOAD}", "E502", "a rule for `embedding` alone"),
+    ],
+)  # fmt: skip
+def test_a_plan_that_an_engine_cannot_run_is_refused(engine: SchedulerName, fields: str, code: str, why: str) -> None:
+    with pytest.raises(PlanError) as caught:
+        exported(engine, fields)
+    first = caught.value.diagnostics[0]
+    assert (first.code, first.span is not None, bool(first.hint)) == (code, True, True)
+    assert why in first.message
+
+
+@pytest.mark.parametrize(
+    ("engine", "fields", "words"),
+    [
+        ("trtllm", f"model = llama_3_1_8b, sharding {{ pp = 2, cut = [10, 22] }}, {LOAD}", "pp_partition: [10, 22]"),
+        ("vllm", f"model = llama_3_1_8b, sharding {{ pp = 2, cut = [10, 22] }}, {LOAD}",
+         "VLLM_PP_LAYER_PARTITION=10,22 "),
+        ("sglang", f"model = llama_3_1_8b, sharding {{ pp = 2, cut = [10, 22] }}, {LOAD}",
+         "SGLANG_PP_LAYER_PARTITION=10,22 "),
+        ("vllm", f"model = llama_3_1_8b, sharding {{ cp = 2, tp = 2 }}, {LOAD}", "--prefill-context-parallel-size 2 "),
+        ("vllm", f"{ADAPTERS.replace('RANK', '16')}, {LOAD}", "--max-cpu-loras 40 "),
+        ("sglang", f"{ADAPTERS.replace('RANK', '16')}, {LOAD}", "--max-loaded-loras 40 "),
+        ("trtllm", f"{ADAPTERS.replace('RANK', '16')}, {LOAD}", "max_cpu_loras: 40"),
+        ("trtllm", f"model = deepseek_v3, sharding {{ tp = 8 }}, {LOAD}, "
+         "speculate { draft = mtp, tokens = 2, acceptance = 70 % }", 'decoding_type: "MTP"'),
+        ("trtllm", f"model = llama_3_3_70b, sharding {{ tp = 8 }}, {LOAD}, "
+         "speculate { draft = llama_3_2_1b, tokens = 2, acceptance = 70 % }", 'decoding_type: "Draft_Target"'),
+        ("vllm", f"model = llama_3_1_8b, engine = vllm, {WAVES}", "--random-range-ratio 0.5 "),
+    ],
+)  # fmt: skip
+def test_a_field_is_written_in_the_engines_word(engine: SchedulerName, fields: str, words: str) -> None:
+    assert words in exported(engine, fields)[0]
+
+
+@pytest.mark.parametrize(
+    ("engine", "fields", "why"),
+    [
+        ("vllm", f"model = llama_3_1_8b, engine = vllm, {WAVES}", "no arrivals like the plan's (OnOff)"),
+        ("vllm", f"model = llama_3_1_8b, engine = vllm, {WAVES}", "and not after `duration`"),
+        ("vllm", "model = llama_3_1_8b, engine = vllm, workload { rate = 9 req/s, requests = 20, "
+         "class a { share = 40 %, input = 20, output = 3 }, class b { share = 60 %, input = 40, output = 3 } }",
+         "neither classes nor conversations"),
+        ("sglang", "model = llama_3_1_8b, workload { input = 64, output = 8, batch = 8, reuse = 50 % }",
+         "whole prompts: `reuse` is left out"),
+        ("vllm", f"model = deepseek_v3_2 with {{ index_cache = bf16 }}, sharding {{ tp = 8 }}, {LOAD}",
+         "counts with `index_cache = bf16`"),
+    ],
+)  # fmt: skip
+def test_what_a_benchmark_or_an_engine_leaves_out_is_told(engine: SchedulerName, fields: str, why: str) -> None:
+    assert why in exported(engine, fields)[1]

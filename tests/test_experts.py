@@ -381,6 +381,17 @@ def work(plan: CompiledPlan, phase: str = "decode") -> list[Experts]:
     return [w for w in works if isinstance(w.op, GroupedGemm)]
 
 
+@pytest.mark.parametrize("tokens", [1, 5, 4000])
+def test_no_tokens_are_faster_than_the_weights_that_they_read(tokens: int) -> None:
+    plan = moe("", more=BARE)
+    phase = plan.cost.pools[0].main.decode
+    at = phase.bound_sizes({"batch": tokens, "context": 100})
+    for op in work(plan):
+        weights = op.tokens(tokens).moved - op.bytes_per_pair * 4 * tokens
+        floor = max(weights / phase.machine.gpu.bandwidth, op.tokens(tokens).flops / phase.machine.peak(op.op.compute))
+        assert float(op.least(at, phase.machine, 1.0)) == pytest.approx(floor)
+
+
 def test_few_tokens_read_the_experts_that_they_touch() -> None:
     up, _ = work(moe("", more=BARE))
     one = up.tokens(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -24,6 +25,12 @@ KNOW_ALL = ("api", "driver", "editing", "entries", "commands", "lsp", "playgroun
 
 STARTS = ("__init__", "__main__", "cli", *KNOW_ALL)
 """Each verb loads what it needs where it needs it, so that start-up stays short."""
+
+WHOLE = SCHEDULERS | {
+    *(f"backends.cost.serving.{name}" for name in ("leap", "own_blocks", "ranks", "replica")),
+    "backends.jax.child", "printing", "reflow",
+}  # fmt: skip
+"""Modules that add whole numbers alone: tokens, blocks and requests; sizes; characters."""
 
 WINGS = {
     "answers.tables", "answers.text.parts", "answers.text.short", "answers.text.start",
@@ -135,4 +142,44 @@ def test_calls_name_their_arguments() -> None:
             if isinstance(call, ast.Call) and len(call.args) > 5:
                 name = ast.unparse(call.func).rpartition(".")[2]
                 found += [] if name in any_number else [f"{path.relative_to(ROOT)}:{call.lineno}: {name}"]
+    assert found == []
+
+
+def is_whole(value: ast.expr) -> bool:
+    """Whether an expression is a whole number or a truth value by its form alone."""
+    match value:
+        case ast.Constant(value=int()) | ast.Compare() | ast.UnaryOp(op=ast.Not()):
+            return True
+        case ast.Call(func=ast.Name(id="len" | "int" | "any" | "all") | ast.Attribute(attr="startswith")):
+            return True
+        case ast.Call(ast.Name(id="sum"), [ast.GeneratorExp(elt=each) | ast.ListComp(elt=each)], []):
+            return is_whole(each)
+        case ast.Call(ast.Name(id="sum"), [ast.Call(ast.Name(id="map"), [ast.Name(id="len"), *_])], []):
+            return True
+        case ast.IfExp(body=left, orelse=right):
+            return is_whole(left) and is_whole(right)
+        case ast.BinOp(left, ast.Add() | ast.Sub() | ast.Mult(), right):
+            return is_whole(left) and is_whole(right)
+    return False
+
+
+def added(source: str) -> Iterator[int]:
+    """Lines where the builtin `sum` may meet floats: it is called with what need not be whole, or is handed on."""
+    nodes = list(ast.walk(ast.parse(source)))
+    counts = {id(node.func) for node in nodes if isinstance(node, ast.Call) and is_whole(node)}
+    names = (node for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load))
+    yield from (name.lineno for name in names if name.id == "sum" and id(name) not in counts)
+
+
+def test_floats_are_added_from_left_to_right() -> None:
+    """The builtin `sum` has other last digits from Python 3.12 on: `plandsl.values.sum_up` has the same on each."""
+    wrong = ("sum(x)", "sum(a.s for a in x)", "max(x, key=sum)", "sum([1], start=0.5)", "sum(n / 2 for n in x)")
+    whole = ("sum(1 for _ in x)", "sum([len(a) + 2 for a in x])", "sum(a > b for a in x)", "sum_up(x)", "x.sum()")
+    assert [list(added(text)) for text in (*wrong, *whole)] == [[1]] * len(wrong) + [[]] * len(whole)
+    found = []
+    for path in (path for folder in ("plandsl", *STAGES) for path in sorted((ROOT / folder).rglob("*.py"))):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removeprefix("plandsl.")
+        source = path.read_text("utf-8")
+        if name not in WHOLE and re.search(r"\bsum\b", source):
+            found += [f"{path.relative_to(ROOT)}:{line}" for line in added(source)]
     assert found == []

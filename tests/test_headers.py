@@ -329,3 +329,21 @@ def test_the_catalog_command_prints_both(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
     assert main(["catalog", "model", str(tmp_path / "tiny.gguf")]) == 2
     assert "E485" in capsys.readouterr().err
+
+
+def test_a_snapshot_of_the_cache_of_hugging_face_is_read_through_its_links(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache, snapshot = tmp_path / "models--a--tiny", tmp_path / "models--a--tiny" / "snapshots" / "0a1b"
+    write_folder(cache / "blobs", llama(first_kept))
+    snapshot.mkdir(parents=True)
+    for file in (cache / "blobs").iterdir():
+        (snapshot / file.name).symlink_to(f"../../blobs/{file.name}")
+    assert main(["catalog", "model", str(snapshot)]) == 0
+    assert "by the headers" in capsys.readouterr().out
+    weights_file = snapshot / "model.safetensors"
+    (tmp_path / "outside.safetensors").write_bytes(weights_file.read_bytes())
+    weights_file.unlink()
+    weights_file.symlink_to("../../../outside.safetensors")
+    assert main(["catalog", "model", str(snapshot)]) == 2
+    assert "E485" in capsys.readouterr().err

@@ -146,7 +146,9 @@ def test_groups_keep_their_axes(axes: tuple[str, ...]) -> None:
 
 
 def test_a_run_is_of_a_region() -> None:
-    assert [region_of(run) for run in (HEAD, RegionRun(SEND, near=True), RegionRun(HEAD, kinds=(0, 1)))] == [
+    assert [
+        region_of(run) for run in (HEAD, RegionRun(SEND, near=True), RegionRun(HEAD, near=False, kinds=(0, 1)))
+    ] == [
         HEAD,
         SEND,
         HEAD,

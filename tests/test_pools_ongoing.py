@@ -139,6 +139,18 @@ def test_the_closed_network_is_that_of_servers_played_out(
     assert ours.ttft == pytest.approx(ttft, rel=0.3)
 
 
+@pytest.mark.parametrize("clients", [2, 64])
+def test_requests_that_start_together_wait_for_those_before_them(clients: int) -> None:
+    """A prefill server takes its share of the first requests one by one; of many requests, they are few."""
+    made = plan(clients=clients)
+    cost, load = model(made), made.spec.workload
+    turn = cost.prefill.n / float(cost.rates(cost.evaluate(), load.input, load.output).prefill)
+    mean = np.mean([taken * turn for taken in range(clients // cost.prefill.n)])
+    for requests, share in ((clients, 1.0), (8 * clients, 1 / 8)):
+        flow = cost.flow(clients, load.input, load.output, requests)
+        assert float(flow.served.start) == pytest.approx(mean * share)
+
+
 def test_shares_of_both_pools_follow_their_figures_where_the_link_limits() -> None:
     for clients, when in some([*product((16, 300), ("after", "layerwise"))], 2):
         shares_follow_where_the_link_limits(clients, when)

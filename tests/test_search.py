@@ -490,3 +490,62 @@ def test_pools_and_settings_of_a_plan_vary() -> None:
     found, rows = table(searched(more))
     assert len({m["ttft"] for _, m, _ in rows}) == 2  # one stage after the other has nothing to overlap here
     assert found.plans == 4
+
+
+# ---- what a search may not say
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "says"),
+    [
+        ("vary batch in [[1, 2], 3]", "E210", "expected one value, found a list"),
+        ("vary batch in 1..8 by 2", "E210", "expected `*` or `+` after `by`"),
+        ('vary batch in 1..8 by + "2"', "E210", "a step must be a number"),
+        ("vary batch in 1..8 by * 2 GB", "E210", "a step must be a number"),
+        ('vary batch in "1"..8', "E210", "must have numbers as its ends"),
+        (
+            "vary node.link.bandwidth in 2 * 50 GB/s..400 GB/s by + 50 GB/s",
+            "E210",
+            "must start with a number and its unit",
+        ),
+        ("vary tp in [1, 2]\n where -tp", "E210", "a condition must be true or false"),
+        ("vary tp in [1, 2]\n where tp and 3", "E210", "`and` needs true or false on both sides"),
+        ("vary tp in [1, 2], model.weights in [bf16, fp8]\n where model.weights < 2", "E210", "needs numbers on both"),
+        (
+            "vary tp in [1, 2], model.weights in [bf16, fp8]\n where model.weights < fp8",
+            "E210",
+            "needs numbers on both",
+        ),
+        ("vary tp in [1, 2]\n where tp == two", "E201", "is neither a field that varies"),
+        ("vary tp in [1, 2]\n maximize goodput", "E216", "needs requests over time"),
+    ],
+)
+def test_a_search_that_cannot_be_says_why(more: str, code: str, says: str) -> None:
+    with pytest.raises(PlanError) as caught:
+        searched(more)
+    first = caught.value.diagnostics[0]
+    assert (first.code[: len(code)], first.span is not None) == (code, True)
+    assert says in first.message, first
+
+
+@pytest.mark.parametrize(
+    ("change", "more", "code", "says"),
+    [
+        (("output = 200", "output = 0"), "vary tp in [1, 2]\n minimize tpot", "E481", "tpot"),
+        (("llama_3_1_8b", "nothing"), "minimize tpot", "E201", "nothing"),
+        (("llama_3_1_8b", "llama_3_1_8b with { heads = 3 }"), "", "E", "heads"),
+    ],
+)
+def test_a_search_of_a_plan_that_cannot_be_says_why(change: tuple[str, str], more: str, code: str, says: str) -> None:
+    with pytest.raises(PlanError) as caught:
+        searched(more, BASE.replace(*change))
+    first = caught.value.diagnostics[0]
+    assert (first.code[: len(code)], first.span is not None) == (code, True)
+    assert says in first.message, first
+
+
+def test_conditions_negate() -> None:
+    found = searched("vary tp in [1, 2, 4]\n where not (-tp < -2)")
+    assert [c.text for c in found.conditions] == ["not (-tp < -2)"]
+    (condition,) = found.conditions
+    assert [condition.holds({"tp": tp}) for tp in (1, 2, 4)] == [True, True, False]

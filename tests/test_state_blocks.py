@@ -134,6 +134,8 @@ def test_each_rank_scans_its_share_and_all_states_travel(layer: str) -> None:
     sizes = phase.extents.sizes
     n, values = sizes[op.k.type.names[-1]], op.v.type.names[3:]
     p = sizes[values[0]] if values else 1
+    assert op.columns.split(".")[:-1] == [op.k.type.names[-1], *values], "named after all that they are made of"
+    assert sizes[op.columns] == p + (n if op.delta else 1)
     wanted = 4 * 4 * sizes[op.v.type.names[2]] * n * (p + (n if op.delta else 1))
     assert gather.demand(at).payload == wanted
 

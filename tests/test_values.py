@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import accumulate
 
+import numpy as np
 import pytest
 from attrs import evolve
 
@@ -11,7 +13,7 @@ from plandsl.diagnostics import Span
 from plandsl.driver import compile_file
 from plandsl.spec.hardware import LinkSpec
 from plandsl.spec.plan import WorkloadSpec
-from plandsl.values import FrozenValue, kept
+from plandsl.values import FrozenValue, kept, sum_up
 
 LOAD = WorkloadSpec("chat", 1024, 128, batch=8)
 
@@ -43,6 +45,17 @@ def test_no_class_has_what_it_inherits_made_again() -> None:
     assert len(made) > 40
     own = [vars(cls).get(name) for cls in made for name in ("__eq__", "__hash__", "__repr__")]
     assert not [method for method in own if method is not None and "attrs" in method.__code__.co_filename]
+
+
+def test_floats_are_added_from_left_to_right_without_correction() -> None:
+    tenths = [0.1] * 10
+    assert sum_up(tenths) == list(accumulate(tenths))[-1] == 0.9999999999999999  # the builtin says 1.0 from 3.12 on
+    assert sum_up([1e100, 1.0, -1e100]) == 0.0
+    assert sum_up([1.0, -1e100], 1e100) == 0.0
+    assert sum_up([]) == 0
+    start, rows = np.zeros(2), [np.array([0.1, 1.0])] * 10
+    assert sum_up(rows, start).tolist() == [0.9999999999999999, 10.0]
+    assert start.tolist() == [0.0, 0.0]  # what it starts from is left as it was
 
 
 def test_what_is_kept_belongs_to_an_object_and_to_the_other_arguments() -> None:

@@ -27,6 +27,7 @@ from plandsl.backends.compare.formats import (
 from plandsl.backends.cost.serving.requests import Ints
 from plandsl.diagnostics import Diagnostic
 from plandsl.measurements import RATE, SECONDS, Range
+from plandsl.values import sum_up
 
 SHAPE = Range(1e-3, 1e6)
 
@@ -325,7 +326,7 @@ class _Fields:
                 return int(math.prod(numbers))
         pools = [_number(self.get((name,))) for name in ("num_prefill_gpu", "num_decode_gpu")]
         if self.format.per_gpu and all(1 <= n <= limits.MAX_COUNT for n in pools):
-            return int(sum(pools)) if str(self.get(("disagg",))).lower() == "true" else int(pools[0])
+            return int(sum_up(pools)) if str(self.get(("disagg",))).lower() == "true" else int(pools[0])
         return 0
 
     def settings(self) -> Iterator[tuple[str, float]]:

@@ -23,6 +23,7 @@ from plandsl.diagnostics import PlanError
 from plandsl.progress import Tick, silent
 from plandsl.spec.hardware import EngineSpec
 from plandsl.units import show_time
+from plandsl.values import sum_up
 
 JUDGED = ("ttft", "tpot")
 """Metrics whose errors judge suspects. Throughput follows from them."""
@@ -206,7 +207,7 @@ def answers_of(predictor: Predictor, cases: Cases, kind: Kind, engine: EngineSpe
         return None
     if kind.rate:
         return Answers(kind, slopes, QUICKEST - 1, SLOWEST - 1)
-    now = sum(float(getattr(engine, name)) for name in kind.fields)
+    now = sum_up(float(getattr(engine, name)) for name in kind.fields)
     largest = float(np.nanmax(cases.measured, initial=typical))
     return Answers(kind, slopes, -now, 10 * largest)
 
@@ -299,7 +300,7 @@ def share_of(cases: Cases, one: Tried, engine: EngineSpec, row: int, column: int
     """The part of a predicted metric that a suspect takes, as the simulation answers to it."""
     if one.slopes is None:
         return float("nan")
-    unit = 1.0 if one.kind.rate else sum(float(getattr(engine, name)) for name in one.kind.fields)
+    unit = 1.0 if one.kind.rate else sum_up(float(getattr(engine, name)) for name in one.kind.fields)
     return float(one.slopes[row, column] * unit / cases.predicted[row, column])
 
 
@@ -309,7 +310,7 @@ def describe(one: Tried, engine: EngineSpec) -> str:
         return f"{one.by:.0%} of the predicted room"
     if one.kind.rate:
         return f"{1 + one.by:.3g} times as long"
-    now = sum(float(getattr(engine, name)) for name in one.kind.fields)
+    now = sum_up(float(getattr(engine, name)) for name in one.kind.fields)
     return f"{show_time(max(now + one.by, 0.0))} instead of {show_time(now)}"
 
 

@@ -16,6 +16,7 @@ from plandsl.backends.engines.manifests import Files
 from plandsl.backends.engines.server import Role
 from plandsl.backends.engines.words import Command, Word, split_commands
 from plandsl.diagnostics import Diagnostic, PlanError, Span, clip
+from plandsl.values import sum_up
 
 if TYPE_CHECKING:
     import yaml
@@ -91,7 +92,7 @@ def _measure(node: yaml.Node, known: dict[int, tuple[int, int]], refuse: Refuse,
     elif isinstance(node, yaml.SequenceNode):
         below = node.value
     found = [_measure(one, known, refuse, level + 1) for one in below]
-    known[id(node)] = 1 + sum(size for size, _ in found), 1 + max((levels for _, levels in found), default=0)
+    known[id(node)] = 1 + sum_up(size for size, _ in found), 1 + max((levels for _, levels in found), default=0)
     return known[id(node)]
 
 

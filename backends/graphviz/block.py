@@ -18,6 +18,7 @@ from plandsl.ir.ops import Op
 from plandsl.ir.program import Region, show_layers
 from plandsl.ir.types import Value
 from plandsl.units import show_bytes, show_percent, show_time
+from plandsl.values import sum_up
 
 LEAST_W, MOST_W = 300.0, 520.0
 """A card is as wide as its longest line, between these."""
@@ -102,7 +103,7 @@ class Sheet:
             return "between stages", f"{show_time(span)}, from each GPU to its peer"
         if region.layers is None:
             return region.name, f"{show_time(span)} a pass"
-        stage = max(sum(p.repeats for p in parts if p.region == region.name) for parts in self.facts.program.stages)
+        stage = max(sum_up(p.repeats for p in parts if p.region == region.name) for parts in self.facts.program.stages)
         many = f"{stage} {TIMES} {show_time(span)} = {show_time(stage * span)}"
         where = " on the fullest stage" if len(self.facts.program.stages) > 1 else ""
         return f"{region.name}, layers {show_layers(region.layers, region.every)}", many + where
@@ -111,7 +112,7 @@ class Sheet:
         return len(columns(region)) * (LANE + self.w + SIDE + BETWEEN) - BETWEEN + 20
 
     def _height(self, region: Region, column: Column) -> float:
-        return 22 + sum(self._card_height(region, i) + GAP for i in column.ops) - GAP
+        return 22 + sum_up(self._card_height(region, i) + GAP for i in column.ops) - GAP
 
     # ---- lines
 
@@ -217,7 +218,7 @@ class Sheet:
         cost = self.facts.ops[region.name][i]
         if cost.time_s <= 0:
             return "takes no time"
-        total = sum(o.time_s for o in self.facts.ops[region.name]) or 1.0
+        total = sum_up(o.time_s for o in self.facts.ops[region.name]) or 1.0
         return f"{show_time(cost.time_s)}{DOT}{show_percent(cost.time_s / total)}{DOT}{cost.bound}"
 
     def _card_height(self, region: Region, i: int) -> float:
@@ -234,7 +235,7 @@ class Sheet:
         back = TINT if kind in ("collective", "hop") else CARD
         canvas.box(x, y, w, h, fill=back, stroke=LINE, name=f"{region.name}: {name}")
         canvas.box(x, y, 6, h, KINDS[kind], name=f"{region.name}: {name} kind")
-        total = sum(o.time_s for o in self.facts.ops[region.name]) or 1.0
+        total = sum_up(o.time_s for o in self.facts.ops[region.name]) or 1.0
         share = cost.time_s / total
         right, left = self._right(region, place.op), x + 13
         need = text_width(right, 11) + 1

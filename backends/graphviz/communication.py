@@ -31,6 +31,7 @@ from plandsl.backends.graphviz.palette import (
 from plandsl.ir.collectives import HOP_WORDS
 from plandsl.ir.program import PREFILL
 from plandsl.units import show_bytes, show_percent, show_time
+from plandsl.values import sum_up
 
 SIDE, LEAST, MOST = 420.0, 15.0, 52.0
 """The side of a matrix, and the smallest and largest side of a cell, in points."""
@@ -141,7 +142,7 @@ def _nodes(blocks: Sequence[range], per_node: int) -> list[tuple[int, int, int]]
 
 def _look(own: Sequence[Cell], low: float, high: float, colors: dict[str, str]) -> tuple[str, float]:
     """The fill of a pair, and its bytes: the axis with the most bytes gives the colour."""
-    total = sum(one.bytes for one in own)
+    total = sum_up(one.bytes for one in own)
     most = max(own, key=lambda one: one.bytes)
     return mix(colors.get(most.axis, TRANSFER), _shade(total, low, high)), round(total, 3)
 
@@ -185,7 +186,7 @@ class Sheet:
         """The whole picture."""
         panels = [_panel(self.facts, one) for one in flows(self.facts.model)]
         x, height = 0.0, max(panel.height for panel in panels)
-        spare = max(MIN_WIDTH - sum(panel.width + APART for panel in panels) + APART, 0.0) / len(panels)
+        spare = max(MIN_WIDTH - sum_up(panel.width + APART for panel in panels) + APART, 0.0) / len(panels)
         for panel in panels:
             self._draw_panel(panel, x, panel.width + spare, height)
             x += panel.width + spare + APART
@@ -258,7 +259,7 @@ class Sheet:
             x, y, w = left + column * cell, top + row * cell, (last - column + 1) * cell
             self.canvas.box(x, y, w, cell, look[0], name=f"{found.phase}: {sender} to {receiver}: {said}")
             if shown:
-                words = show_bytes(sum(one.bytes for one in own))
+                words = show_bytes(sum_up(one.bytes for one in own))
                 self.canvas.text(
                     x + cell / 2, y + cell / 2, words, size=11, align="c", color=ink_on(look[0]), width=cell
                 )

@@ -21,6 +21,7 @@ from plandsl.ir.types import Dim, TensorType, block_range
 from plandsl.spec.formats import as_written
 from plandsl.spec.hardware import GpuSpec
 from plandsl.units import show_count
+from plandsl.values import sum_up
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 
@@ -143,7 +144,7 @@ class Facts:
         """The bytes that a rank sends to the next stage, and the seconds; zeros for a plan of one stage."""
         if len(self.program.stages) < 2:
             return 0.0, 0.0
-        return sum(op.bytes * op.count for op in self.ops[SEND]), float(self.times.hop)
+        return sum_up(op.bytes * op.count for op in self.ops[SEND]), float(self.times.hop)
 
     # ---- shapes
 

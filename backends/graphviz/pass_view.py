@@ -13,6 +13,7 @@ from plandsl.backends.graphviz.palette import FAINT, FRAME, IDLE, INK, KIND_NAME
 from plandsl.ir.base import LINK
 from plandsl.ir.names import EMBEDDING, HEAD, RegionName
 from plandsl.units import show_percent, show_time
+from plandsl.values import sum_up
 
 LEFT, WIDTH, LANE = 90.0, 1090.0, 36.0
 PARTS = {EMBEDDING: "#2f6f60", HEAD: "#8a6d1c"}
@@ -163,7 +164,7 @@ def _draw_list(canvas: Canvas, facts: Facts, region: RegionName, y: float) -> No
     """List every op of the layer with its time, in columns."""
     numbers = number_ops(facts, region)
     ops = [(n, facts.ops[region][i]) for i, n in numbers.items()]
-    total = sum(op.time_s for _, op in ops) or 1.0
+    total = sum_up(op.time_s for _, op in ops) or 1.0
     most = max((op.time_s for _, op in ops), default=1.0)
     shown = ops[:MOST_OPS]
     longest = max((text_width(_list_name(op), 12) for _, op in shown), default=0.0)

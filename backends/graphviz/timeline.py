@@ -13,6 +13,7 @@ from plandsl.backends.graphviz.header import DOT, TOP, Key, finish
 from plandsl.backends.graphviz.palette import BATCHES, COMM, HOP, IDLE, INK, MUTED, ink_on
 from plandsl.backends.graphviz.pass_view import one_pass
 from plandsl.units import show_percent, show_time
+from plandsl.values import sum_up
 
 MOST_BATCHES, MOST_STAGES = 16, 12
 """Most batches and stages that are drawn; a note counts the rest."""
@@ -107,12 +108,12 @@ class Pipeline:
             label = f"{self.word} {self._number(send.batch)} to stage {stage + 1}"
             x = min(x, LEFT + WIDTH - 1.5)
             canvas.box(x, y + COMPUTE_H + 3, max(end - x, 1.5), LINK_H, HOP, name=label)
-        busy = sum(end - x for _, x, end in runs) / WIDTH
+        busy = sum_up(end - x for _, x, end in runs) / WIDTH
         canvas.text(LEFT + WIDTH + 10, y + COMPUTE_H / 2, f"busy {show_percent(busy)}", color=MUTED, width=80)
 
     def _share(self, stage: int) -> float:
         """The share of a stage's time in which collectives run."""
-        busy = sum(t.seconds for t in self.facts.traffic(stage))
+        busy = sum_up(t.seconds for t in self.facts.traffic(stage))
         return min(1.0, busy / self.seconds[stage]) if self.seconds[stage] else 0.0
 
     def _draw_run(self, run: Run, x: float, end: float, y: float) -> None:

@@ -28,6 +28,7 @@ from plandsl.ir.states import ShortConv
 from plandsl.ir.types import Mesh, Value
 from plandsl.spec.model import ADAPTERS
 from plandsl.spec.plan import PlanSpec
+from plandsl.values import sum_up
 
 ONLY = "plan"
 """The name of the only sharding of a plan."""
@@ -145,8 +146,8 @@ class _Room(NamedTuple):
     def context(self, ways: int) -> int:
         """Positions of a cached context that ``ways`` ranks share."""
         if ways == 1:
-            return sum(self.parts) + self.decoded + self.pad
-        own = sum(-(-tokens // self.pad) * self.pad // ways for tokens in self.parts)
+            return sum_up(self.parts) + self.decoded + self.pad
+        own = sum_up(-(-tokens // self.pad) * self.pad // ways for tokens in self.parts)
         return (own - (-self.decoded // ways)) * ways
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from plandsl.ir.types import Dim, Mesh, TensorType, Value, own_pieces, pieces, shard_range
+from plandsl.values import sum_up
 
 Array: TypeAlias = npt.NDArray[Any]
 Shards: TypeAlias = dict[int, Array]
@@ -60,7 +61,7 @@ class Placement:
     def _cut(self, dim: Dim, rank: int) -> Held:
         if dim.chunk is not None:  # counted in rows of the chunk
             before, own = own_pieces(dim, self.sizes[dim.name], self.mesh, self._coordinates[rank])
-            return ((before, before + sum(b - a for a, b in own)),)
+            return ((before, before + sum_up(b - a for a, b in own)),)
         if dim.name == "context" and dim.axes and self.parts != (self.sizes["context"],):
             return _merge_ranges(self._context(dim, rank))
         return (self._shard(dim, self.sizes[dim.name], rank),)
@@ -110,7 +111,7 @@ class Placement:
     def extent(self, dim: Dim) -> int:
         """The size of a dimension over all ranks: of the whole dimension, or of its chunk."""
         size = self.sizes[dim.name]
-        return size if dim.chunk is None else sum(b - a for a, b in pieces(dim, size, self.mesh))
+        return size if dim.chunk is None else sum_up(b - a for a, b in pieces(dim, size, self.mesh))
 
     def rows(self, dim: Dim, rank: int) -> Array:
         """The indices, in a rank's part of the whole dimension, of the rows in its part of a chunk."""
@@ -176,7 +177,7 @@ def _with_statistics(type_: TensorType, block: Block) -> Block:
 
 def extents(block: Block) -> tuple[int, ...]:
     """The shape of a block."""
-    return tuple(sum(b - a for a, b in held) for held in block)
+    return tuple(sum_up(b - a for a, b in held) for held in block)
 
 
 def _merge_ranges(ranges: Iterable[Range]) -> Held:

@@ -29,6 +29,7 @@ from plandsl.spec.model import (
     walk,
 )
 from plandsl.spec.plan import CutSpec, PlanSpec, ShardingSpec
+from plandsl.values import sum_up
 
 MAX_RANKS = 64
 """Most ranks that verify runs, one after the other, in one process (E440)."""
@@ -270,7 +271,7 @@ def _shrink_cut(cut: CutSpec | None, model: ModelSpec) -> CutSpec | None:
 def _deal_layers(lengths: list[int], total: int) -> list[int]:
     """``total`` layers dealt out one by one, each to the block with the smallest share of its ``lengths``."""
     out = [min(1, n) for n in lengths]
-    while sum(out) < total:
+    while sum_up(out) < total:
         most = max(range(len(lengths)), key=lambda i: lengths[i] / out[i] if out[i] < lengths[i] else 0.0)
         out[most] += 1
     return out

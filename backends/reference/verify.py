@@ -19,6 +19,7 @@ from plandsl.ir.program import Program
 from plandsl.ir.program import verify as findings
 from plandsl.ir.types import Mesh, Value
 from plandsl.spec.plan import PlanSpec
+from plandsl.values import sum_up
 
 Phases: TypeAlias = tuple[Program, Program]
 """The prefill and the decode program of one plan."""
@@ -156,7 +157,7 @@ def verify_plan(
         parts = _parts(small.pools[0])
         found.append(verify_handover(pools, plain, _symbols(small), steps, seed, parts=parts))
     worst = next((v for v in found if not v.ok), max(found, key=lambda v: v.worst))
-    return evolve(worst, steps=steps, ranks=sum(phases[0][0].mesh.ranks for phases in made))
+    return evolve(worst, steps=steps, ranks=sum_up(phases[0][0].mesh.ranks for phases in made))
 
 
 class Expected(NamedTuple):
@@ -226,7 +227,7 @@ def verify_handover(
     parts: Parts = WHOLE,
 ) -> Verdict:
     """Compare a prefill in the first pool and decode in the second with both on one machine."""
-    start = Verdict(True, 0.0, "", steps, sum(prefill.mesh.ranks for prefill, _ in pools))
+    start = Verdict(True, 0.0, "", steps, sum_up(prefill.mesh.ranks for prefill, _ in pools))
     weights = _weights(plain, sizes, seed)
     first, second = (Machine(*phases, weights, sizes, check=True) for phases in pools)
     whole = Machine(_on_one_device(plain[0]), _on_one_device(plain[1]), weights, sizes)

@@ -9,6 +9,7 @@ from plandsl.answers.phases import OpTime
 from plandsl.answers.text.communication import library
 from plandsl.backends.report.html import Cell, Html, sorting_table, tag
 from plandsl.units import show_bytes, show_count, show_percent, show_time
+from plandsl.values import sum_up
 
 MOST_OPS = 1000
 """Most rows, the longest first; a line counts the others."""
@@ -31,7 +32,7 @@ def ops_table(e: Estimate) -> Iterator[Html]:
 
 def _rows(e: Estimate) -> Iterator[tuple[list[Cell], float]]:
     for phase, found in e.timed.items():
-        whole = sum(op.time_s for op in found.ops) or 1.0
+        whole = sum_up(op.time_s for op in found.ops) or 1.0
         for op in found.ops:
             yield _cells(op, phase, op.time_s / whole), op.time_s / whole
 

@@ -12,6 +12,7 @@ from plandsl.backends.report.charts import LEGEND, Chart, Spec, colours, data, f
 from plandsl.spec.hardware import GpuSpec
 from plandsl.spec.plan import PlanSpec
 from plandsl.units import counted, show_count, show_percent, show_time
+from plandsl.values import sum_up
 
 MOST_OPS = 400
 """Most points, the longest ops first; a note counts the others."""
@@ -82,7 +83,7 @@ def _has_point(op: OpTime) -> bool:
 
 def _points(e: Estimate) -> Iterator[dict[str, Any]]:
     for phase, found in e.timed.items():
-        whole = sum(op.time_s for op in found.ops) or 1.0
+        whole = sum_up(op.time_s for op in found.ops) or 1.0
         for op in found.ops:
             if _has_point(op):
                 reached = op.flops * op.count / op.time_s

@@ -37,6 +37,7 @@ from plandsl.ir.index import PickKeys
 from plandsl.ir.latent import LatentAttention
 from plandsl.ir.rule import Regular
 from plandsl.ir.states import BlockState, BlockTail, Recurrence, ShortConv
+from plandsl.values import sum_up
 
 HOP = "hop"
 """The stream of what goes to the next stage: it keeps a link busy, and neither kernels nor collectives wait for it."""
@@ -54,7 +55,7 @@ def trace_ranks(model: Deployment, told: Estimate, ranks: str = "all", rounds: i
     steps = play_steps(model, told.decode.engine_s * float(model.pools[-1].one.gain), rounds, limits.MAX_TRACE_PASSES)
     chosen = [choose_ranks(ranks, phase.placement.stages) for phase in steps.phases]
     counts = (_count_nodes(phase, own) for phase, own in zip(steps.phases, chosen, strict=True))
-    check_size("nodes", sum(counts), limits.MAX_TRACE_EVENTS, HINT)
+    check_size("nodes", sum_up(counts), limits.MAX_TRACE_EVENTS, HINT)
     files: Files = {}
     for phase, own in zip(steps.phases, chosen, strict=True):
         files |= _phase_files(model, phase, own)
@@ -67,9 +68,9 @@ def _count_nodes(phase: Phase, ranks: Sequence[int]) -> int:
     def weigh(ran: Ran) -> int:
         return 2 * ran.line.count if isinstance(ran.op, Ring) else 1
 
-    passes = {id(turn.work): sum(weigh(r) for layer in turn.work.layers for r in layer.ran) for turn in phase.turns}
-    each = [sum(passes[id(t.work)] + 2 for t in phase.turns_of(stage)) for stage in range(len(phase.main.stages))]
-    return sum(each[phase.placement.stage(rank)] for rank in ranks)
+    passes = {id(turn.work): sum_up(weigh(r) for layer in turn.work.layers for r in layer.ran) for turn in phase.turns}
+    each = [sum_up(passes[id(t.work)] + 2 for t in phase.turns_of(stage)) for stage in range(len(phase.main.stages))]
+    return sum_up(each[phase.placement.stage(rank)] for rank in ranks)
 
 
 def _phase_files(model: Deployment, phase: Phase, ranks: Sequence[int]) -> Files:

@@ -20,6 +20,7 @@ from plandsl.ir.base import LINK
 from plandsl.ir.collectives import Ring
 from plandsl.ir.program import show_layers
 from plandsl.spec.plan import PlanSpec
+from plandsl.values import sum_up
 
 FIRST_DEVICE, FIRST_SERVER = 1000, 100_000_000
 """Process numbers of rank 0 and of server 0; viewers take a track whose number is that of its process for its main."""
@@ -59,7 +60,7 @@ def trace_steps(model: Deployment, told: Estimate, ranks: str = "all", rounds: i
     """
     steps = play_steps(model, told.decode.engine_s * float(model.pools[-1].one.gain), rounds, limits.MAX_TRACE_PASSES)
     pools = _pools(model, steps, ranks)
-    check_size("events", sum(map(_count_events, pools)), limits.MAX_TRACE_EVENTS, HINT)
+    check_size("events", sum_up(map(_count_events, pools)), limits.MAX_TRACE_EVENTS, HINT)
     events = Events()
     for pool in pools:
         _write_pool(events, pool)
@@ -93,9 +94,9 @@ def _count_events(pool: Pool) -> int:
     """How many events the devices of a pool have, at most."""
     found = 0
     for phase in pool.phases:
-        each = [sum(_events_of(turn) for turn in phase.turns_of(stage)) for stage in range(len(phase.main.stages))]
+        each = [sum_up(_events_of(turn) for turn in phase.turns_of(stage)) for stage in range(len(phase.main.stages))]
         each = [n + 3 * sum(hop.stage == stage for hop in phase.hops) for stage, n in enumerate(each)]
-        found += sum(each[phase.placement.stage(rank)] for rank in pool.ranks)
+        found += sum_up(each[phase.placement.stage(rank)] for rank in pool.ranks)
     return found
 
 
@@ -247,7 +248,7 @@ def _write_transfer(events: Events, model: Deployment, pools: Sequence[Pool], se
 
 def _write_servers(events: Events, pool: Pool, pools: Sequence[Pool], model: Deployment, steps: Steps) -> None:
     """Write what the engine of each server adds, what its GPUs hold, and when requests have their first tokens."""
-    offset = FIRST_SERVER + sum(other.servers.n for other in pools[: pools.index(pool)])
+    offset = FIRST_SERVER + sum_up(other.servers.n for other in pools[: pools.index(pool)])
     replicas = sorted({pool.placement.replica(rank) for rank in pool.ranks})
     levels = list(_levels(pool, model, steps))
     for replica in replicas:

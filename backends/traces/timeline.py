@@ -13,6 +13,7 @@ from plandsl.backends.cost.time.pipeline import play_pipeline, play_sends
 from plandsl.backends.traces.passes import Passes, Ran, StagePass, passes_of
 from plandsl.backends.traces.placement import Placement
 from plandsl.backends.traces.ranks import check_size
+from plandsl.values import sum_up
 
 HINT = "have fewer stages, fewer batches `in_flight`, or fewer steps"
 
@@ -75,7 +76,7 @@ class Phase:
         self.rounds = rounds * self.steps
         self.main = passes_of(main)
         self.drafts = [(passes_of(run), self._draft_passes(run)) for run in drafts]
-        each = len(self.main.stages) + sum(count for _, count in self.drafts)
+        each = len(self.main.stages) + sum_up(count for _, count in self.drafts)
         check_size("passes of batches through stages", self.rounds * batches * self.parts * each, most, HINT)
         self.placement = Placement(main)
         self.turns: list[Turn] = []

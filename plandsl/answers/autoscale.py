@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from plandsl.answers.about import NOBODY, About
 from plandsl.answers.simulation import Simulation
 from plandsl.units import HOUR
+from plandsl.values import sum_up
 
 
 class Interval(NamedTuple):
@@ -62,12 +63,12 @@ class Autoscale(NamedTuple):
     @property
     def gpu_hours(self) -> float:
         """GPU hours of the whole load."""
-        return self.gpus * sum(one.replicas * one.hours for one in self.intervals)
+        return self.gpus * sum_up(one.replicas * one.hours for one in self.intervals)
 
     @property
     def fixed_gpu_hours(self) -> float:
         """GPU hours of the fixed deployment."""
-        return self.gpus * self.peak * sum(one.hours for one in self.intervals)
+        return self.gpus * self.peak * sum_up(one.hours for one in self.intervals)
 
     @property
     def energy_kwh(self) -> tuple[float, float] | None:
@@ -75,7 +76,7 @@ class Autoscale(NamedTuple):
         if any(one.power_w is None for one in self.intervals):
             return None
         kilowatts = [(one.power_w or (0.0, 0.0), one.hours / 1000) for one in self.intervals]
-        return sum(power[0] * t for power, t in kilowatts), sum(power[1] * t for power, t in kilowatts)
+        return sum_up(power[0] * t for power, t in kilowatts), sum_up(power[1] * t for power, t in kilowatts)
 
     def cost_usd(self, gpu_hours: float) -> float | None:
         """The price of so many GPU hours."""

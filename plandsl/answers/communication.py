@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plandsl.arguments import Arguments
 from plandsl.ir.program import DECODE, PREFILL
+from plandsl.values import sum_up
 
 if TYPE_CHECKING:
     from plandsl.columns import Table
@@ -115,7 +116,7 @@ class Communication(NamedTuple):
     @property
     def per_request(self) -> float:
         """Wire bytes that one request causes from its prompt to its last token."""
-        return sum(row.per_request for row in self.rows)
+        return sum_up(row.per_request for row in self.rows)
 
     def as_json(self) -> dict[str, Any]:
         """The ``communication`` object."""
@@ -174,10 +175,10 @@ def add_up(parts: Iterable[Traffic]) -> Traffic:
     """The sums over ``parts``."""
     every = tuple(parts)
     return Traffic(
-        calls=sum(part.calls for part in every),
-        payload=sum(part.payload for part in every),
-        wire=sum(part.wire for part in every),
-        time_s=sum(part.time_s for part in every),
-        share=sum(part.share for part in every),
-        per_request=sum(part.per_request for part in every),
+        calls=sum_up(part.calls for part in every),
+        payload=sum_up(part.payload for part in every),
+        wire=sum_up(part.wire for part in every),
+        time_s=sum_up(part.time_s for part in every),
+        share=sum_up(part.share for part in every),
+        per_request=sum_up(part.per_request for part in every),
     )

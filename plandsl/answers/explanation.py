@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from attrs import frozen
 
 from plandsl.answers.estimate import Estimate
+from plandsl.values import sum_up
 
 if TYPE_CHECKING:
     from plandsl.columns import Table
@@ -121,7 +122,7 @@ class Slope(NamedTuple):
     def mean(self) -> float:
         """The mean of the slopes that are not None; 0 if both are."""
         there = [s for s in self if s is not None]
-        return sum(there) / len(there) if there else 0.0
+        return sum_up(there) / len(there) if there else 0.0
 
 
 @frozen

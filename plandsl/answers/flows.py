@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from plandsl.values import sum_up
+
 if TYPE_CHECKING:
     from plandsl.columns import Table
 
@@ -36,7 +38,7 @@ class Flows(NamedTuple):
     @property
     def total(self) -> float:
         """All bytes that are sent."""
-        return sum(cell.bytes for cell in self.cells)
+        return sum_up(cell.bytes for cell in self.cells)
 
     def by_axis(self) -> dict[str, float]:
         """All bytes along each axis, the most first."""

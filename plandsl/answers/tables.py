@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from plandsl.columns import Table, pick_table
+from plandsl.values import sum_up
 
 if TYPE_CHECKING:
     from plandsl.answers.communication import Communication
@@ -49,7 +50,7 @@ def estimate_table(e: Estimate, name: str) -> Table:
 
 def ops_table(phase: PhaseEstimate, name: str) -> Table:
     """The ops of a phase on the busiest stage; ``share`` is the part of the time of its ops and of nothing else."""
-    whole = sum(op.time_s for op in phase.ops) or 1.0
+    whole = sum_up(op.time_s for op in phase.ops) or 1.0
     columns = ("op", "name", "count", "time_s", "share")
     rows = [
         {

@@ -342,8 +342,9 @@ def _axes(reading: Reading, place: Place) -> list[str]:
     """The axes that the sharding at the cursor has, then those that degrees stand for."""
     names: list[str] = []
     last: list[str] = []
+    head = next((frame.head for frame in reversed(place.frames) if frame.scope == "sharding"), ())  # not that of `in`
     for token in reading.tokens:
-        if place.frames[place.body].head and token.span < place.frames[place.body].head[0].span:
+        if head and token.span < head[0].span:
             continue
         if token.kind == "RBRACE" and last:
             break
@@ -357,12 +358,11 @@ def _axes(reading: Reading, place: Place) -> list[str]:
 
 
 def _of_block(reading: Reading, place: Place) -> Iterator[Completion]:
-    if place.frame.scope == "[dims]":
+    if place.frame.scope in ("[dims]", "[attributes]"):
+        if place.frame.scope == "[attributes]":  # or the dimensions of the value that the block takes
+            yield Completion("layers", "field", "the layers that are such blocks", "", "layers = ")
         known = (*_dimensions(reading), *EVERY_MODEL)
         yield from (Completion(name, "name", "a dimension of the model") for name in dict.fromkeys(known))
-        return
-    if place.frame.scope == "[attributes]":
-        yield Completion("layers", "field", "the layers that are such blocks", "", "layers = ")
         return
     if place.frame.scope.endswith("()"):
         yield from _arguments(place)

@@ -13,6 +13,7 @@ from plandsl.ir.ops import Op
 from plandsl.ir.program import Region
 from plandsl.ir.types import TensorType
 from plandsl.units import show_bytes, show_percent, show_time
+from plandsl.values import sum_up
 
 
 class OpFact(NamedTuple):
@@ -69,7 +70,7 @@ def weight_of(plan: CompiledPlan, name: str) -> WeightFact | None:
     if not held:
         return None
     type_ = held[0][1].type
-    layers = sum(region.repeats for region, _ in held)
+    layers = sum_up(region.repeats for region, _ in held)
     return WeightFact(str(type_), _local(type_, extents), bytes=float(extents.bytes(type_)), layers=layers)
 
 

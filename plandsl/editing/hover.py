@@ -225,7 +225,7 @@ def _value(reading: Reading, word: str, place: Place, token: Token, following: s
         yield from _line(reading, token)
     elif place.scope == "model" and following == "LSQB":
         yield from _line(reading, token, weight=word)
-    elif word in OF_EVERY_MODEL and place.frame.scope == "[dims]":
+    elif word in OF_EVERY_MODEL and place.frame.scope in ("[dims]", "[attributes]") and following != "EQ":
         yield f"`{word}`: {OF_EVERY_MODEL[word]}; the compiler sets it"
     elif takes is not None and word in takes.calls and called is not None:
         yield f"`{word}`: for example `{called.example}`"
@@ -252,15 +252,14 @@ def _values_at(reading: Reading, token: Token) -> Iterator[s.Expr]:
             yield from (field.value for field in fields_in(piece.item) if field.name.span == token.span)
 
 
-def fields_in(item: object) -> Iterator[s.Field]:
+def fields_in(item: tuple[object, ...]) -> Iterator[s.Field]:
     """Every field below a node of the tree."""
     todo = [item]
     while todo:
         node = todo.pop()
         if isinstance(node, s.Field):
             yield node
-        if isinstance(node, tuple):
-            todo += [part for part in node if isinstance(part, tuple) and not isinstance(part, Span)]
+        todo += [part for part in node if isinstance(part, tuple) and not isinstance(part, Span)]
 
 
 def _model_of(place: Place) -> str:

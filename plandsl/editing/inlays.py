@@ -73,7 +73,7 @@ def _value(reading: Reading, value: s.Expr, model: str) -> Iterator[Inlay]:
             yield Inlay(value.span.end_line, value.span.end_column, f"= {shown}")
 
 
-def _blocks(item: s.Decl) -> list[object]:
+def _blocks(item: s.Decl) -> list[s.Block | s.Mtp | s.Head | s.Embedding]:
     body = item.body or (item.value.body if isinstance(item.value, s.With) else None)
     return [i for i in (body.items if body else ()) if isinstance(i, s.Block | s.Mtp | s.Head | s.Embedding)]
 

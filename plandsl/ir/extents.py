@@ -9,6 +9,7 @@ from plandsl.ir.program import Program
 from plandsl.ir.skew import Skew, Varying, Zipf, busiest_experts, chances
 from plandsl.ir.types import Chunk, Dim, Number, TensorType
 from plandsl.spec.formats import item_bytes
+from plandsl.values import sum_up
 
 
 class Extents:
@@ -85,7 +86,9 @@ class Extents:
 def _fullest(chosen: int, experts: Number, imbalance: Skew, ways: Number) -> Number:
     """``chosen`` of ``experts`` on the fullest of ``ways`` ranks: ``imbalance`` times the mean, at most what fits."""
     if isinstance(imbalance, Zipf):
-        found = sum(there * p for there, p in busiest_experts(chances(imbalance.exponent, int(experts), chosen), ways))
+        found = sum_up(
+            there * p for there, p in busiest_experts(chances(imbalance.exponent, int(experts), chosen), ways)
+        )
         alone = ways == 1  # exactly, because an axis of size 1 changes nothing
         return chosen * alone + found * (1 - alone)
     if isinstance(imbalance, Varying):

@@ -65,7 +65,7 @@ class RegionRun(NamedTuple):
     """
 
     region: RegionName
-    near: bool = False
+    near: bool
     kinds: tuple[int, ...] = ()
 
 

@@ -13,6 +13,7 @@ from itertools import accumulate
 from typing import NamedTuple, TypeAlias
 
 from plandsl.ir.types import Number
+from plandsl.values import sum_up
 
 Z95 = 1.6448536269514722
 """The 95th percentile of the standard normal distribution."""
@@ -64,7 +65,7 @@ class Varying(NamedTuple):
             z = start + (x + 1) / 2 * (stop - start)
             density = math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
             found.append((weight / 2 * (stop - start) * density, math.exp(mu + sigma * z)))
-        total = sum(weight for weight, _ in found)
+        total = sum_up(weight for weight, _ in found)
         return [(weight / total, load) for weight, load in found]
 
 
@@ -103,7 +104,7 @@ def chances(exponent: float, experts: int, chosen: int) -> tuple[float, ...]:
             break
         sure += 1
     rest = weights[sure:]
-    scale = (chosen - sure) / sum(rest) if rest else 0.0
+    scale = (chosen - sure) / sum_up(rest) if rest else 0.0
     return (1.0,) * sure + tuple(scale * w for w in rest)
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 from attrs import field, frozen
 
 from plandsl.ir.names import Merged, Places, group_of
-from plandsl.values import once
+from plandsl.values import once, sum_up
 
 Number: TypeAlias = Any
 """A number or a numpy array: sizes and times of the cost backend may be either. In a trace, also a traced number."""
@@ -247,4 +247,4 @@ def own_pieces(dim: Dim, size: int, mesh: Mesh, at: Mapping[str, int]) -> tuple[
         index = index * mesh.size(axis) + at.get(axis, 0)
     each = mesh.ways(dim.chunk.over[len(dim.axes) :])
     before = every[: index * each]
-    return sum(b - a for a, b in before), every[index * each : (index + 1) * each]
+    return sum_up(b - a for a, b in before), every[index * each : (index + 1) * each]

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from plandsl.searches.run import Found
 from plandsl.searches.words import WORDS
+from plandsl.values import sum_up
 
 
 class Account(NamedTuple):
@@ -27,7 +28,7 @@ class Account(NamedTuple):
     def total(self) -> int:
         """All configurations."""
         front = self.printed + self.hidden
-        return front + self.beaten + self.unrated + sum(count for _, count in self.missed)
+        return front + self.beaten + self.unrated + sum_up(count for _, count in self.missed)
 
     def lines(self) -> Iterator[tuple[str, int, str]]:
         """What became of configurations, how many, and why; the total at last."""

@@ -24,6 +24,7 @@ from plandsl.progress import Tick
 from plandsl.searches.run import CHUNK, Compiler, Done, Found, Job, Run, do_job
 from plandsl.searches.space import Grid
 from plandsl.spec.search import Setting
+from plandsl.values import sum_up
 
 PATIENCE = 4
 """Seconds that a scheduler has to answer, and after that its workers to appear."""
@@ -70,7 +71,7 @@ class Workers(NamedTuple):
     @property
     def threads(self) -> int:
         """Items that are done at the same time."""
-        return 1 if self.client is None else sum(self.client.nthreads().values())
+        return 1 if self.client is None else sum_up(self.client.nthreads().values())
 
 
 class Ahead:

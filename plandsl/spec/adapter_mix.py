@@ -23,6 +23,7 @@ from plandsl.spec.traffic import (
     Zipf,
     mean_rate,
 )
+from plandsl.values import sum_up
 
 ALONE, GROUPS = 32, 32
 """The likeliest adapters stand alone; the others form groups of about one chance."""
@@ -40,7 +41,7 @@ def mix_of(traffic: TrafficSpec) -> Mix:
         named = [(one.share or mean_rate(one.arrivals) or 0.0, one.adapters) for one in traffic.classes]
     if not all(weight for weight, _ in named):
         return ()
-    total = sum(weight for weight, _ in named)
+    total = sum_up(weight for weight, _ in named)
     found: dict[int, float] = {}
     for weight, spec in named:
         if spec is None:
@@ -68,7 +69,7 @@ def chances_of(which: Distribution, least: int = 1, most: int | None = None) -> 
             return dict.fromkeys(range(int(low), int(high) + 1), 1 / (int(high) - int(low) + 1))
         case Zipf(exponent, low, high):
             weights = {n: float(n) ** -exponent for n in range(low, high + 1)}
-            whole = sum(weights.values())
+            whole = sum_up(weights.values())
             return {n: weight / whole for n, weight in weights.items()}
         case _:
             upto = [0.0, *(_below(which, n + 0.5) for n in range(least, most)), 1.0]
@@ -100,4 +101,4 @@ def _grouped(chances: list[float]) -> Mix:
     rest = chances[ALONE:]
     size = -(-len(rest) // GROUPS) or 1
     parts: Iterable[list[float]] = (rest[i : i + size] for i in range(0, len(rest), size))
-    return (*((1, p) for p in chances[:ALONE]), *((len(part), sum(part) / len(part)) for part in parts))
+    return (*((1, p) for p in chances[:ALONE]), *((len(part), sum_up(part) / len(part)) for part in parts))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from plandsl.spec.hardware import GpuSpec, NodeSpec
 from plandsl.spec.plan import TARIFFS, PlanSpec
+from plandsl.values import sum_up
 
 MONTH_HOURS = 730.0
 """Hours of a month, a twelfth of a year of 8,760 hours, by which clouds quote."""
@@ -56,12 +57,12 @@ class Rent(NamedTuple):
     @property
     def one(self) -> float:
         """USD/s of one copy of the plan."""
-        return self.gpus + sum(price for price, _ in self.nodes)
+        return self.gpus + sum_up(price for price, _ in self.nodes)
 
     @property
     def share(self) -> float:
         """USD/s of one of many copies: of a node that several copies share, it pays its part."""
-        return self.gpus + sum(price / copies for price, copies in self.nodes)
+        return self.gpus + sum_up(price / copies for price, copies in self.nodes)
 
 
 def rent(plan: PlanSpec) -> Rent | None:
@@ -83,7 +84,7 @@ def rent(plan: PlanSpec) -> Rent | None:
                     return None
                 gpus[own] = gpus.get(own, 0) + count
         nodes += [(whole, copies_on_node(pool))] if whole else []
-    return Rent(sum(count * price for price, count in gpus.items()), tuple(nodes))
+    return Rent(sum_up(count * price for price, count in gpus.items()), tuple(nodes))
 
 
 def copies_on_node(pool: PlanSpec) -> int:
@@ -117,7 +118,7 @@ def price_sources(plan: PlanSpec) -> list[str]:
 
 def nodes_used(plan: PlanSpec, copies: int = 1) -> int:
     """The nodes on which the ranks of so many copies stand, in all pools."""
-    return sum(-(-copies // copies_on_node(pool)) * sum(1 for _ in hosts(pool)) for pool in plan.pools)
+    return sum_up(-(-copies // copies_on_node(pool)) * sum(1 for _ in hosts(pool)) for pool in plan.pools)
 
 
 class Draw(NamedTuple):
@@ -142,15 +143,15 @@ def draw(plan: PlanSpec) -> Draw | None:
     gpus = [found for place in places for found in place.gpus]
     if any(gpu.power is None or gpu.power_idle is None for _, gpu in gpus):
         return None
-    used = [sum(n for n, _ in place.gpus) for place in places]
+    used = [sum_up(n for n, _ in place.gpus) for place in places]
     return Draw(
-        gpus=sum(used),
-        idle=sum(n * (gpu.power_idle or 0.0) for n, gpu in gpus),
-        board=sum(n * (gpu.power_max or gpu.power or 0.0) for n, gpu in gpus),
-        limit=sum(n * (gpu.power or 0.0) for n, gpu in gpus),
-        overhead=sum(n * (node.overhead or 0.0) for n, (node, _) in zip(used, places, strict=True)),
+        gpus=sum_up(used),
+        idle=sum_up(n * (gpu.power_idle or 0.0) for n, gpu in gpus),
+        board=sum_up(n * (gpu.power_max or gpu.power or 0.0) for n, gpu in gpus),
+        limit=sum_up(n * (gpu.power or 0.0) for n, gpu in gpus),
+        overhead=sum_up(n * (node.overhead or 0.0) for n, (node, _) in zip(used, places, strict=True)),
         whole=all(node.overhead is not None for node, _ in places),
-        pue=sum(n * node.pue for n, (node, _) in zip(used, places, strict=True)) / sum(used),
+        pue=sum_up(n * node.pue for n, (node, _) in zip(used, places, strict=True)) / sum_up(used),
     )
 
 

@@ -16,7 +16,7 @@ from plandsl.spec.origins import POOLED, UNMEASURED
 from plandsl.spec.scheduler import RouterName
 from plandsl.spec.traffic import Distribution, TrafficSpec
 from plandsl.units import Dimension
-from plandsl.values import FrozenValue, once
+from plandsl.values import FrozenValue, once, sum_up
 
 # ---- sharding
 
@@ -419,7 +419,7 @@ class PlanSpec(FrozenValue):
     @property
     def ranks(self) -> int:
         """The number of GPUs that the plan uses, in both of its pools."""
-        return sum(pool.sharding.ranks for pool in self.pools)
+        return sum_up(pool.sharding.ranks for pool in self.pools)
 
     @property
     def machine(self) -> str:

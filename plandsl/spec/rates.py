@@ -18,6 +18,7 @@ from plandsl.spec.traffic import (
     Varying,
     mean_rate,
 )
+from plandsl.values import sum_up
 
 Scaled: TypeAlias = Literal["rate", "speed", "concurrency"]
 """What of a load grows with its rate."""
@@ -52,7 +53,7 @@ def nominal_rate(load: WorkloadSpec) -> float | None:
     found = arrivals_of(load)
     if not found or not all(isinstance(one, (Steady, OnOff)) for one in found):
         return None
-    return sum(mean_rate(one) or 0.0 for one in found)
+    return sum_up(mean_rate(one) or 0.0 for one in found)
 
 
 def has_sessions(load: WorkloadSpec) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from attrs import field, frozen
 
 from plandsl.diagnostics import Span
+from plandsl.values import sum_up
 
 if TYPE_CHECKING:
     from plandsl.spec.plan import RequireSpec
@@ -143,7 +144,7 @@ def mean_of(distribution: Distribution) -> float | None:
             return exp(distribution.mu + distribution.sigma**2 / 2)
         case Zipf(exponent, low, high):
             weights: list[float] = [float(n) ** -exponent for n in range(low, high + 1)]
-            return sum(n * w for n, w in enumerate(weights, low)) / sum(weights)
+            return sum_up(n * w for n, w in enumerate(weights, low)) / sum_up(weights)
         case Empirical():
             return None
 
@@ -212,7 +213,7 @@ def mean_rate(arrivals: Arrivals | None) -> float | None:
             return steps[-1][1]
         case Varying(steps, every):
             ends = [*(at for at, _ in steps[1:]), every or 0.0]
-            return sum(rate * (end - at) for (at, rate), end in zip(steps, ends, strict=True)) / (every or 1.0)
+            return sum_up(rate * (end - at) for (at, rate), end in zip(steps, ends, strict=True)) / (every or 1.0)
         case _:
             return None
 
@@ -308,9 +309,9 @@ class TrafficSpec:
             weighted = [(1.0, self.lengths)]
         else:
             weighted = [(c.share or mean_rate(c.arrivals) or 1.0, c.lengths) for c in self.classes]
-        whole = sum(weight for weight, _ in weighted) or 1.0
-        inputs = sum(weight * (mean_of(lengths.input) or 1.0) for weight, lengths in weighted) / whole
-        outputs = sum(weight * (mean_of(lengths.output) or 1.0) for weight, lengths in weighted) / whole
+        whole = sum_up(weight for weight, _ in weighted) or 1.0
+        inputs = sum_up(weight * (mean_of(lengths.input) or 1.0) for weight, lengths in weighted) / whole
+        outputs = sum_up(weight * (mean_of(lengths.output) or 1.0) for weight, lengths in weighted) / whole
         return max(1, round(inputs)), max(1, round(outputs))
 
     @property

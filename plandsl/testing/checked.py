@@ -10,6 +10,7 @@ from attrs import frozen
 
 from plandsl.testing.known import LAWS, meaning_of, name_of
 from plandsl.testing.outcomes import Outcome, breach_text
+from plandsl.values import sum_up
 
 NAMED = 8
 """Most laws that are named where they were asked of a part of the plan."""
@@ -91,7 +92,7 @@ def _table(found: Sequence[Checked]) -> str:
 
 def _own_cell(of: Sequence[Outcome]) -> str:
     """How many of the plans themselves keep a law."""
-    broken = sum(one.broken is not None and not one.broken.changed for one in of)
+    broken = sum_up(one.broken is not None and not one.broken.changed for one in of)
     apply = sum(not one.why_not for one in of)
     if broken:
         return f"BROKEN by {broken} of {len(of)}"
@@ -102,7 +103,7 @@ def _own_cell(of: Sequence[Outcome]) -> str:
 
 def _near_cell(of: Sequence[Outcome]) -> str:
     broken = [one for one in of if one.broken is not None and one.broken.changed]
-    asked, kept = sum(one.neighbours for one in of), sum(one.kept for one in of)
+    asked, kept = sum_up(one.neighbours for one in of), sum_up(one.kept for one in of)
     if broken:
         return f"BROKEN by {len(broken)}"
     if not asked:
@@ -170,7 +171,7 @@ def _summary(found: Sequence[Checked], width: int) -> str:
     broken = sum(any(one.broken for _, one in outcomes) for outcomes in laws)
     silent = sum(all(one.status == "does not apply" for _, one in outcomes) for outcomes in laws)
     held = len(laws) - broken - silent
-    near = sum(one.neighbours for one in found)
+    near = sum_up(one.neighbours for one in found)
     plans = "1 plan" if len(found) == 1 else f"{len(found)} plans"
     drawn = f" and {near} neighbour{'s' if near > 1 else ''} (seed {found[0].seed})" if near else ""
     counted = [f"{held} {'law holds' if held == 1 else 'laws hold'}"]

@@ -28,6 +28,7 @@ from plandsl.spec.hardware import GpuSpec, LinkSpec, NodeSpec
 from plandsl.spec.model import ADAPTERS
 from plandsl.spec.plan import PlanSpec, ShardingSpec
 from plandsl.testing.inapplicable import DoesNotApply
+from plandsl.values import sum_up
 
 SLACK = 1 + 1e-9
 """Rounding that a comparison forgives."""
@@ -63,7 +64,7 @@ def steps_read_weights_and_cache(plan: CompiledPlan) -> None:
         program = run.phase.schedule.program
         extents = Extents(program, {"queries": 1, **run.bind})
         for stage, parts in enumerate(program.stages):
-            read = sum(part.repeats * _read_bytes(program.region(part.region), extents, run) for part in parts)
+            read = sum_up(part.repeats * _read_bytes(program.region(part.region), extents, run) for part in parts)
             taken = float(run.times.stages[stage].span) / float(run.steps)
             told = f"{program.phase}, stage {stage}: {read:.6g} bytes at {fastest:.4g} bytes/s in {taken:.6g} s"
             assert read <= fastest * taken * SLACK, told
@@ -81,7 +82,7 @@ def _read_bytes(region: Region, extents: Extents, run: ProgramRun) -> float:
             kept = (op.k, op.v) if isinstance(op, Attention) else (op.k, op.k_rope)
             packed = (x for x in kept if isinstance(op, Attention) or len(x.type.dims) == 3)
             found |= {x.name: _cached_bytes(x, op.window, extents, run) for x in packed}
-    return sum(found.values())
+    return sum_up(found.values())
 
 
 def _weight_bytes(op: Gemm, weight: Value, extents: Extents) -> float:

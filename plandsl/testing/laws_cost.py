@@ -35,6 +35,7 @@ from plandsl.spec.hardware import CalibrationSpec
 from plandsl.spec.plan import AxisSpec, PlanSpec, RuleSpec, ShardingSpec
 from plandsl.testing.compare import compiled
 from plandsl.testing.inapplicable import DoesNotApply
+from plandsl.values import sum_up
 
 SLACK = 1 + 1e-9
 """Rounding that a comparison forgives."""
@@ -309,8 +310,8 @@ def parts_add_up(plan: CompiledPlan) -> None:
         parts = phase.compute_s + phase.communication_s + phase.bubble_s + phase.draft_s + phase.tower_s
         parts += phase.engine_s + phase.waiting_s + phase.mixed_s
         assert isclose(parts, phase.time_s, rel_tol=1e-8), f"{parts} of {phase.time_s} s"
-        computing = sum(op.time_s for op in phase.ops if not op.communicates) / tokens
-        linked = sum(op.time_s for op in phase.ops if op.communicates) / tokens
+        computing = sum_up(op.time_s for op in phase.ops if not op.communicates) / tokens
+        linked = sum_up(op.time_s for op in phase.ops if op.communicates) / tokens
         times = ran.main.times
         if len(times.stages) == 1:
             assert isclose(computing, phase.compute_s, rel_tol=1e-9), f"ops {computing} of {phase.compute_s} s"
@@ -370,7 +371,7 @@ def _calls(program: Program) -> Counter[tuple[str, str]]:
 def terms_add_up(plan: CompiledPlan) -> None:
     """TTFT, TPOT and the seconds of a token are the sums of their terms, none of which is negative."""
     for whole in terms(plan.cost, plan.cost.evaluate()).all:
-        found = sum(term.value for term in whole.terms)
+        found = sum_up(term.value for term in whole.terms)
         assert isclose(found, whole.total, rel_tol=1e-12), f"{whole.metric}: {found} of {whole.total} s"
         assert all(term.value >= 0 for term in whole.terms), (
             f"{whole.metric}: {min(whole.terms, key=lambda t: t.value)}"
@@ -388,8 +389,8 @@ def shares_follow_their_figures(plan: CompiledPlan) -> None:
     waits = {term.name for times in (own.ttft, own.tpot) for term in times.terms if term.bound in ("wait", "mixed")}
     assert all(own.waits.get(name) for name in waits), f"of {waits} some follow nothing: {own.waits}"
     for metric, whole in (("ttft", own.ttft), ("tpot", own.tpot)):
-        loose = sum(t.value for t in whole.terms if t.bound not in FIGURES and not own.waits.get(t.name))
-        followed = sum(seconds_by_bound(own, metric).values())
+        loose = sum_up(t.value for t in whole.terms if t.bound not in FIGURES and not own.waits.get(t.name))
+        followed = sum_up(seconds_by_bound(own, metric).values())
         assert isclose(followed + loose, whole.total, rel_tol=1e-9), f"{metric}: {followed} and {loose} s of {whole}"
     for key, figure in FIGURES.items():
         if figure.improved(asking.model.plan, BEST) == asking.model.plan:
@@ -400,7 +401,7 @@ def shares_follow_their_figures(plan: CompiledPlan) -> None:
             before, after = (getattr(times, metric).total for times in (own, best))
             share, still = (seconds_by_bound(times, metric).get(key, 0.0) for times in (own, best))
             assert still <= NOTHING * before, f"{still} of {before} s of {metric} follow perfect {figure.name}"
-            sure = share - sum(remaining_seconds(own, best, metric, key).values()) - NOTHING * before
+            sure = share - sum_up(remaining_seconds(own, best, metric, key).values()) - NOTHING * before
             assert before - after >= sure, f"perfect {figure.name} gains {before - after} s of {metric}, not {sure}"
             found = perfect_figure(asking, own, metric, key)
             assert (found.behind is not None) == (found.hidden > SPECK), f"{found} of {metric}, {figure.name}"

@@ -14,6 +14,7 @@ from plandsl.spec.formats import item_bytes
 from plandsl.spec.model import BlockSpec, Every, ModelSpec
 from plandsl.testing.compare import compiled
 from plandsl.testing.inapplicable import DoesNotApply
+from plandsl.values import sum_up
 
 SLACK = 1 + 1e-9
 """Rounding that a comparison forgives."""
@@ -63,15 +64,15 @@ def _sums(plan: CompiledPlan) -> dict[str, float]:
     model, load = plan.cost.pools[0], plan.spec.workload
     length, stages = load.input + load.output, range(len(model.memory.weights))
     found = {
-        "bytes of weights": float(sum(model.memory.weights)),
-        "bytes of KV cache": float(sum(model.memory.kv_per_request(stage, length) for stage in stages)),
+        "bytes of weights": float(sum_up(model.memory.weights)),
+        "bytes of KV cache": float(sum_up(model.memory.kv_per_request(stage, length) for stage in stages)),
     }
     sizes = {"batch": load.batch, "input": load.input, "context": load.input, "queries": 1}
     asked = {"prefill": (model.main.prefill, load.input), "decode": (model.main.decode, load.input + 1)}
     for phase, (timed, context) in list(asked.items())[: 1 if load.encodes else 2]:
         bind = {name: sizes[name] for name in BINDS[phase]}
         times = timed.at(bind, 1, [(1.0, float(context))])
-        found[f"seconds of {phase}"] = float(sum(stage.span for stage in times.stages))
+        found[f"seconds of {phase}"] = float(sum_up(stage.span for stage in times.stages))
     return found
 
 

@@ -17,6 +17,7 @@ from plandsl.ir.nodes import groups
 from plandsl.ir.program import Program
 from plandsl.ir.types import Mesh
 from plandsl.testing.inapplicable import DoesNotApply
+from plandsl.values import sum_up
 
 SLACK = 1 + 1e-9
 """Rounding that a comparison forgives."""
@@ -155,7 +156,7 @@ def _check_memory(estimate: Estimate, plan: CompiledPlan) -> None:
     for at, held in enumerate(estimate.stages):
         parts = (held.weights, held.kv_cache, held.activations, held.buffers)
         assert all(part >= 0 for part in parts), f"stage {at}: {held}"
-        assert isclose(sum(parts), held.total, rel_tol=1e-12), f"stage {at} holds {held.total} bytes, parts {parts}"
+        assert isclose(sum_up(parts), held.total, rel_tol=1e-12), f"stage {at} holds {held.total} bytes, parts {parts}"
     share = max(map(_used, estimate.stages))
     assert isclose(_used(estimate.memory), share, rel_tol=1e-12), f"the fullest stage is said to use {estimate.memory}"
     refused = estimate.start is not None and estimate.start.refused

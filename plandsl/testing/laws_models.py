@@ -15,6 +15,7 @@ from plandsl.driver import CompiledPlan
 from plandsl.ir.states import States
 from plandsl.testing.compare import compiled
 from plandsl.testing.inapplicable import DoesNotApply
+from plandsl.values import sum_up
 
 OF_TOKENS = ("tpot", "kv_capacity", '"decode"', "output_tokens")
 """What the machine form of an estimate says of tokens that come out."""
@@ -79,11 +80,11 @@ def towers_are_never_free(plan: CompiledPlan) -> None:
             spec, model=evolve(spec.model, tower=None), tower=None, workload=evolve(load, images=0.0, image_tokens=0)
         ),
     }
-    before, held = plan.cost.own, sum(plan.cost.pools[0].memory.weights)
+    before, held = plan.cost.own, sum_up(plan.cost.pools[0].memory.weights)
     for what, other in others.items():
         found = compiled(evolve(other, requires=())).cost
         now = found.own
         assert float(now.ttft) <= float(before.ttft) * (1 + 1e-9), f"TTFT is {before.ttft:g} s, {what} {now.ttft:g} s"
         assert isclose(float(now.tpot), float(before.tpot), rel_tol=1e-9), f"TPOT is {before.tpot} s, {what} {now.tpot}"
-        less = sum(found.pools[0].memory.weights)
+        less = sum_up(found.pools[0].memory.weights)
         assert less <= held * (1 + 1e-9), f"weights are {held:g} bytes, {what} {less:g}"

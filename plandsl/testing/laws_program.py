@@ -37,6 +37,7 @@ from plandsl.show import show_plan
 from plandsl.spec.formats import item_bytes
 from plandsl.spec.model import ADAPTERS
 from plandsl.testing.compare import same
+from plandsl.values import sum_up
 
 Key = tuple[str, str]
 """A weight: its region and its name."""
@@ -86,14 +87,14 @@ def _check_tiles(type_: TensorType, mesh: Mesh, sizes: Mapping[str, int], here: 
         ends = [0, *(end for pair in ranges for end in pair), here[dim.name]]
         assert all(a == b for a, b in zip(ends[::2], ends[1::2], strict=True)), f"{type_}: {dim} lies as {ranges}"
     whole = prod(here[n] for n in type_.names)
-    assert sum(prod(b - a for a, b in block) for block in held) == whole, f"{type_}: {held}"
+    assert sum_up(prod(b - a for a, b in block) for block in held) == whole, f"{type_}: {held}"
 
 
 def _block_range(dim: Dim, mesh: Mesh, sizes: Mapping[str, int], rank: int) -> tuple[int, int]:
     at = mesh.coordinates(rank)
     if dim.chunk:
         before, own = own_pieces(dim, sizes[dim.name], mesh, at)
-        return before, before + sum(b - a for a, b in own)
+        return before, before + sum_up(b - a for a, b in own)
     return shard_range(dim.name, sizes[dim.name], [(at[a], mesh.size(a)) for a in dim.axes])
 
 
@@ -135,7 +136,9 @@ def work_is_shared_out(plan: CompiledPlan) -> None:
                         here = sizes | _chunk_rows(op.x.type, program, sizes)
                         if not all(here.values()):  # this chunk has no rows left
                             continue
-                        even = sum(_copies(op.x, w, program, here, extents) * _flops(op.x, w, here) for w in op.weights)
+                        even = sum_up(
+                            _copies(op.x, w, program, here, extents) * _flops(op.x, w, here) for w in op.weights
+                        )
                         assert isclose(done, even, rel_tol=1e-12), f"{op.keyword} {op.x}: {done} of {even} FLOPs"
                         for w in op.weights:
                             found[part.region, stored.get(w.name, w.name)] += part.repeats * _flops(op.x, w, here)
@@ -172,14 +175,14 @@ def _flops(x: Value, w: Value, sizes: Mapping[str, int]) -> float:
 def _chunk_rows(type_: TensorType, program: Program, sizes: Mapping[str, int]) -> dict[str, int]:
     """The rows of each chunked dimension of ``type_``, over all ranks."""
     chunks = (d for d in type_.dims if d.chunk)
-    return {d.name: sum(b - a for a, b in pieces(d, sizes[d.name], program.mesh)) for d in chunks}
+    return {d.name: sum_up(b - a for a, b in pieces(d, sizes[d.name], program.mesh)) for d in chunks}
 
 
 def _fullest_share(skew: Skew, ways: int, experts: int, chosen: int) -> float:
     """The share of a token's experts on the fullest of ``ways`` ranks."""
     if isinstance(skew, Zipf):
         each = chances(skew.exponent, experts, chosen)
-        return max(sum(each[rank::ways]) for rank in range(ways)) / chosen
+        return max(sum_up(each[rank::ways]) for rank in range(ways)) / chosen
     return min(factor(skew), ways, experts / chosen) / ways
 
 
@@ -213,17 +216,17 @@ def weights_and_cache_are_shared_out(plan: CompiledPlan) -> None:
     sizes, memory = _sizes(program, plan), plan.cost.pools[0].memory
     for stage, parts in enumerate(program.stages):
         held = _stage_ranks(program) * (memory.weights[stage] - added)
-        wanted = sum(times * _bytes_everywhere(w, program, sizes) for w, times in _weights(program, parts))
+        wanted = sum_up(times * _bytes_everywhere(w, program, sizes) for w, times in _weights(program, parts))
         assert isclose(held, wanted, rel_tol=1e-12), f"stage {stage} holds {held} of {wanted} bytes of weights"
         states = memory.main.state_per_request(stage)
         cached = _stage_ranks(program) * (memory.kv_per_request(stage, memory.block) - states) / memory.block
-        wanted = sum(times * _bytes_everywhere(v, program, sizes) for v, times in _caches(program, parts))
+        wanted = sum_up(times * _bytes_everywhere(v, program, sizes) for v, times in _caches(program, parts))
         windows = any(c.window for c in memory.caches[stage])
         assert windows or isclose(cached, wanted, rel_tol=1e-12), f"stage {stage}: cache {cached} of {wanted}"
         if states and not plan.spec.blocks_hold_states:
             held = _stage_ranks(program) * states / memory.main.states
             kept = _states(program, parts)
-            wanted = sum(times * _bytes_everywhere(v, program, sizes) for v, times in kept)
+            wanted = sum_up(times * _bytes_everywhere(v, program, sizes) for v, times in kept)
             assert isclose(held, wanted, rel_tol=1e-12), f"stage {stage} holds {held} of {wanted} bytes of states"
 
 

@@ -18,6 +18,7 @@ from plandsl.spec.model import ADAPTERS, LORA_RANK
 from plandsl.spec.plan import AxisSpec, PlanSpec, ShardingSpec
 from plandsl.testing.compare import compiled
 from plandsl.testing.inapplicable import DoesNotApply
+from plandsl.values import sum_up
 
 NUMBERS = Metrics._fields[:9]
 """The metrics that are numbers of their own."""
@@ -101,7 +102,7 @@ def _taken(spec: PlanSpec) -> tuple[float, float, float]:
     """Seconds of TTFT and TPOT, and bytes of weights of all stages."""
     cost = compiled(spec).cost
     metrics = cost.own
-    return float(metrics.ttft), float(metrics.tpot), float(sum(cost.pools[0].memory.weights))
+    return float(metrics.ttft), float(metrics.tpot), float(sum_up(cost.pools[0].memory.weights))
 
 
 # ---- replicas

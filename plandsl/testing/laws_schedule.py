@@ -13,6 +13,7 @@ from plandsl.ir.base import COMPUTE, LINK
 from plandsl.ir.collectives import Ring
 from plandsl.ir.program import Program, Region
 from plandsl.ir.schedule import Schedule, Slot
+from plandsl.values import sum_up
 
 SLACK = 1 + 1e-9
 """Rounding that a comparison forgives."""
@@ -70,7 +71,7 @@ def _check_last_blocks(
         if not any(v.name in blocks for v in op.results):
             ring = blocks[read[0]]
             rest = runs[i][1] - runs[made[ring.outs[0].name]][1]
-            least = sum(seconds[n] for n in chain) / program.mesh.size(ring.axis)
+            least = sum_up(seconds[n] for n in chain) / program.mesh.size(ring.axis)
             assert rest * SLACK >= least, f"{region.name}: slot {i} ends too early"
 
 
@@ -83,8 +84,8 @@ def _check_span(slots: Sequence[Slot], seconds: Sequence[float], runs: Sequence[
     chain: list[float] = []
     for slot in slots:
         chain.append(seconds[slot.op] + max((chain[i] for i in slot.after), default=0.0))
-    busy = [sum(seconds[s.op] for s in slots if s.stream == stream) for stream in (COMPUTE, LINK)]
-    least, most = max([*chain, *busy, 0.0]), sum(busy)
+    busy = [sum_up(seconds[s.op] for s in slots if s.stream == stream) for stream in (COMPUTE, LINK)]
+    least, most = max([*chain, *busy, 0.0]), sum_up(busy)
     span = play(slots, seconds).span
     assert least <= span * (1 + 1e-12), f"{span} s, but something takes {least} s"
     assert span <= most * (1 + 1e-12), f"{span} s for {most} s of work"

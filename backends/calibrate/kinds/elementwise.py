@@ -18,6 +18,7 @@ from plandsl.backends.cost.forms.elementwise import EAGER, FLAT, MOVED, kernel_s
 from plandsl.spec.constants import ElementConstants
 from plandsl.spec.formats import BITS
 from plandsl.spec.hardware import GpuSpec
+from plandsl.values import sum_up
 
 TORCH = "_torch"
 """Ends the sets of rows timed around calls of PyTorch: they hold its overhead."""
@@ -70,7 +71,7 @@ def _seconds(c: ElementConstants, gpu: GpuSpec, rows: Table) -> Floats:
         parts = (ops == op) & unfused
         if parts.any():
             kernels[parts], elements = EAGER[str(op)]
-            row[parts] *= elements / sum(MOVED[str(op)]) / kernels[parts]
+            row[parts] *= elements / sum_up(MOVED[str(op)]) / kernels[parts]
     walked = np.where(np.isin(ops, FLAT), 0.0, row)
     return np.asarray(kernels * kernel_seconds(c, gpu.units, gpu.bandwidth, m * row, walked), dtype=np.float64)
 

@@ -28,6 +28,7 @@ from plandsl.backends.cost.forms.moe import TILES, Layer, Load, Matrix, expert_l
 from plandsl.spec.constants import GroupedConstants, MoeConstants
 from plandsl.spec.formats import BITS
 from plandsl.spec.hardware import GpuSpec
+from plandsl.values import sum_up
 
 STORED = {
     "fp8_block": "fp8", "w8a16": "int8", "w4a16": "int4", "w4a8": "int4", "w4a16_mxfp4": "mxfp4",
@@ -249,7 +250,7 @@ def _slice(
     layer: Layer, tokens: Floats, given: list[Load], *, of: NDArray[np.bool_], law: NDArray[np.bool_]
 ) -> tuple[Floats, list[Load]]:
     """Tokens and loads of `_sliced` rows: tokens with a pair on this rank, and one expert with all foreign pairs."""
-    pairs = np.asarray(sum(load.experts * load.tokens for load in given))
+    pairs = np.asarray(sum_up(load.experts * load.tokens for load in given))
     met = np.where(law, tokens * (1 - np.exp(-pairs / tokens)), pairs)
     presented = np.where(of, np.clip(met, 1.0, tokens), tokens)
     first = pairs / layer.local + np.maximum(presented * layer.topk - pairs, 0.0)

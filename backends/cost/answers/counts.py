@@ -7,7 +7,7 @@ import math
 from plandsl.ir.names import Places
 from plandsl.ir.program import Program
 from plandsl.spec.formats import item_bytes
-from plandsl.values import kept
+from plandsl.values import kept, sum_up
 
 
 @kept(128)
@@ -24,7 +24,7 @@ def parameters(program: Program) -> int:
                 count *= size
             key = ("" if region.layers is None else region.name, w.name)
             whole[key] = count
-    return sum(whole.values())
+    return sum_up(whole.values())
 
 
 @kept(128)

@@ -11,6 +11,7 @@ from plandsl.backends.cost.answers.estimate import estimate
 from plandsl.backends.cost.answers.terms import memory_terms, terms
 from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.fields import changes
+from plandsl.values import sum_up
 
 SAME = 0.02
 """Amounts of work with a smaller relative difference count as equal."""
@@ -76,7 +77,7 @@ def _parts(a: Iterable[Term], b: Iterable[Term], key: Key) -> tuple[Part, ...]:
             both.setdefault(key(term), ([], []))[side].append(term)
     parts = []
     for name, (ours, theirs) in both.items():
-        before, after = (sum(t.value for t in side) for side in (ours, theirs))
+        before, after = (sum_up(t.value for t in side) for side in (ours, theirs))
         parts.append(Part(*name, before, after, after - before, _why(ours, theirs)))
     return tuple(sorted(parts, key=lambda part: -abs(part.change)))
 
@@ -85,15 +86,15 @@ def _why(a: list[Term], b: list[Term]) -> str:
     """The ratio of work, in the unit of the longer side's bound: ``0.5x the bytes``."""
     if not a or not b:
         return "only before" if a else "only after"
-    longer = max((a, b), key=lambda side: sum(t.value for t in side))
+    longer = max((a, b), key=lambda side: sum_up(t.value for t in side))
     bound = next(iter(Breakdown("", 0.0, tuple(longer)).bounds()))
     if bound not in WORK:
         return ""
     word, work = WORK[bound]
-    before, after = (sum(work(t) for t in side) for side in (a, b))
+    before, after = (sum_up(work(t) for t in side) for side in (a, b))
     if before and abs(after / before - 1) >= SAME:
         return f"{after / before:.3g}x the {word}"
-    was, now = (sum(t.value for t in side) for side in (a, b))
+    was, now = (sum_up(t.value for t in side) for side in (a, b))
     if not was or abs(now / was - 1) < SAME:
         return ""
     return f"the same {word} take {now / was:.3g}x as long"

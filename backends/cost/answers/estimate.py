@@ -25,6 +25,7 @@ from plandsl.diagnostics import Diagnostic
 from plandsl.ir.program import Part, Program
 from plandsl.ir.types import Number
 from plandsl.spec.plan import PlanSpec, RequireSpec
+from plandsl.values import sum_up
 
 
 def estimate(model: Deployment, notes: Sequence[Diagnostic] = ()) -> Estimate:
@@ -102,7 +103,7 @@ def _states(one: Server, held: Sequence[Held], batch: int, rounds: int) -> State
     fullest = max(range(len(held)), key=lambda s: float(held[s].total / memory.capacities[s]))
     local = -(-batch // int(memory.ways(fullest)))
     return StateUse(
-        request=float(sum(main.whole_states(stage) for stage in range(len(held)))),
+        request=float(sum_up(main.whole_states(stage) for stage in range(len(held)))),
         gpu=float(main.state_per_request(fullest)) * local * rounds,
         copies=int(main.states),
     )

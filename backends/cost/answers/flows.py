@@ -16,6 +16,7 @@ from plandsl.ir.collectives import HOP_WORDS, Ring
 from plandsl.ir.names import axes_of
 from plandsl.ir.nodes import groups
 from plandsl.ir.program import DECODE, PREFILL, Program
+from plandsl.values import sum_up
 
 RINGS = ("ring", "nccl", "torch", "fitted", "measured")
 """Algorithms and libraries that pass the parts of a sum or a gathering around a ring (`forms.collective.ring_way`)."""
@@ -75,7 +76,7 @@ def _phase_flows(phase: str, times: PhaseTimes, calls: Sequence[StageCalls], siz
         for group in grouped[part, axis][stage]:
             for senders, receivers, sent in spread(group, way, wire, per_node):
                 add(senders, receivers, axis, sent)
-    between = sum(value for (a, b, _), value in far.found.items() if a != b)
+    between = sum_up(value for (a, b, _), value in far.found.items() if a != b)
     return Flows(phase, blocks, blocks, (per_node, per_node), cells=sums.cells(), between_nodes=between)
 
 

@@ -15,6 +15,7 @@ from plandsl.backends.cost.deployments.transfer import Kept, Key
 from plandsl.ir.ops import KEEPS, cache_name
 from plandsl.ir.types import TensorType, block_range
 from plandsl.spec.plan import PlanSpec
+from plandsl.values import sum_up
 
 Box = tuple[tuple[float, float], ...]
 """The part of each dimension of a cached tensor that a rank holds."""
@@ -52,9 +53,9 @@ def transfer_flows(model: Deployment, size: int | None) -> Flows:
             weights = [_common(giver, taker) for taker in takers]
             for taker, weight in zip(takers, weights, strict=True):
                 if weight:
-                    sums.add((giver.rank,), (taker.rank,), split.between, sent * weight / sum(weights))
+                    sums.add((giver.rank,), (taker.rank,), split.between, sent * weight / sum_up(weights))
     cells = sums.cells()
-    between = sum(cell.bytes for cell in cells)
+    between = sum_up(cell.bytes for cell in cells)
     return Flows(TRANSFER, blocks[0], blocks[1], per_node, cells, between_nodes=between)
 
 

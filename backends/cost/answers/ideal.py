@@ -21,7 +21,7 @@ from plandsl.ir.states import Recurrence
 from plandsl.ir.types import Number
 from plandsl.spec.hardware import GpuSpec
 from plandsl.spec.plan import PlanSpec
-from plandsl.values import kept
+from plandsl.values import kept, sum_up
 
 
 class Pass(NamedTuple):
@@ -128,5 +128,5 @@ def average_gpu(plan: PlanSpec) -> GpuSpec:
     from plandsl.ir.kinds import rank_gpus
 
     gpus, common = rank_gpus(plan), plan.common_gpu
-    compute = tuple((dtype, sum(gpu.peak(dtype) or 0.0 for gpu in gpus) / len(gpus)) for dtype, _ in common.compute)
-    return evolve(common, compute=compute, bandwidth=sum(gpu.bandwidth for gpu in gpus) / len(gpus))
+    compute = tuple((dtype, sum_up(gpu.peak(dtype) or 0.0 for gpu in gpus) / len(gpus)) for dtype, _ in common.compute)
+    return evolve(common, compute=compute, bandwidth=sum_up(gpu.bandwidth for gpu in gpus) / len(gpus))

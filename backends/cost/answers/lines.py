@@ -19,11 +19,12 @@ from plandsl.ir.collectives import HOP_WORDS
 from plandsl.ir.names import RunKey, region_of
 from plandsl.ir.program import PREFILL
 from plandsl.ir.types import Number
+from plandsl.values import sum_up
 
 
 def phase_band(ops: Sequence[OpTime]) -> tuple[float, float] | None:
     """The band of a sum of ops: errors are equal for ops of one kind, and independent between kinds."""
-    total = sum(o.time_s for o in ops)
+    total = sum_up(o.time_s for o in ops)
     kinds: dict[tuple[str, tuple[float, float]], float] = {}
     for o in ops:
         if o.band is None:
@@ -34,8 +35,8 @@ def phase_band(ops: Sequence[OpTime]) -> tuple[float, float] | None:
         kinds[key] = kinds.get(key, 0.0) + o.time_s
     if not total:
         return None
-    low = math.sqrt(sum((t * min(b[0] - 1, 0.0)) ** 2 for (_, b), t in kinds.items())) / total
-    high = math.sqrt(sum((t * max(b[1] - 1, 0.0)) ** 2 for (_, b), t in kinds.items())) / total
+    low = math.sqrt(sum_up((t * min(b[0] - 1, 0.0)) ** 2 for (_, b), t in kinds.items())) / total
+    high = math.sqrt(sum_up((t * max(b[1] - 1, 0.0)) ** 2 for (_, b), t in kinds.items())) / total
     return 1 - low, 1 + high
 
 
@@ -55,7 +56,7 @@ def _merge_chunks(lines: Iterable[OpTime]) -> Iterator[OpTime]:
         found.setdefault((line.op, line.name), []).append(line)
     for first, *others in found.values():
         if ran := [line for line in others if line.time_s > 0]:
-            count, time = sum(line.count for line in ran), sum(line.time_s for line in ran)
+            count, time = sum_up(line.count for line in ran), sum_up(line.time_s for line in ran)
             yield evolve(first, count=first.count + count, time_s=first.time_s + time)
         else:
             yield first
@@ -102,18 +103,18 @@ class PhaseLines:
         """
         t, plan = self.times, server.plan
         stages = len(t.stages)
-        compute = sum(s.compute for s in t.stages) + t.again.compute
-        exposed = sum(s.exposed for s in t.stages) + t.hops + t.again.exposed
+        compute = sum_up(s.compute for s in t.stages) + t.again.compute
+        exposed = sum_up(s.exposed for s in t.stages) + t.hops + t.again.exposed
         parts = [self._part_ops(s) for s in range(stages)]
         everything = [[op for part in stage for op in part] for stage in parts]
         bandwidth = average_gpu(plan).bandwidth
-        moved = sum(  # a kernel that is faster than memory finds the rest of its bytes in a cache
+        moved = sum_up(  # a kernel that is faster than memory finds the rest of its bytes in a cache
             min(o.count * o.bytes, o.time_s * bandwidth) for stage in everything for o in stage if not o.communicates
         )
         per_batch = t.period / server.in_flight
         program = self.model.schedule.program
-        busy = t.parts * sum(s.span for s in t.stages) / stages
-        linked = sum(o.time_s for o in everything[t.slowest] if o.communicates and o.op not in HOP_WORDS)
+        busy = t.parts * sum_up(s.span for s in t.stages) / stages
+        linked = sum_up(o.time_s for o in everything[t.slowest] if o.communicates and o.op not in HOP_WORDS)
         share = float(sharers)
         kernels, ahead = float(compute + exposed) / share, float(t.drafted) / share
         encoded = float(t.encoded) / share

@@ -19,6 +19,7 @@ from plandsl.ir.extents import Extents
 from plandsl.ir.types import Number
 from plandsl.spec.money import Draw, Rent, draw, rent
 from plandsl.spec.power import ACTIVE, COMPUTE, MEMORY
+from plandsl.values import sum_up
 
 if TYPE_CHECKING:
     from plandsl.backends.cost.deployments.pools import Pools
@@ -121,12 +122,12 @@ class Economics(NamedTuple):
     @property
     def power(self) -> Number | None:
         """Average W of GPUs, nodes and building."""
-        return None if self.drawn is None else sum((pool.power for pool in self.drawn[1:]), self.drawn[0].power)
+        return None if self.drawn is None else sum_up((pool.power for pool in self.drawn[1:]), self.drawn[0].power)
 
     @property
     def gpu_power(self) -> Number | None:
         """Average W of the GPUs."""
-        return None if self.drawn is None else sum((pool.gpus for pool in self.drawn[1:]), self.drawn[0].gpus)
+        return None if self.drawn is None else sum_up((pool.gpus for pool in self.drawn[1:]), self.drawn[0].gpus)
 
     @property
     def request_energy(self) -> Number | None:
@@ -216,9 +217,9 @@ def _prefill_share(model: Deployment, m: Metrics, input_: Number, output: Number
         return 1.0
     if model.transfer is not None:
         paid = [one.one for pool in model.pools if (one := rent(pool.plan)) is not None]
-        if len(paid) < len(model.pools) or not sum(paid):
+        if len(paid) < len(model.pools) or not sum_up(paid):
             paid = [float(pool.plan.sharding.ranks) for pool in model.pools]
-        return paid[0] / sum(paid)
+        return paid[0] / sum_up(paid)
     if m.served is not None:
         s = m.served
         prefills, decodes = s.prefill + steps * s.others, steps * (s.step + s.host)

@@ -9,6 +9,7 @@ from plandsl.backends.cost.answers.responses import BUBBLE, CROWD, PORT
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.backends.cost.deployments.pools import Pools
 from plandsl.ir.program import DECODE, PREFILL
+from plandsl.values import sum_up
 
 KEPT = "KV cache"
 """The name of the transfer's terms."""
@@ -57,7 +58,7 @@ def per_token(model: Deployment, metrics: Metrics, ttft: Breakdown, tpot: Breakd
         rest = Term(DECODE, "the end of the run", op="wait", name="the end of the run", value=0.0, bound="wait")
     else:
         found, rest = _limiting_terms(model, metrics, ttft, tpot)
-    left = total - sum(t.value for t in found)
+    left = total - sum_up(t.value for t in found)
     found.append(rest._replace(value=left))
     return Breakdown("per_token", total, tuple(t for t in found if abs(t.value) > DUST * total))
 

@@ -11,6 +11,7 @@ from plandsl.backends.cost.time.phase import PhaseTimes
 from plandsl.ir.names import RunKey
 from plandsl.ir.program import DECODE, PREFILL
 from plandsl.ir.types import Number
+from plandsl.values import sum_up
 
 HAIR = 1e-6
 """The relative change of a figure: so small that an op keeps its tiles and its algorithm."""
@@ -96,4 +97,4 @@ def _worst_figures(longer: Sequence[Sequence[Number]], keys: Sequence[str]) -> I
 def _shares(time: float, worse: Mapping[str, float]) -> dict[str, float]:
     """How much of a wait follows each figure that lengthens it."""
     more = {key: t - time for key, t in worse.items() if t - time > ROUNDING * abs(time)}
-    return {key: t / sum(more.values()) for key, t in more.items()}
+    return {key: t / sum_up(more.values()) for key, t in more.items()}

@@ -20,6 +20,7 @@ from plandsl.backends.cost.serving.percentiles import half_width
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.spec.plan import PlanSpec
 from plandsl.spec.requires import all_requirements
+from plandsl.values import sum_up
 
 
 def with_seed(plan: PlanSpec, seed: int) -> PlanSpec:
@@ -88,7 +89,7 @@ def _requirements(plan: PlanSpec, runs: Sequence[Simulation]) -> list[SeedsRequi
         if told:
             figure = mean_over([r.value for r in told])
             ok = bool(asked.require.holds(figure.value))
-            met = sum(r.ok for r in told)
+            met = sum_up(r.ok for r in told)
             found.append(SeedsRequirement(asked.text, figure, ok, met=met, runs=len(told)))
     return found
 
@@ -129,7 +130,7 @@ def _mean_spread(runs: Sequence[Spread]) -> Spread:
     mean, p50, p90, p95, p99 = (
         mean_over([f.value for f in column]) for column in zip(*(r[:-1] for r in runs), strict=True)
     )
-    return Spread(mean, p50, p90, p95=p95, p99=p99, number=sum(run.number for run in runs))
+    return Spread(mean, p50, p90, p95=p95, p99=p99, number=sum_up(run.number for run in runs))
 
 
 def _mean_occupancy(runs: Sequence[Occupancy]) -> Occupancy:

@@ -18,7 +18,7 @@ from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region
 from plandsl.ir.types import TensorType, Value
 from plandsl.spec.formats import BITS, as_written, base_format
-from plandsl.values import kept
+from plandsl.values import kept, sum_up
 
 EIGHT = "fp8"
 """The format that stands for weights of 8 bits."""
@@ -69,7 +69,7 @@ def _slower_note(run: ProgramRun, rival: str, wide: str) -> Diagnostic | None:
         return None
     twin = Costing(_widened(program, rival, wide), run.phase.machine, run.phase.extents, None)
     pairs = sorted(_pairs(run, twin, wide), key=lambda pair: -pair.lost)
-    if sum(pair.seconds for pair in pairs) <= MORE * sum(pair.theirs for pair in pairs):
+    if sum_up(pair.seconds for pair in pairs) <= MORE * sum_up(pair.theirs for pair in pairs):
         return None
     slow = [pair for pair in pairs if pair.seconds > MORE * pair.theirs]
     ours = Costing(program, run.phase.machine, run.phase.extents, None)

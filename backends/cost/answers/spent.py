@@ -13,6 +13,7 @@ from plandsl.spec.money import MONTH_HOURS, nodes_used, price_sources
 from plandsl.spec.plan import PlanSpec
 from plandsl.spec.power import POWER_BAND, POWER_FITTED
 from plandsl.units import HOUR
+from plandsl.values import sum_up
 
 if TYPE_CHECKING:
     from plandsl.backends.cost.answers.simulation import Run
@@ -68,10 +69,10 @@ def _money(plan: PlanSpec, e: Economics) -> Money | None:
 def _energy(plan: PlanSpec, e: Economics) -> Energy | None:
     if e.drawn is None or e.power is None or e.energy is None:
         return None
-    idle = float(sum((pool.idle + pool.copies * pool.may.overhead) * pool.may.pue for pool in e.drawn))
-    most = float(sum((pool.may.limit + pool.may.overhead) * pool.may.pue for pool in e.drawn))
+    idle = float(sum_up((pool.idle + pool.copies * pool.may.overhead) * pool.may.pue for pool in e.drawn))
+    most = float(sum_up((pool.may.limit + pool.may.overhead) * pool.may.pue for pool in e.drawn))
     power, gpus = float(e.power), float(e.gpu_power or 0.0)
-    beside = sum(float(pool.gpus) * pool.may.pue for pool in e.drawn)
+    beside = sum_up(float(pool.gpus) * pool.may.pue for pool in e.drawn)
     low, high = (power + (factor - 1) * beside for factor in POWER_BAND)
     return Energy(
         power_w=power,
@@ -81,7 +82,7 @@ def _energy(plan: PlanSpec, e: Economics) -> Energy | None:
         j_per_token=float(e.energy),
         j_per_request=float(e.request_energy or 0.0),
         whole=all(pool.may.whole for pool in e.drawn),
-        pue=power / float(sum(pool.gpus + pool.copies * pool.may.overhead for pool in e.drawn)),
+        pue=power / float(sum_up(pool.gpus + pool.copies * pool.may.overhead for pool in e.drawn)),
         fitted=all(_fitted(pool) for pool in plan.pools),
     )
 

@@ -16,6 +16,7 @@ from plandsl.ir.base import COMPUTE
 from plandsl.ir.program import DECODE, PREFILL
 from plandsl.ir.schedule import Slot
 from plandsl.ir.types import Number
+from plandsl.values import sum_up
 
 
 class Terms(NamedTuple):
@@ -103,8 +104,8 @@ def _breakdown(
     ``ranks`` seconds of the rest are the engine's, for further ranks.
     """
     total, found = float(value), list(ops)
-    bubble = span - sum(t.value for t in found)
-    engine = total - span - sum(t.value for t in waits) - ranks
+    bubble = span - sum_up(t.value for t in found)
+    engine = total - span - sum_up(t.value for t in waits) - ranks
     rests = [
         Term(phase, BUBBLE, op="bubble", name=BUBBLE, value=bubble, bound="bubble"),
         *_engine_terms(phase, engine, ranks),
@@ -150,14 +151,14 @@ def _op_terms(phase: str, lines: PhaseLines, follow: Followed, share: float) -> 
             _group(most),
             op=kind,
             name=name,
-            value=sum(run.stages * run.value for run in runs),
+            value=sum_up(run.stages * run.value for run in runs),
             bound=max(bounds, key=lambda key: bounds[key]),
             layer=most.layer,
             origin=most.origin,
             band=most.band,
-            runs=sum(run.stages * run.op.count for run in runs),
-            flops=sum(run.stages * run.op.count * run.op.flops for run in runs),
-            bytes=sum(run.stages * run.op.count * run.op.bytes for run in runs),
+            runs=sum_up(run.stages * run.op.count for run in runs),
+            flops=sum_up(run.stages * run.op.count * run.op.flops for run in runs),
+            bytes=sum_up(run.stages * run.op.count * run.op.bytes for run in runs),
         )
 
 
@@ -207,12 +208,12 @@ def exposed_shares(slots: Sequence[Slot], seconds: Sequence[float], played: Play
     busy = [(end - seconds[slot.op], end) for slot, _, end in placed if slot.stream == COMPUTE]
     bare = {}
     for slot, start, end in (p for p in placed if p[0].stream != COMPUTE):
-        hidden = sum(max(min(end, b) - max(start, a), 0.0) for a, b in busy)
+        hidden = sum_up(max(min(end, b) - max(start, a), 0.0) for a, b in busy)
         bare[slot.op] = max(seconds[slot.op] - hidden, 0.0)
-    total, exposed = sum(bare.values()), float(played.exposed)
+    total, exposed = sum_up(bare.values()), float(played.exposed)
     if total <= DUST * exposed:
         bare = {op: seconds[op] for op in bare}
-        total = sum(bare.values())
+        total = sum_up(bare.values())
     scale = exposed / total if total else 0.0
     return [bare[i] * scale / t if i in bare and t else 1.0 for i, t in enumerate(seconds)]
 
@@ -238,6 +239,6 @@ def _per_token(model: Deployment, metrics: Metrics, ttft: Breakdown, tpot: Break
     steps = 0 if load.encodes else steps
     again = [t for t in tpot.terms if s is not None or t.bound != "mixed"]  # prompts of a batch are in its prefill
     found = [t.times(weight) for t in once] + [t.times(weight * steps) for t in again]
-    left = total - sum(t.value for t in found)
+    left = total - sum_up(t.value for t in found)
     found.append(Term(PREFILL, rest[0], op=rest[1], name=rest[0], value=left, bound=rest[1]))
     return Breakdown("per_token", total, tuple(t for t in found if abs(t.value) > DUST * total))

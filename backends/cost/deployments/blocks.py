@@ -11,6 +11,7 @@ from typing import NamedTuple
 from plandsl import limits
 from plandsl.backends.cost.num import ceil_div, floor, largest, maximum, minimum
 from plandsl.ir.types import Number
+from plandsl.values import sum_up
 
 
 class Layers(NamedTuple):
@@ -35,7 +36,7 @@ def group_layers(layers: Sequence[Layers]) -> tuple[list[int], Number]:
     so that a group takes as much as the widest one.
     """
     if len(layers) == 1 or (len({one.window for one in layers}) == 1 and not any(_has_states(layers))):
-        return [1] + [0] * (len(layers) - 1), sum(one.bytes for one in layers)
+        return [1] + [0] * (len(layers) - 1), sum_up(one.bytes for one in layers)
     least, most = min(one.number for one in layers), max(one.number for one in layers)
     size = most if most < 1.25 * least else least
     return [-(-one.number // size) for one in layers], largest([one.bytes / one.number * size for one in layers])

@@ -21,6 +21,7 @@ from plandsl.ir.states import States, state_bytes, token_bytes
 from plandsl.ir.types import Dim, Number, TensorType, Value, makes_rows
 from plandsl.spec.formats import item_bytes
 from plandsl.spec.model import ADAPTERS
+from plandsl.values import sum_up
 
 T = TypeVar("T")
 
@@ -116,7 +117,7 @@ class Contents:
         """Bytes of the adapters (LoRA) among a stage's weights without those in ``but``."""
         every = ((repeats, w) for r, repeats in self.regions(stage) for w in r.weights if (r.name, w) not in but)
         own = [repeats * self.extents.bytes(w.type) for repeats, w in every if w.type.names[:1] == (ADAPTERS,)]
-        return sum(own, 0.0)
+        return sum_up(own, 0.0)
 
     def weights_of(self, stage: int, but: Container[tuple[str, Value]] = ()) -> Number:
         """Bytes of a stage's weights without those in ``but``; a tensor that is embedding and head counts once."""

@@ -22,7 +22,7 @@ from plandsl.ir.types import Number
 from plandsl.spec.hardware import GpuSpec
 from plandsl.spec.model import ADAPTERS
 from plandsl.spec.plan import PlanSpec
-from plandsl.values import kept
+from plandsl.values import kept, sum_up
 
 
 class Held(NamedTuple):
@@ -194,7 +194,7 @@ class MemoryModel(ABC):
 
     def pool(self, stage: int) -> Number:
         """Bytes of a GPU that the plan's engine cuts into blocks for the KV cache of a stage."""
-        return maximum(self.capacities[stage] - self.weights[stage] - sum(self.taken[stage]), 0.0)
+        return maximum(self.capacities[stage] - self.weights[stage] - sum_up(self.taken[stage]), 0.0)
 
     def kv_tokens(self, longest: Number) -> Number:
         """Tokens of KV cache as the plan's engine logs them, where its longest request has ``longest`` tokens.
@@ -380,7 +380,7 @@ class ProgramMemory(MemoryModel):
     def state_per_request(self, stage: int) -> Number:
         """Bytes of the states that one request keeps on a GPU of ``stage``, however long it is."""
         pages = [cache.layers * self._state_page(stage, cache) for cache in self.caches[stage] if cache.state]
-        return self.states * sum(pages)
+        return self.states * sum_up(pages)
 
     def whole_adapter(self) -> Number:
         """Bytes of one adapter on all GPUs together, each once."""
@@ -389,13 +389,13 @@ class ProgramMemory(MemoryModel):
         stages = range(len(self.program.stages))
         parts = (part for stage in stages for part in self.contents.regions(stage))
         own = (n * whole.bytes(w.type) for r, n in parts for w in r.weights if w.type.names[:1] == (ADAPTERS,))
-        return sum(own, 0.0) / self.plan.model.size(ADAPTERS)
+        return sum_up(own, 0.0) / self.plan.model.size(ADAPTERS)
 
     def whole_states(self, stage: int) -> Number:
         """Bytes of the state of one request on all GPUs of ``stage`` together, each once."""
         one = dict.fromkeys(("batch", "input", "context", "queries"), 1)
         whole = Extents(self.program, one, dict.fromkeys(self.extents.mesh, 1))
-        return sum(repeats * state_bytes(region.ops, whole) for region, repeats in self.contents.regions(stage))
+        return sum_up(repeats * state_bytes(region.ops, whole) for region, repeats in self.contents.regions(stage))
 
     def step(self, stage: int, batch: Number, input_: Number) -> tuple[Number, Number]:
         """Bytes of activations and collective buffers in a step of at most ``step_tokens`` tokens."""

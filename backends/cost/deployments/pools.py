@@ -34,6 +34,7 @@ from plandsl.backends.cost.num import are_numbers, call_traced, ceil_div, larges
 from plandsl.backends.cost.time.phase import PhaseTimes
 from plandsl.ir.types import Number
 from plandsl.spec.plan import PlanSpec, SplitSpec
+from plandsl.values import sum_up
 
 
 class Rates(NamedTuple):
@@ -167,7 +168,7 @@ class Pools(Deployment):
     @property
     def gpus(self) -> int:
         """GPUs of both pools."""
-        return sum(pool.plan.sharding.ranks for pool in self.pools)
+        return sum_up(pool.plan.sharding.ranks for pool in self.pools)
 
     def ongoing(self, n: Number, i: Number, o: Number, requests: Number | None) -> Metrics:
         """Metrics of ``n`` requests always in flight in both pools together; `Flow` has the formulas."""

@@ -31,6 +31,7 @@ from plandsl.ir.types import Number, TensorType, makes_rows
 from plandsl.spec.formats import item_bytes
 from plandsl.spec.hardware import EngineSpec, GpuSpec
 from plandsl.spec.plan import PlanSpec
+from plandsl.values import sum_up
 
 UNBUFFERED = ("mxfp4",)
 """Formats of experts' weights whose kernels keep no workspace between calls."""
@@ -107,7 +108,7 @@ class Profile:
 
     def graphs(self, stage: int) -> Number:
         """Bytes of captured CUDA graphs."""
-        layers = sum(repeats for region, repeats in self.contents.regions(stage) if region.layers is not None)
+        layers = sum_up(repeats for region, repeats in self.contents.regions(stage) if region.layers is not None)
         return self.engine.graphs + self.engine.graph_layer * layers
 
     def _rows(self, stage: int) -> Rows:
@@ -134,7 +135,7 @@ class Profile:
             return 0.0
         extents = self.contents.extents
         read = [count_type(op.x.type, rows, extents) for op in gemms]
-        written = [sum(count_type(x.type, rows, extents) for x in op.outs) for op in gemms]
+        written = [sum_up(count_type(x.type, rows, extents) for x in op.outs) for op in gemms]
         return largest(read) + largest(written)
 
     def _sums(self, stage: int) -> bool:

@@ -20,6 +20,7 @@ from plandsl.backends.cost.deployments.single import Single
 from plandsl.backends.cost.time.phase import PhaseModel, PhaseTimes
 from plandsl.ir.names import EMBEDDING, HEAD, RECV, SEND, RegionName
 from plandsl.ir.program import Part, Program, Region
+from plandsl.values import sum_up
 
 
 class StageCosts:
@@ -72,7 +73,7 @@ class StageCosts:
         ends = RECV if stage else EMBEDDING, SEND if stage < self.stages - 1 else HEAD
         names = [n for n in (*layers, *ends) if layers.get(n, 1)]
         there = [(self.held[n], layers.get(n, 1)) for n in names]
-        weights, cache = (sum(count * float(h[part]) for h, count in there) for part in (0, 1))
+        weights, cache = (sum_up(count * float(h[part]) for h, count in there) for part in (0, 1))
         step, buffers = (max(float(h[part]) for h, _ in there) for part in (2, 3))
         if self.parts is not None:
             step = float(self.profile.add_up(reduce(Parts.join, (self.parts[n] for n in names))))
@@ -86,12 +87,12 @@ class StageCosts:
             return float(times.regions[phase.run(stage, region)].span)
 
         ends = [EMBEDDING] * (stage == 0) + [HEAD] * (stage == self.stages - 1)
-        return sum(map(span, ends)), [span(block.name) for block in self.blocks]
+        return sum_up(map(span, ends)), [span(block.name) for block in self.blocks]
 
 
 def _total_seconds(spans: tuple[float, list[float]], layers: list[int]) -> float:
     ends, blocks = spans
-    return ends + sum(count * each for count, each in zip(layers, blocks, strict=True))
+    return ends + sum_up(count * each for count, each in zip(layers, blocks, strict=True))
 
 
 def _layer_counts(block: Region, layers: int) -> list[int]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from plandsl.ir.types import Number
+from plandsl.values import sum_up
 
 
 class Prompt(NamedTuple):
@@ -44,8 +45,8 @@ class Prompt(NamedTuple):
         first = parts[0]
         if all(part == first for part in parts):
             return Prompt(len(parts), *first, chunk)
-        tokens = sum(new for new, _ in parts)
-        pairs = sum(new * (cached + (new + 1) / 2) for new, cached in parts)
+        tokens = sum_up(new for new, _ in parts)
+        pairs = sum_up(new * (cached + (new + 1) / 2) for new, cached in parts)
         mean = tokens / len(parts)
         return Prompt(len(parts), mean, pairs / tokens - (mean + 1) / 2, chunk=True)
 

@@ -16,6 +16,7 @@ from plandsl.ir.states import States
 from plandsl.ir.types import Number
 from plandsl.spec.formats import item_bytes
 from plandsl.spec.plan import SplitSpec
+from plandsl.values import sum_up
 
 DRAFT = "draft "
 """Prefix of the names of a draft's regions."""
@@ -166,19 +167,19 @@ class Transfer:
         for stages in sides:
             for stage, sizes in stages:
                 one = next(iter(stage.values()))
-                time = ceil_div(batch, one.ways) * sum(sizes) / self.split.bandwidth
-                n = sum({key[0]: k.layers for key, k in stage.items() if not key[0].startswith(DRAFT)}.values())
+                time = ceil_div(batch, one.ways) * sum_up(sizes) / self.split.bandwidth
+                n = sum_up({key[0]: k.layers for key, k in stage.items() if not key[0].startswith(DRAFT)}.values())
                 late = maximum(time / n, time - prefill * (n - 1) / self.layers)
                 seconds, exposed = maximum(seconds, time), maximum(exposed, late)
         request: Number = 0.0
         for at, stage in enumerate(self.sender):
             once = (k for key, k in stage.items() if at == 0 or not key[0].startswith(DRAFT))
-            request = request + sum(k.bytes(tokens) for k in once)
+            request = request + sum_up(k.bytes(tokens) for k in once)
         if self.split.kv_transfer != "layerwise":
             exposed = seconds
-        latency, (sent, received) = self.split.latency, (largest([sum(z) for _, z in side]) for side in sides)
+        latency, (sent, received) = self.split.latency, (largest([sum_up(z) for _, z in side]) for side in sides)
         rates = [
-            self.split.bandwidth * replicas * next(iter(stage.values())).ways / sum(sizes)
+            self.split.bandwidth * replicas * next(iter(stage.values())).ways / sum_up(sizes)
             for replicas, side in zip(self.replicas, sides, strict=True)
             for stage, sizes in side
         ]

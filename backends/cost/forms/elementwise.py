@@ -6,6 +6,7 @@ from plandsl.backends.cost.forms.gemm import smooth_max
 from plandsl.backends.cost.num import clip, maximum
 from plandsl.ir.types import Number
 from plandsl.spec.constants import ElementConstants
+from plandsl.values import sum_up
 
 MOVED = {
     "rmsnorm": (1, 1),
@@ -50,7 +51,7 @@ DRAW = 2e10
 
 def moved_bytes(op: str, rows: Number, cols: Number, item: float) -> Number:
     """Bytes moved for ``rows x cols`` outputs of ``item`` bytes; an unknown ``op`` reads and writes each once."""
-    return sum(MOVED.get(op, (1, 1))) * item * rows * cols
+    return sum_up(MOVED.get(op, (1, 1))) * item * rows * cols
 
 
 def traffic_seconds(c: ElementConstants, bandwidth: float, moved: Number) -> Number:

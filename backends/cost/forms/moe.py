@@ -10,6 +10,7 @@ from plandsl.backends.cost.forms.gemm import smooth_max
 from plandsl.backends.cost.num import ceil_div, clip, maximum, minimum, where
 from plandsl.ir.types import Number
 from plandsl.spec.constants import GroupedConstants, MoeConstants
+from plandsl.values import sum_up
 
 TILES = ((8, 128), (16, 128), (32, 128), (64, 128), (128, 128), (128, 256), (256, 256))
 """Output tiles of grouped GEMMs, rows of one expert by columns: libraries swap operands to get below 64 rows."""
@@ -140,7 +141,7 @@ def moe_seconds(c: MoeConstants, chip: Chip, layer: Layer, tokens: Number, given
     """
     up = Matrix(layer.hidden, layer.gates * layer.inter, layer.weight_bytes, layer.input_bytes)
     down = Matrix(layer.inter, layer.hidden, layer.weight_bytes, layer.input_bytes)
-    pairs = sum(load.experts * load.tokens for load in given)
+    pairs = sum_up(load.experts * load.tokens for load in given)
     row = layer.hidden * (layer.input_bytes + 2 * ROW) + layer.inter * (layer.gates + 1) * ROW
     moved = (pairs + c.away * maximum(tokens * layer.topk - pairs, 0.0)) * row + tokens * layer.hidden * 2 * ROW
     passed = moved / (chip.bandwidth * c.stream)
@@ -151,7 +152,7 @@ def gemm_seconds(
     c: GroupedConstants, chip: Chip, given: Sequence[Load], matrix: Matrix, tiles: Sequence[tuple[int, int]] = TILES
 ) -> Number:
     """Seconds of one grouped GEMM by itself, its inputs and outputs moved at ``bandwidth * stream``."""
-    pairs = sum(load.experts * load.tokens for load in given)
+    pairs = sum_up(load.experts * load.tokens for load in given)
     moved = pairs * (matrix.depth * matrix.input_bytes + matrix.columns * ROW)
     return c.fixed + grouped_seconds(c, chip, given, (matrix,), tiles) + moved / (chip.bandwidth * c.stream)
 
@@ -174,10 +175,10 @@ def grouped_seconds(
     a ``cache`` of so many bytes once more. The time is `smooth_max` of both, over all matrices. Padding as in
     "MegaBlocks" (Gale et al. 2023); large sizes reach ``compute`` of the peak, less what loading adds.
     """
-    touched = sum(load.touched for load in given)
+    touched = sum_up(load.touched for load in given)
     sizes = dict.fromkeys(a for a, _ in tiles)
     filled = [load.tiles_of(*sizes) for load in given]
-    counts = {a: sum(many) for a, many in zip(sizes, zip(*filled, strict=True), strict=True)}
+    counts = {a: sum_up(many) for a, many in zip(sizes, zip(*filled, strict=True), strict=True)}
     stored = [m.depth * m.columns * m.weight_bytes for m in matrices]
     exceeds = [clip(1 - c.cache / bytes_, 0.0, 1.0) for bytes_ in stored]
     units, rate, drawn, memory = chip.units, chip.peak * c.compute, chip.bandwidth * c.draw, chip.bandwidth * c.memory

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from plandsl.backends.cost.num import are_numbers
 from plandsl.ir.types import Number
+from plandsl.values import sum_up
 
 
 class Stretch(NamedTuple):
@@ -93,8 +94,8 @@ def _spread(dims: tuple[int, ...], wrap: bool, n: int, stride: int) -> Spread:
     if parts is None:
         parts = (Stretch(n),)
     return Spread(
-        sum(p.links for p in parts) or 1.0,
-        sum(p.reach for p in parts),
+        sum_up(p.links for p in parts) or 1.0,
+        sum_up(p.reach for p in parts),
         max((p.cut for p in parts), default=0.0),
-        sum(p.distance for p in parts),
+        sum_up(p.distance for p in parts),
     )

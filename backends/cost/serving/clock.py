@@ -17,6 +17,7 @@ from plandsl.backends.cost.serving.scheduler import Batch
 from plandsl.backends.cost.serving.table import Contexts, Pieces, Rows, split_sum, write_sum
 from plandsl.backends.cost.time.phase import PhaseTimes
 from plandsl.backends.cost.time.trace import Tape, trace
+from plandsl.values import sum_up
 
 if TYPE_CHECKING:
     from plandsl.backends.cost.deployments.towered import Towered
@@ -259,13 +260,13 @@ class ServerClock:
             return 0, 0.0
         total, more = self._context(batch), 0
         if self.graphs.decodes:
-            more = self.graphs.padding(count, sum(piece.tokens for piece in batch.prompts), self.queries)
+            more = self.graphs.padding(count, sum_up(piece.tokens for piece in batch.prompts), self.queries)
         return count + more, (total + more * self.queries) / (count + more)
 
     def _context(self, batch: Batch) -> int:
         """Tokens that the last queries of all that decode see, added up."""
         queries = self.queries
-        total = (len(batch.decodes) + len(batch.spent)) * queries - sum(batch.gained)
+        total = (len(batch.decodes) + len(batch.spent)) * queries - sum_up(batch.gained)
         for live in batch.decodes:
             total += live.computed
         for live in batch.spent:
@@ -329,7 +330,7 @@ class ImagesClock(ServerClock):
 
     def _with_tower(self, cost: Cost, batches: Sequence[Batch]) -> Cost:
         """``cost`` with the tower before each of its parts."""
-        images = sum(p.live.images * min(p.tokens / p.live.input, 1) for batch in batches for p in batch.prompts)
+        images = sum_up(p.live.images * min(p.tokens / p.live.input, 1) for batch in batches for p in batch.prompts)
         if not images:
             return cost
         each = round(images / cost.parts, 3)
@@ -486,7 +487,7 @@ def _seconds_of(times: PhaseTimes) -> tuple[Any, Any, Any]:
 
 def whole_seconds(cost: Cost) -> float:
     """Seconds of a step that has all stages for itself, near enough to compare ranks."""
-    return cost.parts * (sum(cost.stages) + cost.draft) + cost.host
+    return cost.parts * (sum_up(cost.stages) + cost.draft) + cost.host
 
 
 def _fullest_rank(parts: Parts, ways: int) -> list[tuple[int, int]]:

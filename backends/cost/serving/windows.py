@@ -15,6 +15,7 @@ from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.spec.plan import PlanSpec, WorkloadSpec
 from plandsl.spec.traffic import Arrivals, AtOnce, OnOff, Steady, Traced, TrafficSpec, Varying, mean_rate
 from plandsl.traces import read_trace
+from plandsl.values import sum_up
 
 
 class Window(NamedTuple):
@@ -53,7 +54,7 @@ def windows(plan: PlanSpec, every: float) -> list[Window]:
     found = []
     for start, end in _cut(plan, length, every):
         there = [one.mean(start, end) for one in rates]
-        found.append(Window(start, end, sum(there), _at(load, traffic, there), most))
+        found.append(Window(start, end, sum_up(there), _at(load, traffic, there), most))
     return found
 
 
@@ -120,7 +121,7 @@ class _Rates(NamedTuple):
     def _within(self, time: float) -> float:
         starts = [at for at, _ in self.steps]
         ends = [*starts[1:], float("inf")]
-        return sum(rate * max(min(end, time) - at, 0.0) for (at, rate), end in zip(self.steps, ends, strict=True))
+        return sum_up(rate * max(min(end, time) - at, 0.0) for (at, rate), end in zip(self.steps, ends, strict=True))
 
 
 def _at(load: WorkloadSpec, traffic: TrafficSpec, rates: list[float]) -> WorkloadSpec | None:

@@ -26,6 +26,7 @@ from plandsl.ir.schedule import Schedule, Slot
 from plandsl.ir.skew import Varying
 from plandsl.ir.types import Number
 from plandsl.spec.plan import PlanSpec
+from plandsl.values import sum_up
 
 GAUSS = ((5 / 18, 0.5 - 0.15**0.5), (8 / 18, 0.5), (5 / 18, 0.5 + 0.15**0.5))
 """Three-point Gauss-Legendre weights and nodes on 0..1: exact for polynomials up to degree five."""
@@ -359,7 +360,7 @@ class PhaseModel:
     def op_seconds(self, run: RunKey, i: int, at: Binding) -> Number:
         """Seconds of op ``i`` of a run, averaged over the loads of experts where these vary."""
         if self.varied and (run, i) in self.uneven:
-            return sum(weight * self._bounded_seconds(work[run, i], at) for weight, work in self.varied)
+            return sum_up(weight * self._bounded_seconds(work[run, i], at) for weight, work in self.varied)
         return self._bounded_seconds(self.work[run][i], at)
 
     def _bounded_seconds(self, work: Work, at: Binding) -> Number:

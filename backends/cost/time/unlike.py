@@ -48,7 +48,7 @@ class UnlikePhase(PhaseModel):
         self.runs: dict[RunKey, tuple[RunKey, Group]] = {name: (name, every) for name in first.work}
         for group in dict.fromkeys(self.groups):
             names = [r.name for r in schedule.program.regions if r.name != SEND]
-            self.runs |= {RegionRun(name, kinds=group): (name, group) for name in names}
+            self.runs |= {RegionRun(name, near=False, kinds=group): (name, group) for name in names}
         self.boundaries = []
         for (a, b), name in zip(pairwise(self.groups), first.boundaries, strict=True):
             both = tuple(sorted({*a, *b}))
@@ -88,7 +88,7 @@ class UnlikePhase(PhaseModel):
 
     def run(self, stage: int, region: RegionName) -> RunKey:
         """What a stage runs of a region, on the kinds of its ranks."""
-        return self.boundaries[stage] if region == SEND else RegionRun(region, kinds=self.groups[stage])
+        return self.boundaries[stage] if region == SEND else RegionRun(region, near=False, kinds=self.groups[stage])
 
     def deciding_work(self, run: RunKey, bind: Mapping[str, Number], context: Number) -> list[tuple[PhaseModel, Work]]:
         """For each op of a run, that of the slowest kind at this context."""

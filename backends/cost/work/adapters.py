@@ -18,6 +18,7 @@ from plandsl.ir.extents import Extents
 from plandsl.ir.program import Program
 from plandsl.ir.types import Dim, Number
 from plandsl.spec.model import ADAPTERS
+from plandsl.values import sum_up
 
 
 class Experts(NamedTuple):
@@ -60,7 +61,7 @@ class Adapters(NamedTuple):
         if self.experts is None:
             return self.each * met
         tokens = at.rows(self.rows) / maximum(met, 1)
-        touched = sum(load.touched for load in crowd_loads(self.experts.crowd, maximum(tokens, 1e-9)))
+        touched = sum_up(load.touched for load in crowd_loads(self.experts.crowd, maximum(tokens, 1e-9)))
         return self.each * met * touched / self.experts.local
 
     def _moved(self, at: Binding) -> Number:
@@ -109,7 +110,7 @@ class Adapters(NamedTuple):
         """m, n and k of one product; inside experts, m counts tokens."""
         op, extents = self.op, at.extents
         k = extents.product(op.x.type.dim(n) for n in op.contracted())
-        n = sum(extents.elements(out.type) for out in op.outs)
+        n = sum_up(extents.elements(out.type) for out in op.outs)
         m = at.rows(self.rows)
         return (("m", int(m)), ("n", int(n / maximum(m, 1))), ("k", int(k)))
 
@@ -122,7 +123,7 @@ def adapter_products(op: AdapterGemm, site: Site, mixtures: Mixtures | None) -> 
     m, extents = site.machine, site.extents
     held = extents.product([op.weights[0].type.dim(ADAPTERS)])
     k = extents.product(op.x.type.dim(n) for n in op.contracted())
-    outputs = sum(site.split(out.type)[0] for out in op.outs)
+    outputs = sum_up(site.split(out.type)[0] for out in op.outs)
     _, per_row = count_bytes(site, (op.x.type, *(out.type for out in op.outs)))
     fitted = m.gemm_constants(op.weights[0].type.dtype, op.compute)
     return Adapters(
@@ -130,7 +131,7 @@ def adapter_products(op: AdapterGemm, site: Site, mixtures: Mixtures | None) -> 
         site.split(op.x.type)[1],
         op.x.type.dim("batch"),
         flops_per_row=2 * k * outputs,
-        each=sum(extents.bytes(w.type) for w in op.weights) / held,
+        each=sum_up(extents.bytes(w.type) for w in op.weights) / held,
         bytes_per_row=per_row,
         rate=m.gemm_rate(op.compute),
         bandwidth=m.bandwidth,

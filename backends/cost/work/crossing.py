@@ -33,6 +33,7 @@ from plandsl.ir.program import Program
 from plandsl.ir.types import Number
 from plandsl.spec.constants import CollectiveConstants, NodesConstants
 from plandsl.spec.hardware import CLOS, ClusterSpec, LinkSpec, over_network
+from plandsl.values import sum_up
 
 Seconds = Callable[[Number], Number]
 """Seconds by the payload in bytes."""
@@ -302,7 +303,7 @@ def _level_seconds(legs: list[tuple[Leg, float]], launch: float, payload: Number
 
 def _sent_bytes(legs: list[tuple[Leg, float]], payload: float) -> Number:
     """Bytes that a rank sends in all steps."""
-    return sum(part * leg.volume(payload * part) for leg, part in legs)
+    return sum_up(part * leg.volume(payload * part) for leg, part in legs)
 
 
 def _fastest_leg(ways: list[Algorithm]) -> Leg:

@@ -38,6 +38,7 @@ from plandsl.ir.types import PADDED, Dim, Number, TensorType, routed
 from plandsl.spec.constants import DispatchConstants, MoeConstants
 from plandsl.spec.formats import BITS, base_format, item_bytes
 from plandsl.spec.hardware import LIBRARIES, over_network
+from plandsl.values import sum_up
 
 TILE = 16
 """Rows of the smallest matrix instruction (``mma.m16n8k16``, ``mfma_16x16x16``): experts' rows are padded to it."""
@@ -134,14 +135,14 @@ class Experts(NamedTuple):
         """
         pairs = maximum(self.pairs * n, 1.0)
         given = crowd_loads(self.crowd, n)
-        tiled = sum(load.tiles(TILE) for load in given) * TILE
+        tiled = sum_up(load.tiles(TILE) for load in given) * TILE
         each = self.flops_per_row / self.pairs
         moved = self.weights_read(n) + self.bytes_per_pair * pairs
         return Tokens(each * pairs, each * tiled, moved)
 
     def weights_read(self, n: Number) -> Number:
         """Bytes of the weights of the experts that get any of ``n`` tokens."""
-        return self.bytes_weights / self.local * sum(load.touched for load in crowd_loads(self.crowd, n))
+        return self.bytes_weights / self.local * sum_up(load.touched for load in crowd_loads(self.crowd, n))
 
     def modelled_seconds(self, n: Number) -> Number:
         """Seconds of ``n`` tokens: this op's share of the fitted layer, or a roofline."""
@@ -214,15 +215,15 @@ def crowd_loads(crowd: Sequence[tuple[Number, Number]], n: Number) -> Sequence[L
 
 def _make_crowd_loads(crowd: Sequence[tuple[Number, Number]], n: Number) -> Sequence[Load]:
     met = [(there, p, 1 - (1 - p) ** n) for there, p in crowd]
-    more = maximum(1 / (sum(there * p for there, p, _ in met) * n), 1.0)
-    further = maximum(1 / sum(there * any_ for there, _, any_ in met), 1.0)
+    more = maximum(1 / (sum_up(there * p for there, p, _ in met) * n), 1.0)
+    further = maximum(1 / sum_up(there * any_ for there, _, any_ in met), 1.0)
     size = -(-len(crowd) // GROUPS)
     made = []
     for first in range(0, len(crowd), size):
         part = met[first : first + size]
-        experts = sum(there for there, _, _ in part)
-        tokens = sum(there * p for there, p, _ in part) * n * more
-        touched = sum(there * any_ for there, _, any_ in part) * further
+        experts = sum_up(there for there, _, _ in part)
+        tokens = sum_up(there * p for there, p, _ in part) * n * more
+        touched = sum_up(there * any_ for there, _, any_ in part) * further
         made.append(Load(experts, tokens / maximum(experts, 1), touched))
     return made
 
@@ -349,7 +350,7 @@ class Mixtures:
             columns = _pair_width(out.type, extents)
             flops = flops + 2.0 * columns * extents.product(d for d in w.type.dims if d.name in inner)
             per_pair = per_pair + columns * item_bytes(out.type.dtype)
-        weights = sum(extents.bytes(w.type) for w in op.weights)
+        weights = sum_up(extents.bytes(w.type) for w in op.weights)
         return Experts(
             op,
             rows,
@@ -398,7 +399,7 @@ class Mixtures:
         assert units is not None, "constants come only for a GPU whose units are known"
         chip = Chip(units, peak, self.machine.gpu.bandwidth)
         elements = [self.site.once(("elements", id(op)), partial(_weight_elements, op, self.extents)) for op in gemms]
-        whole = sum(elements)
+        whole = sum_up(elements)
         for op, own in zip(gemms, elements, strict=True):
             self._forms[id(op)] = ExpertForm(constants, chip, shape, own / whole)
         self._fused |= {id(op) for op in ops if not isinstance(op, (GroupedGemm, AdapterGemm, *COLLECTIVES))}
@@ -514,4 +515,4 @@ def _local_experts(op: GroupedGemm, extents: Extents) -> Number:
 
 
 def _weight_elements(op: GroupedGemm, extents: Extents) -> Number:
-    return sum(extents.elements(w.type) for w in op.weights)
+    return sum_up(extents.elements(w.type) for w in op.weights)

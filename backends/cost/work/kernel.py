@@ -19,6 +19,7 @@ from plandsl.ir.program import Program
 from plandsl.ir.types import Dim, Number, TensorType
 from plandsl.spec.constants import ElementConstants, GemmConstants
 from plandsl.spec.formats import item_bytes
+from plandsl.values import sum_up
 
 SCALED_IN_ROWS = ("gemm.fp8_trtllm",)
 """Sets whose rows quantise in a way that engines do not.
@@ -162,7 +163,7 @@ class Kernel(NamedTuple):
         if not isinstance(op, Gemm):
             return ()
         m, k = map(at.rows, op.sides)
-        n = sum([at.rows(out.type.dims) for out in op.outs]) // max(m, 1)
+        n = sum_up([at.rows(out.type.dims) for out in op.outs]) // max(m, 1)
         return (("m", int(m)), ("n", int(n)), ("k", int(k)))
 
 

@@ -15,6 +15,7 @@ from plandsl.ir.compute import AddNorm, Attention, Embed, Gemm, Map, Norm, Quant
 from plandsl.ir.extents import Extents
 from plandsl.ir.types import Number, TensorType
 from plandsl.spec.formats import BITS, GGUF, base_format
+from plandsl.values import sum_up
 
 TWINS = {"bf16": ("bf16", "fp16"), "fp16": ("fp16", "bf16")}
 """Formats of one width and one peak. Rows of either answer for both; rows of the op's own format come first."""
@@ -55,7 +56,7 @@ def _gemm_table(op: Gemm, measured: Measured, extents: Extents) -> Line | None:
     if any(d.name not in ROW_DIMS and d.name not in inner for d in op.x.type.dims):
         return None
     k = extents.product(op.x.type.dim(name) for name in inner)
-    n = sum(_row_width(out.type, extents) for out in op.outs)
+    n = sum_up(_row_width(out.type, extents) for out in op.outs)
     if not are_numbers(n, k):
         return None
     return measured.line(
@@ -102,7 +103,7 @@ def _elementwise_table(work: Kernel, measured: Measured, extents: Extents) -> Li
             if isinstance(op, Norm) and op.groups is not None:
                 cols = cols * extents.sizes[op.heads] // extents.sizes[op.groups]
         case Rope():
-            width = cols = sum(_row_width(out.type, extents) for out in op.outs) * turned_share(op, extents)
+            width = cols = sum_up(_row_width(out.type, extents) for out in op.outs) * turned_share(op, extents)
         case Map() if all(x.type.dims == main.dims for x in op.xs):
             pass
         case Quantize() if main.dtype == "fp8":

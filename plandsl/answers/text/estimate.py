@@ -27,6 +27,7 @@ from plandsl.printing import print_lines
 from plandsl.spec.plan import PlanSpec
 from plandsl.tables import Sheet
 from plandsl.units import show_bytes, show_count, show_percent, show_time
+from plandsl.values import sum_up
 
 ASSUMED_WORDS = {"otherwise": "falling back to"}
 """Words for assumed fields whose name does not say what is assumed."""
@@ -255,7 +256,7 @@ def _slowest_gpus(phase: PhaseEstimate) -> str:
     total: dict[str, float] = {}
     for op in phase.ops:
         total[op.gpu] = total.get(op.gpu, 0.0) + op.time_s
-    whole = sum(total.values())
+    whole = sum_up(total.values())
     ordered = sorted(total.items(), key=lambda item: -item[1])
     return " and ".join(name if len(total) == 1 else f"{name} {show_percent(t / whole)}" for name, t in ordered)
 

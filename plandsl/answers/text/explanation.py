@@ -23,6 +23,7 @@ from plandsl.printing import print_lines
 from plandsl.spec.plan import PlanSpec
 from plandsl.tables import Sheet
 from plandsl.units import show_bytes, show_count, show_energy, show_money, show_percent, show_time
+from plandsl.values import sum_up
 
 SMALL = 0.04
 """Ops with a smaller share of both metrics are summed in one row."""
@@ -86,7 +87,7 @@ def _terms(pair: tuple[Breakdown, ...]) -> Sheet:
     table.starts = (1, 5)
 
     def weight(terms: Sequence[Term]) -> float:
-        return max(sum(t.value for t in terms if t in b.terms) / b.total for b in pair)
+        return max(sum_up(t.value for t in terms if t in b.terms) / b.total for b in pair)
 
     groups: dict[str, dict[str, list[Term]]] = {}
     for term in (term for whole in pair for term in whole.terms):
@@ -112,7 +113,7 @@ def _cells(terms: Sequence[Term], pair: tuple[Breakdown, ...]) -> Iterator[str]:
         if not own.terms:
             yield from ("", "", "", "")
             continue
-        value = sum(t.value for t in own.terms)
+        value = sum_up(t.value for t in own.terms)
         bands = {t.band for t in own.terms}
         band = bands.pop() if len(bands) == 1 else None
         yield from (show_time(value), show_percent(value / whole.total), next(iter(own.bounds())))
@@ -135,7 +136,7 @@ def _layers(found: Explanation) -> Text:
     out = []
     for whole in found.times:
         own = Breakdown(whole.metric, whole.total, tuple(t for t in whole.terms if t.layer))
-        total = sum(t.value for t in own.terms) or 1.0
+        total = sum_up(t.value for t in own.terms) or 1.0
         out.append(f"{METRIC[f'{whole.metric}_s']} {_shares(own.by(lambda t: t.layer), total)}")
     return Text(f"kernels and links by layer: {'; '.join(out)}; calibration {found.estimate.calibration}", style="dim")
 

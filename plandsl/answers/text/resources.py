@@ -14,6 +14,7 @@ from plandsl.answers.text.communication import library
 from plandsl.answers.text.words import LABELS, plain_table
 from plandsl.tables import Bar, Sheet
 from plandsl.units import show_bytes, show_percent, show_time
+from plandsl.values import sum_up
 
 PARTS = (("weights", "blue"), ("kv_cache", "cyan"), ("activations", "yellow"), ("buffers", "magenta"))
 
@@ -88,7 +89,7 @@ def time_table(e: Estimate) -> Sheet:
     for i, phase_estimate in enumerate(timed):
         for op in phase_estimate.ops:
             both.setdefault((op.op, op.name), [*none])[i] = op
-    sums = tuple(sum(o.time_s for o in p.ops) or 1.0 for p in timed)
+    sums = tuple(sum_up(o.time_s for o in p.ops) or 1.0 for p in timed)
 
     def weight(pair: list[OpTime | None]) -> float:
         return max(o.time_s / s if o else 0.0 for o, s in zip(pair, sums, strict=True))

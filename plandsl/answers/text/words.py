@@ -14,6 +14,7 @@ from plandsl.spec.origins import FITTED_HERE, MEASURED
 from plandsl.spec.plan import PlanSpec
 from plandsl.tables import Sheet
 from plandsl.units import HOUR, show_bytes, show_count, show_energy, show_money, show_percent, show_power, show_time
+from plandsl.values import sum_up
 
 METRIC = {"ttft_s": "TTFT", "tpot_s": "TPOT", "latency_s": "latency", "throughput_tokens_per_s": "throughput"}
 
@@ -181,7 +182,7 @@ def origin_shares(times: Iterable[tuple[str, float]]) -> str:
     sums: dict[str, float] = {}
     for origin, time in times:
         sums[origin] = sums.get(origin, 0.0) + time
-    total = sum(sums.values()) or 1.0
+    total = sum_up(sums.values()) or 1.0
     ordered = sorted(((name, time / total) for name, time in sums.items() if name), key=lambda item: -item[1])
     return ", ".join(f"{name} {show_percent(share)}" for name, share in ordered if share >= SMALLEST_SHARE)
 
@@ -199,7 +200,7 @@ def origin_names(e: Estimate) -> str:
     """Where most constants come from, without shares, and those of the engine: ``fitted here; engine vllm pooled``."""
     names: dict[str, None] = {}
     for phase in e.timed.values():
-        total = sum(op.time_s for op in phase.ops)
+        total = sum_up(op.time_s for op in phase.ops)
         sums: dict[str, float] = {}
         for op in phase.ops:
             sums[op.origin] = sums.get(op.origin, 0.0) + op.time_s
