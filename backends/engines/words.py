@@ -12,6 +12,11 @@ from plandsl.diagnostics import Span
 
 _ENDS = (";", "&&", "||", "|", "&", ";;")
 _SIGN = re.compile(r"\\\r?\n|[ \t\r]+|\n|;;|&&|\|\||[;&|]")
+_REDIRECTION = re.compile(r"(?:\d+|\{\w+\})?(?:<<<|<<-?|>>|>\||[<>]&|<>|[<>](?!\())|&>>?")
+_GAP = re.compile(r"(?:\\\r?\n|[ \t\r])*")
+_BLANK = re.compile(r"<[A-Za-z][\w.-]*>(?=\s|$)")
+"""A place to fill in, such as ``<model>``, as documentation has them: a word, which gets a message of its own."""
+
 _NAME = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 
 
@@ -36,6 +41,8 @@ def is_whole(text: str) -> bool:
 
 def split_commands(text: str, file: str) -> Iterator[Command]:
     """The commands of a script. Variables, loops and documents in the text are read as the words that they are.
+
+    Redirections such as ``> log.txt 2>&1`` are left out, with the files that they name: no program gets them.
 
     The environment of a command changes when the next one is read: copy what is to be kept. A script of many variables
     and commands would otherwise take time that grows with their product.
@@ -68,7 +75,12 @@ def _words(text: str, file: str) -> list[Word | str | None]:
     out: list[Word | str | None] = []
     at, line, start = 0, 1, 0
     while at < len(text):
-        if sign := _SIGN.match(text, at):
+        if (arrow := _REDIRECTION.match(text, at)) and not _BLANK.match(text, at):
+            stop = _redirected(text, arrow.end())
+            if breaks := text.count("\n", at, stop):
+                line, start = line + breaks, text.rfind("\n", at, stop) + 1
+            at = stop
+        elif sign := _SIGN.match(text, at):
             found = sign[0]
             if found == "\n" or found in _ENDS:
                 out.append(found if found == ";;" else None)
@@ -87,11 +99,22 @@ def _words(text: str, file: str) -> list[Word | str | None]:
     return out
 
 
+def _redirected(text: str, at: int) -> int:
+    """Where the word behind a sign of redirection ends; the shell allows space between them."""
+    gap = _GAP.match(text, at)
+    at = at if gap is None else gap.end()
+    return at if at == len(text) or _SIGN.match(text, at) or _REDIRECTION.match(text, at) else _word(text, at)[1]
+
+
 def _word(text: str, at: int) -> tuple[str, int]:
     """The word that starts at ``at``, its quotes removed, and where it ends."""
     parts = []
+    if blank := _BLANK.match(text, at):
+        return blank[0], blank.end()
     while at < len(text) and not _SIGN.match(text, at):
         mark = text[at]
+        if mark in "<>" and not text.startswith("(", at + 1):
+            break
         if mark in "'\"":
             stop = at + 1
             while stop < len(text) and text[stop] != mark:
@@ -102,7 +125,7 @@ def _word(text: str, at: int) -> tuple[str, int]:
         elif mark == "\\" and at + 1 < len(text):
             parts.append(text[at + 1])
             at += 2
-        elif text.startswith(("$((", "$(", "${"), at):
+        elif text.startswith(("$((", "$(", "${", "<(", ">("), at):
             stop = _closing(text, at)
             parts.append(text[at:stop])
             at = stop
@@ -113,7 +136,7 @@ def _word(text: str, at: int) -> tuple[str, int]:
 
 
 def _closing(text: str, at: int) -> int:
-    """The end of an expansion ``$(...)`` or ``${...}`` that starts at ``at``."""
+    """The end of an expansion ``$(...)``, ``${...}``, ``<(...)`` or ``>(...)`` that starts at ``at``."""
     depth = 0
     for stop in range(at + 1, len(text)):
         depth += (text[stop] in "({") - (text[stop] in ")}")

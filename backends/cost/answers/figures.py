@@ -6,6 +6,7 @@ Fitted forms use the figures of the GPU and its links, so a changed figure chang
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 from attrs import evolve
@@ -115,10 +116,14 @@ def _scale_times(calibration: CalibrationSpec, f: float, links: bool) -> Calibra
     if "launch" in values:  # launches of collectives, by default as of kernels
         values.setdefault("launch_collective", values["launch"])
 
-    def is_time(name: str) -> bool:
-        return constant_dimension(name) == TIME and (name.partition(".")[0] in OF_LINKS) == links
+    times = _times_among(tuple(values), links)
+    return evolve(calibration, values=tuple([(n, v * f if n in times else v) for n, v in values.items()]))
 
-    return evolve(calibration, values=tuple((n, v * f if is_time(n) else v) for n, v in values.items()))
+
+@lru_cache(maxsize=64)
+def _times_among(names: tuple[str, ...], links: bool) -> frozenset[str]:
+    """The constants that are times, of links or of kernels: an explanation scales them dozens of times."""
+    return frozenset(n for n in names if constant_dimension(n) == TIME and (n.partition(".")[0] in OF_LINKS) == links)
 
 
 def _scale_unit(plan: PlanSpec, f: float) -> PlanSpec:

@@ -8,20 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 
-from plandsl.backends.cost.machine.machine import Machine, Side
+from plandsl.backends.cost.machine.machine import Machine, Rates, Side
 from plandsl.backends.cost.num import are_numbers
+from plandsl.backends.cost.work.costing import sides_of
+from plandsl.backends.cost.work.numbers import number_ops
 from plandsl.backends.cost.work.work import Binding, Work
+from plandsl.ir.fusions import Kernels
+from plandsl.ir.program import Program
 from plandsl.ir.types import Number
 
 
 class Known:
-    """Work by the side of the machine that it is made of, bindings by their sizes, and seconds by both."""
+    """Work by the side of the machine that it is made of, bindings by their sizes, and seconds by both.
 
-    def __init__(self) -> None:
+    ``ops`` has for each op, by its identity, the number that it shares with ops of equal work, and its sides.
+    """
+
+    def __init__(self, program: Program, kernels: Kernels | None) -> None:
+        numbers = number_ops(program, kernels)
+        self.ops = {id(op): (numbers[id(op)], sides_of(op)) for region in program.regions for op in region.ops}
         self._sides: dict[Hashable, int] = {}
         self._works: dict[Hashable, Work] = {}
         self._bindings: dict[Hashable, Binding] = {}
-        self._seconds: dict[tuple[Binding, int], tuple[Work, Number]] = {}
+        self._seconds: dict[tuple[Binding, int, Rates], tuple[Work, Number]] = {}
 
     def sides(self, machine: Machine) -> dict[Side, int]:
         """A number for each side of ``machine``, equal for machines whose sides are equal."""
@@ -55,10 +64,13 @@ class Known:
             found = self._bindings[key] = at.at(context)
         return found
 
-    def seconds(self, work: Work, at: Binding) -> Number:
-        """``work.seconds(at)``. The entry holds the work, so that no other work gets its identity."""
-        key = at, id(work)
+    def seconds(self, work: Work, at: Binding, rates: Rates, find: Callable[[], Number]) -> Number:
+        """``find()``, the seconds of ``work`` at an engine's ``rates``, found once.
+
+        The entry holds the work, so that no other work gets its identity.
+        """
+        key = at, id(work), rates
         found = self._seconds.get(key)
         if found is None:
-            found = self._seconds[key] = work, work.seconds(at)
+            found = self._seconds[key] = work, find()
         return found[1]

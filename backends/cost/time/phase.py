@@ -14,7 +14,7 @@ from attrs import evolve
 from plandsl.backends.cost.machine.machine import Machine, Side
 from plandsl.backends.cost.num import are_numbers, ceil_div, clip, floor, largest, maximum, minimum, where
 from plandsl.backends.cost.time.known import Known
-from plandsl.backends.cost.work.costing import Costing, sides_of
+from plandsl.backends.cost.work.costing import Costing
 from plandsl.backends.cost.work.work import Binding, Work
 from plandsl.ir.base import COMPUTE
 from plandsl.ir.extents import Extents
@@ -241,6 +241,11 @@ class PhaseModel:
         self.schedule, self.known = schedule, None
         program = schedule.program
         self.extents, self.kernels = _fixed_extents(program, mesh), Kernels.of(program)
+        self.costing = Costing(program, machine, self.extents, self.kernels)
+        self.varieties = [
+            (weight, Costing(one, machine, _fixed_extents(one, self.extents.mesh), self.kernels))
+            for weight, one in _load_varieties(program)
+        ]
         self.uneven = frozenset((r.name, i) for r in program.regions for i, op in enumerate(r.ops) if op.meets_experts)
         self._price_ops(machine)
         uses = {
@@ -259,7 +264,7 @@ class PhaseModel:
     def on(self, machines: Sequence[Machine]) -> PhaseModel:
         """The same phase on another machine of each kind."""
         other = copy(self)
-        other.known = self.known or Known()
+        other.known = self.known or Known(self.schedule.program, self.kernels)
         other._price_ops(machines[0])
         return other
 
@@ -268,13 +273,13 @@ class PhaseModel:
         self.machine, program = machine, self.schedule.program
         self.rates = machine.rates_in(program.phase)
         sides = None if self.known is None else self.known.sides(machine)
-        costing = Costing(program, machine, self.extents, self.kernels)
+        costing = self.costing.on(machine)
         make = self._maker(costing, sides, 0)
         self.work: dict[RunKey, list[Work]] = {r.name: [make(op) for op in r.ops] for r in program.regions}
         self.boundaries: list[RunKey] = [SEND] * (len(program.stages) - 1)
         if machine.cluster is not None and self.boundaries:
             self._add_near_hops(costing)
-        self.varied = [(w, self._vary_work(one, sides, i)) for i, (w, one) in enumerate(_load_varieties(program), 1)]
+        self.varied = [(w, self._vary_work(one, sides, i)) for i, (w, one) in enumerate(self.varieties, 1)]
         self.scale = self._scale()
 
     def _maker(self, costing: Costing, sides: Mapping[Side, int] | None, variety: int) -> Callable[[Op], Work]:
@@ -288,17 +293,17 @@ class PhaseModel:
         number = sides.__getitem__
 
         def make(op: Op) -> Work:
-            key = id(op), variety, *map(number, sides_of(op))
+            same, own = known.ops[id(op)]
+            key = same, variety, *map(number, own)
             return known.work(key, lambda: costing.work(op))
 
         return make
 
     def _vary_work(
-        self, program: Program, sides: Mapping[Side, int] | None, variety: int
+        self, costing: Costing, sides: Mapping[Side, int] | None, variety: int
     ) -> dict[tuple[RunKey, int], Work]:
-        """Work of the uneven ops in ``program``, which has another load of experts than the schedule's."""
-        extents = _fixed_extents(program, self.extents.mesh)
-        make = self._maker(Costing(program, self.machine, extents, self.kernels), sides, variety)
+        """Work of the uneven ops in the program of ``costing``, with another load of experts than the schedule's."""
+        make, program = self._maker(costing.on(self.machine), sides, variety), self.schedule.program
         return {(name, i): make(program.region(name).ops[i]) for name, i in self.uneven}
 
     def _add_near_hops(self, costing: Costing) -> None:
@@ -360,8 +365,12 @@ class PhaseModel:
 
     def _bounded_seconds(self, work: Work, at: Binding) -> Number:
         """Seconds of ``work`` on its own; at the rates of the engine, no less than the hardware needs."""
-        time = work.seconds(at) if self.known is None else self.known.seconds(work, at)
-        pace = work.pace(self.rates)
+        if self.known is not None:
+            return self.known.seconds(work, at, self.rates, lambda: self._find_seconds(work, at))
+        return self._find_seconds(work, at)
+
+    def _find_seconds(self, work: Work, at: Binding) -> Number:
+        time, pace = work.seconds(at), work.pace(self.rates)
         least = work.least(at, self.machine, pace)
         return time if least is None else maximum(time, least * pace)
 

@@ -6,6 +6,7 @@ only and is computed once. Binding a batch then takes a few multiplications per 
 
 from __future__ import annotations
 
+from copy import copy
 from functools import cached_property
 from typing import TYPE_CHECKING, assert_never
 
@@ -77,6 +78,13 @@ class Costing:
 
     def __init__(self, program: Program, machine: Machine, extents: Extents, kernels: Kernels | None) -> None:
         self.site, self.machine, self.kernels = Site.of(program, machine, extents), machine, kernels
+
+    def on(self, machine: Machine) -> Costing:
+        """The same program on another machine; what its ops ask of the sizes alone is found once."""
+        other = copy(self)
+        other.site, other.machine = self.site._replace(machine=machine), machine
+        other.__dict__.pop("mixtures", None)
+        return other
 
     @cached_property
     def mixtures(self) -> Mixtures | None:

@@ -7,7 +7,7 @@ share the seconds of the layer, and kernels between them take none; otherwise ea
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache, reduce
+from functools import lru_cache, partial, reduce
 from typing import NamedTuple
 
 from plandsl.backends.cost.forms.attention import Chip
@@ -85,6 +85,18 @@ class ExpertForm(NamedTuple):
     share: float
 
 
+class FusedLayer(NamedTuple):
+    """All GEMMs of a fitted layer together, with the experts of the fullest rank."""
+
+    form: ExpertForm
+    crowd: tuple[tuple[Number, Number], ...]
+
+    def modelled_seconds(self, n: Number) -> Number:
+        """Seconds of ``n`` tokens."""
+        form = self.form
+        return moe_seconds(form.constants, form.chip, form.layer, n, crowd_loads(self.crowd, n))
+
+
 class Tokens(NamedTuple):
     """Useful FLOPs of some tokens, FLOPs with padded rows, and bytes."""
 
@@ -138,7 +150,7 @@ class Experts(NamedTuple):
         if form is None:
             ask = self.tokens(n)
             return maximum(ask.padded / self.rate, ask.moved / self.bandwidth) + self.launch
-        return moe_seconds(form.constants, form.chip, form.layer, n, crowd_loads(self.crowd, n)) * form.share
+        return FusedLayer(form, self.crowd).modelled_seconds(n) * form.share
 
     # ---- what the cost model asks
 
@@ -148,7 +160,11 @@ class Experts(NamedTuple):
 
     def seconds(self, at: Binding) -> Number:
         """Seconds of its tokens. Layers of experts are measured as a whole, so no table has a single op."""
-        return at.time_rows(self.rows, self.modelled_seconds)
+        if self.form is None:
+            return at.time_rows(self.rows, self.modelled_seconds)
+        layer, share = FusedLayer(self.form, self.crowd), self.form.share
+        alike = id(self.form.chip), id(self.crowd)  # each layer has a chip of its own, and its GEMMs share a crowd
+        return at.time_rows(self.rows, lambda n: at.modelled(layer, n, alike) * share)
 
     def demand(self, at: Binding) -> Demand:
         """Useful FLOPs, and bytes."""
@@ -307,7 +323,7 @@ class Mixtures:
         self._forms: dict[int, ExpertForm] = {}
         self._fused: set[int] = set()
         for region in program.regions:
-            for ops in _layers_of_experts(region.ops):
+            for ops in site.once(("layers", region.name), partial(_layers_of_experts, region.ops)):
                 self._fit(ops)
 
     def is_fused(self, op: Op) -> bool:
@@ -316,7 +332,15 @@ class Mixtures:
 
     def gemm(self, op: GroupedGemm) -> Experts:
         """A grouped GEMM."""
-        extents, m = self.extents, self.machine
+        made, m, form = self.site.once(("gemm", id(op)), partial(self._gemm, op)), self.machine, self._forms.get(id(op))
+        rate, bandwidth, launch = m.gemm_rate(op.compute), m.bandwidth, m.launch
+        if form is not None:
+            rate, bandwidth, launch = form.chip.peak, m.gpu.bandwidth, form.constants.fixed * form.share
+        return made._replace(rate=rate, bandwidth=bandwidth, launch=launch, form=form)
+
+    def _gemm(self, op: GroupedGemm) -> Experts:
+        """A grouped GEMM on any machine, without rates."""
+        extents = self.extents
         rows = tuple(d for d in op.x.type.dims if d.name in PADDED)
         pairs = extents.local(op.x.type.dim(routed(op.x.type)))
         per_pair = _pair_width(op.x.type, extents) * item_bytes(op.x.type.dtype)
@@ -327,10 +351,6 @@ class Mixtures:
             flops = flops + 2.0 * columns * extents.product(d for d in w.type.dims if d.name in inner)
             per_pair = per_pair + columns * item_bytes(out.type.dtype)
         weights = sum_up(extents.bytes(w.type) for w in op.weights)
-        form = self._forms.get(id(op))
-        rate, bandwidth, launch = m.gemm_rate(op.compute), m.bandwidth, m.launch
-        if form is not None:
-            rate, bandwidth, launch = form.chip.peak, m.gpu.bandwidth, form.constants.fixed * form.share
         return Experts(
             op,
             rows,
@@ -339,10 +359,9 @@ class Mixtures:
             local=_local_experts(op, extents),
             bytes_weights=weights,
             bytes_per_pair=per_pair,
-            rate=rate,
-            bandwidth=bandwidth,
-            launch=launch,
-            form=form,
+            rate=1.0,
+            bandwidth=1.0,
+            launch=0.0,
             crowd=self._crowd(op, pairs),
         )
 
@@ -353,7 +372,12 @@ class Mixtures:
         return local, self._crowd(op, self.extents.local(op.x.type.dim(place)))
 
     def _crowd(self, op: GroupedGemm | AdapterGemm, pairs: Number) -> tuple[tuple[Number, Number], ...]:
-        """The experts of the fullest rank with their chances."""
+        """The experts of the fullest rank with their chances; one value for all GEMMs of such a layer."""
+        place = routed(op.x.type)
+        key = "crowd", op.x.type.dim(place), op.weights[0].type.dim(place.experts)
+        return self.site.once(key, lambda: self._find_crowd(op, pairs))
+
+    def _find_crowd(self, op: GroupedGemm | AdapterGemm, pairs: Number) -> tuple[tuple[Number, Number], ...]:
         place = routed(op.x.type)
         skew = self.imbalance[place]
         if not isinstance(skew, Zipf):
@@ -368,15 +392,16 @@ class Mixtures:
         """Find the constants of a layer and give each GEMM its share of the layer's seconds."""
         gemms = [op for op in ops if isinstance(op, GroupedGemm)]
         constants = self._constants(gemms[0])
-        shape = self._layer(gemms)
+        shape = self.site.once(("layer", id(gemms[0])), partial(self._layer, gemms))
         if constants is None or shape is None:
             return
         peak, units = self.machine.peak(gemms[0].compute), self.machine.gpu.units
         assert units is not None, "constants come only for a GPU whose units are known"
         chip = Chip(units, peak, self.machine.gpu.bandwidth)
-        whole = sum_up(_weight_elements(op, self.extents) for op in gemms)
-        for op in gemms:
-            self._forms[id(op)] = ExpertForm(constants, chip, shape, _weight_elements(op, self.extents) / whole)
+        elements = [self.site.once(("elements", id(op)), partial(_weight_elements, op, self.extents)) for op in gemms]
+        whole = sum_up(elements)
+        for op, own in zip(gemms, elements, strict=True):
+            self._forms[id(op)] = ExpertForm(constants, chip, shape, own / whole)
         self._fused |= {id(op) for op in ops if not isinstance(op, (GroupedGemm, AdapterGemm, *COLLECTIVES))}
 
     def _layer(self, gemms: list[GroupedGemm]) -> Layer | None:
