@@ -663,7 +663,7 @@ def test_each_config_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     path.write_text(path.read_text() + path.read_text().replace("plan p", "plan q"), "utf-8")
     read: list[str] = []
     real = hf.read_bytes
-    monkeypatch.setattr(hf, "read_bytes", lambda file: read.append(file.name) or real(file))
+    monkeypatch.setattr(hf, "read_bytes", lambda file, **how: read.append(file.name) or real(file, **how))
     assert len(compile_file(path)) == 2
     assert read == ["config.json"]
 

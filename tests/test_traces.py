@@ -87,7 +87,7 @@ def assert_seconds(plan: CompiledPlan, trace: Trace) -> None:
     found: dict[str, float] = defaultdict(float)
     for _, one in device_slices(trace, "kernels"):
         found[at(one.start)] += one.args.get("busy_us", (one.end - one.start) / 1e3)
-    steps = play_steps(plan.cost, 0.0, 1)
+    steps = play_steps(plan.cost, 0.0, 1, most=10_000)
     for phase, times in zip(steps.phases, (metrics.prefill, metrics.decode), strict=True):
         stages = len(times.stages)
         compute = sum(float(s.compute) for s in times.main.times.stages) * phase.batches * phase.parts
@@ -105,7 +105,7 @@ def assert_bytes(plan: CompiledPlan, trace: Trace) -> None:
             calls = one.args.get("calls", 1)
             key = at(one.start), one.args["axis"], one.args.get("part", "")
             found[key] += calls * one.args["wire_bytes"]
-    steps = play_steps(plan.cost, 0.0, 1)
+    steps = play_steps(plan.cost, 0.0, 1, most=10_000)
     for phase in steps.phases:
         table: dict[tuple[str, str, str], float] = defaultdict(float)
         for row in e.communication.of(phase.name):
@@ -173,7 +173,7 @@ def test_counters_hold_the_memory_of_the_estimate() -> None:
 def test_graphs_of_all_ranks_agree_and_run_as_long_as_the_steps(row: tuple[str, ...]) -> None:
     plan = plan_of(*row)
     files = trace_ranks(plan.cost, plan.closed_form(), rounds=2)
-    for phase in play_steps(plan.cost, 0.0, 2).phases:
+    for phase in play_steps(plan.cost, 0.0, 2, most=10_000).phases:
         ranks, groups = read_phase(files, phase.name)
         assert list(ranks) == list(range(phase.placement.mesh.ranks))
         check_phase(ranks, groups)
@@ -193,7 +193,7 @@ def test_collectives_bring_the_bytes_of_the_table() -> None:
     """What ranks bring to collectives is the payload of the table; of a gathering, the payload is what all bring."""
     plan = plan_of(*ROWS[4])
     files = trace_ranks(plan.cost, plan.closed_form())
-    placement = play_steps(plan.cost, 0.0, 1).prefill.placement
+    placement = play_steps(plan.cost, 0.0, 1, most=10_000).prefill.placement
     for phase in (PREFILL, DECODE):
         ranks, groups = read_phase(files, phase)
         found: dict[str, float] = defaultdict(float)

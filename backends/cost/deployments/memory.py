@@ -297,9 +297,15 @@ class ProgramMemory(MemoryModel):
 
     @cached_property
     def kinds(self) -> list[int]:
-        """As its programs have them, on each kind of GPU."""
+        """As its programs have them, on each kind of GPU.
+
+        Parts of stages, by which a cut is balanced, may be more than the stages that have GPUs: each is of its own kind.
+        """
         found = self.contents.kinds
-        return found if len(self.plan.kinds) == 1 else combine_kinds(found, [id(gpu) for gpu in self.gpus])
+        if len(self.plan.kinds) == 1:
+            return found
+        gpus = [id(gpu) for gpu in self.gpus]
+        return combine_kinds(found, gpus) if len(gpus) == len(found) else list(range(len(found)))
 
     @property
     def main(self) -> ProgramMemory:
