@@ -299,7 +299,7 @@ class ProgramMemory(MemoryModel):
     def kinds(self) -> list[int]:
         """As its programs have them, on each kind of GPU.
 
-        Parts of stages, by which a cut is balanced, may be more than the stages that have GPUs: each is of its own kind.
+        Parts of stages, by which a cut is balanced, may be more than the stages that have GPUs: each is its own kind.
         """
         found = self.contents.kinds
         if len(self.plan.kinds) == 1:
