@@ -29,6 +29,13 @@ FOUND = sorted((Path(__file__).parent / "fuzz" / "found").glob("*/case.json"))
 PLAN = b"plan p { model = llama_3_1_8b, node = h100_2, sharding { tp = 2 }, workload { input = 100, output = 10 } }\n"
 
 
+@pytest.fixture(autouse=True)
+def process_of_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What all tests before left in this process is no memory of a case."""
+    for module in ("judge", "worker"):
+        monkeypatch.setattr(f"tests.fuzz.{module}.MEMORY", 10**12)
+
+
 @pytest.mark.parametrize("name", some(sorted(TARGETS), 6, "fuzz"))
 def test_drawn_cases_end_in_an_answer_or_a_diagnostic(name: str) -> None:
     target, seed = TARGETS[name], draws.SEED or os.urandom(4).hex()
