@@ -53,7 +53,7 @@ def read(folder: Path, keys: list[bytes], tensors: list[bytes], data: int = 4096
         ([], [tensor("t", 2, 100, kind=Q4_K)], "rows of 100 elements of the tensor 't' are no blocks of 256"),
         ([], [tensor("t", 4, kind=250)], "has the unknown type 250"),
         ([], [tensor("t", 2**40, 2**40)], "the tensor 't' would have 1,?208"),
-        ([], [tensor("t", 1, 1, 1, 1, 1, 1, 1, 1, 1)], "9 dimensions, more than"),
+        ([], [tensor("t", *[1] * 9)], "9 dimensions, more than"),
     ],
 )
 def test_a_header_that_contradicts_itself_is_refused(
@@ -70,7 +70,7 @@ def test_values_of_every_kind_are_read_and_long_ones_only_counted(tmp_path: Path
         key("words", 9, struct.pack("<IQ", 8, 2) + text("a") + text("bc")),
         key("many", 9, many),
         key("long", 8, text("x" * 100_000)),
-        key("inner", 9, struct.pack("<IQIQB", 9, 1, 0, 1, 5)),
+        key("inner", 9, struct.pack("<IQ", 9, 1) + struct.pack("<IQB", 0, 1, 5)),
         key("behind", 8, text("end")),
     ]
     found = read(tmp_path, keys, [tensor("t", 2, 3)])
