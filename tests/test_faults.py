@@ -144,6 +144,8 @@ def test_an_interrupt_between_any_two_lines_leaves_whole_files(name, tmp_path, m
         assert half_written(before, snapshot(tmp_path / str(at)), whole) == [], at
         assert status == 130 or interrupt.count < at
         assert "KeyboardInterrupt" not in said  # a warning of a file left open has a traceback here
+        if "matplotlib.pyplot" in sys.modules:  # an interrupted process ends with its figures; this one goes on
+            sys.modules["matplotlib.pyplot"].close("all")
 
 
 def test_an_interrupted_search_replaces_no_file(tmp_path, monkeypatch):
