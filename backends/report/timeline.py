@@ -51,7 +51,7 @@ def timeline_charts(name: str, model: Deployment, e: Estimate, plans: int) -> It
     Raises `PlanError` (E511) where a phase has too many passes to be played.
     """
     room = min(MOST_OPS, max(LEAST_OPS, ALL_OPS // (2 * plans)))
-    steps = play_steps(model, e.decode.engine_s * float(model.pools[-1].one.gain), 1, MOST_PLAYED)
+    steps = play_steps(model, e.decode.engine_s, 1, MOST_PLAYED)
     for phase in steps.phases[: len(e.timed)]:
         drawn = _Drawn(phase, steps, room)
         if drawn.spans:

@@ -52,7 +52,7 @@ def trace_ranks(model: Deployment, told: Estimate, ranks: str = "all", rounds: i
     The phases are a prefill of all batches in flight, and ``rounds`` decode steps; of two pools each has ranks of its
     own, and ``transfer`` has those of both, the prefill pool's first. Raises `PlanError` (E510, E511).
     """
-    steps = play_steps(model, told.decode.engine_s * float(model.pools[-1].one.gain), rounds, limits.MAX_TRACE_PASSES)
+    steps = play_steps(model, told.decode.engine_s, rounds, limits.MAX_TRACE_PASSES)
     chosen = [choose_ranks(ranks, phase.placement.stages) for phase in steps.phases]
     counts = (_count_nodes(phase, own) for phase, own in zip(steps.phases, chosen, strict=True))
     check_size("nodes", sum_up(counts), limits.MAX_TRACE_EVENTS, HINT)

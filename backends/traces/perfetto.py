@@ -58,7 +58,7 @@ def trace_steps(model: Deployment, told: Estimate, ranks: str = "all", rounds: i
 
     ``ranks`` as in `choose_ranks`, of each pool. Raises `PlanError`: E510 for wrong ranks, E511 for too many events.
     """
-    steps = play_steps(model, told.decode.engine_s * float(model.pools[-1].one.gain), rounds, limits.MAX_TRACE_PASSES)
+    steps = play_steps(model, told.decode.engine_s, rounds, limits.MAX_TRACE_PASSES)
     pools = _pools(model, steps, ranks)
     check_size("events", sum_up(map(_count_events, pools)), limits.MAX_TRACE_EVENTS, HINT)
     events = Events()

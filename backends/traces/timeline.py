@@ -165,11 +165,12 @@ class Steps(NamedTuple):
         return self.prefill, self.decode
 
 
-def play_steps(model: Deployment, decode_host: float, rounds: int, most: int) -> Steps:
+def play_steps(model: Deployment, engine_s: float, rounds: int, most: int) -> Steps:
     """A prefill and ``rounds`` decode steps of the plan's own load, with the mean times that the estimate says.
 
-    The engine adds ``decode_host`` seconds to a decode step. Requests that are always in flight join one batch at a
-    time: their prefill is that of one batch. Raises `PlanError` (E511) where a phase has more than ``most`` passes.
+    The engine adds ``engine_s`` seconds to a decode step for each token that comes of it. Requests that are always in
+    flight join one batch at a time: their prefill is that of one batch. Raises `PlanError` (E511) where a phase has
+    more than ``most`` passes.
     """
     metrics, load = model.own, model.plan.workload
     first, last = model.pools[0], model.pools[-1]
@@ -180,5 +181,5 @@ def play_steps(model: Deployment, decode_host: float, rounds: int, most: int) ->
         moved = model.transfer.times(metrics.joined, load.input, metrics.prefill.through)
         begin = prefill.end + float(moved.exposed)
         sent = begin - float(moved.seconds), begin
-    decode = Phase(metrics.decode, last.in_flight, rounds, start=begin, host=decode_host, most=most)
+    decode = Phase(metrics.decode, last.in_flight, rounds, start=begin, host=engine_s * float(last.one.gain), most=most)
     return Steps(prefill, decode, (first, last), sent)

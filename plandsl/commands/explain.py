@@ -13,6 +13,7 @@ from plandsl.codes import CODES
 from plandsl.commands.console import OK, open_console, print_json, print_text, spaced
 from plandsl.commands.sources import compile_plans
 from plandsl.diagnostics import Diagnostic, PlanError, either, nearest, suggest
+from plandsl.files import is_there
 from plandsl.terms import TERMS, find_term, plain_word
 
 CODE, TERM = "code:", "term:"
@@ -22,7 +23,7 @@ CODE, TERM = "code:", "term:"
 def run_explain(arguments: Namespace) -> int:
     """`planc explain FILE`, `planc explain CODE` or `planc explain WORD`: a file first, then a code, then a word."""
     subject = arguments.file = " ".join(arguments.words)
-    is_file = subject == "-" or (os.path.exists(subject) and not os.path.isdir(subject))
+    is_file = subject == "-" or is_there(Path(subject))
     code, term = read_code(subject), find_term(subject.removeprefix(TERM))
     if is_file or (Path(subject).suffix == ".plan" and code is None):
         status = _explain_plans(arguments)

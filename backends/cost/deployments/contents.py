@@ -56,10 +56,10 @@ def by_kind(kinds: Sequence[int], answer: Callable[[int], T]) -> list[T]:
     return [found[stage] for stage in kinds]
 
 
-def combine_kinds(*kinds: Sequence[int]) -> list[int]:
-    """For each stage the first stage that is of the same kind in each of ``kinds``."""
-    found: dict[tuple[int, ...], int] = {}
-    return [found.setdefault(each, stage) for stage, each in enumerate(zip(*kinds, strict=True))]
+def find_kinds(*facts: Sequence[Hashable]) -> list[int]:
+    """For each stage the first stage with the same value in each of ``facts``."""
+    found: dict[Hashable, int] = {}
+    return [found.setdefault(each, stage) for stage, each in enumerate(zip(*facts, strict=True))]
 
 
 class Contents:
@@ -72,11 +72,7 @@ class Contents:
 
     def __init__(self, program: Program, decode: Program, extents: Extents) -> None:
         self.program, self.extents = program, extents
-        kinds: dict[Hashable, int] = {}
-        self.kinds = [
-            kinds.setdefault(tuple((part.region, part.repeats) for part in parts), stage)
-            for stage, parts in enumerate(program.stages)
-        ]
+        self.kinds = find_kinds([tuple((part.region, part.repeats) for part in parts) for parts in program.stages])
         self.weights = self.by_stage(self.weights_of)
         self.caches = self.by_stage(self._caches)
         self.steps = [self._step_rows(p) for p in (program, decode)]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from plandsl import limits
 from plandsl.backends.cost.deployments.blocks import Layers, count_tokens, find_longest
-from plandsl.backends.cost.deployments.contents import Cache, Contents, T, by_kind, combine_kinds
+from plandsl.backends.cost.deployments.contents import Cache, Contents, T, by_kind, find_kinds
 from plandsl.backends.cost.deployments.prefix import reused_tokens, shared_tokens
 from plandsl.backends.cost.deployments.profile import Profile, largest_fraction, share_of
 from plandsl.backends.cost.deployments.rows import Rows, count_bytes
@@ -305,7 +305,7 @@ class ProgramMemory(MemoryModel):
         if len(self.plan.kinds) == 1:
             return found
         gpus = [id(gpu) for gpu in self.gpus]
-        return combine_kinds(found, gpus) if len(gpus) == len(found) else list(range(len(found)))
+        return find_kinds(found, gpus) if len(gpus) == len(found) else list(range(len(found)))
 
     @property
     def main(self) -> ProgramMemory:

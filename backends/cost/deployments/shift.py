@@ -12,7 +12,7 @@ from typing import NamedTuple
 from attrs import evolve
 
 from plandsl.backends.cost.deployments.blocks import Layers
-from plandsl.backends.cost.deployments.contents import combine_kinds
+from plandsl.backends.cost.deployments.contents import find_kinds
 from plandsl.backends.cost.deployments.memory import MemoryModel, ProgramMemory
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.deployments.single import Single
@@ -126,7 +126,7 @@ class ShiftMemory(MemoryModel):
     @cached_property
     def kinds(self) -> list[int]:
         """As both shardings have them."""
-        return combine_kinds(self.base.kinds, self.tensor.kinds)
+        return find_kinds(self.base.kinds, self.tensor.kinds)
 
     def of_stage(self, stage: int) -> Hashable:
         """What a stage holds of either."""
