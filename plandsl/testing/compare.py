@@ -10,6 +10,9 @@ from plandsl.spec.hardware import CalibrationSpec, ClusterSpec, EngineSpec, GpuS
 from plandsl.spec.model import Apply, BlockSpec, ModelSpec, Statement, Term
 from plandsl.spec.plan import PlanSpec, RequireSpec, ShardingSpec, SpeculateSpec, WorkloadSpec
 
+SLACK = 1 + 1e-9
+"""Rounding that a comparison of numbers forgives."""
+
 
 def compiled(plan: PlanSpec) -> CompiledPlan:
     """Compile ``plan``, as `compile_text` does. Raises `PlanError` where the plan is illegal."""

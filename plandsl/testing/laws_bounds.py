@@ -27,11 +27,9 @@ from plandsl.spec.formats import item_bytes
 from plandsl.spec.hardware import GpuSpec, LinkSpec, NodeSpec
 from plandsl.spec.model import ADAPTERS
 from plandsl.spec.plan import PlanSpec, ShardingSpec
+from plandsl.testing.compare import SLACK
 from plandsl.testing.inapplicable import DoesNotApply
 from plandsl.values import sum_up
-
-SLACK = 1 + 1e-9
-"""Rounding that a comparison forgives."""
 
 
 def _runs(plan: CompiledPlan) -> Iterator[ProgramRun]:

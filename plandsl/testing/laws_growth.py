@@ -12,12 +12,9 @@ from plandsl.driver import CompiledPlan
 from plandsl.ir.compute import Gemm
 from plandsl.spec.formats import item_bytes
 from plandsl.spec.model import BlockSpec, Every, ModelSpec
-from plandsl.testing.compare import compiled
+from plandsl.testing.compare import SLACK, compiled
 from plandsl.testing.inapplicable import DoesNotApply
 from plandsl.values import sum_up
-
-SLACK = 1 + 1e-9
-"""Rounding that a comparison forgives."""
 
 BATCHES = (1, 2, 3, 4, 8, 17, 64, 257)
 LENGTHS = (1, 2, 5, 16, 100, 1000, 4097)

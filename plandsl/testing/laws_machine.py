@@ -16,12 +16,9 @@ from plandsl.ir.names import axes_of
 from plandsl.ir.nodes import groups
 from plandsl.ir.program import Program
 from plandsl.ir.types import Mesh
+from plandsl.testing.compare import SLACK
 from plandsl.testing.inapplicable import DoesNotApply
 from plandsl.values import sum_up
-
-SLACK = 1 + 1e-9
-"""Rounding that a comparison forgives."""
-
 
 # ---- groups
 

@@ -13,10 +13,8 @@ from plandsl.ir.base import COMPUTE, LINK
 from plandsl.ir.collectives import Ring
 from plandsl.ir.program import Program, Region
 from plandsl.ir.schedule import Schedule, Slot
+from plandsl.testing.compare import SLACK
 from plandsl.values import sum_up
-
-SLACK = 1 + 1e-9
-"""Rounding that a comparison forgives."""
 
 ROUNDS = 240
 """Rounds over which a pipeline is to keep its period."""
