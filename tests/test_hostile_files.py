@@ -36,6 +36,12 @@ def imported(folder: Path, name: str, text: str, capsys: pytest.CaptureFixture[s
     return status, capsys.readouterr().err
 
 
+def refused(folder: Path, name: str, text: str, capsys: pytest.CaptureFixture[str]) -> str:
+    status, said = imported(folder, name, text, capsys)
+    assert status == 2
+    return said
+
+
 # ---- traces
 
 
@@ -142,18 +148,15 @@ def test_the_name_of_a_device_is_one_line_of_a_comment(tmp_path: Path) -> None:
 def test_json_of_a_flag_that_python_cannot_read_is_a_wrong_value(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], value: str, why: str
 ) -> None:
-    status, said = imported(tmp_path, "run.sh", f"{SERVE} --speculative-config '{value}'\n", capsys)
-    assert status == 2
+    said = refused(tmp_path, "run.sh", f"{SERVE} --speculative-config '{value}'\n", capsys)
     assert "error[E507]" in said
     assert why in said
-    status, said = imported(tmp_path, "run.sh", f"{SERVE} --speculative-config.x '{value}'\n", capsys)
-    assert status == 2
+    said = refused(tmp_path, "run.sh", f"{SERVE} --speculative-config.x '{value}'\n", capsys)
     assert "error[E508]" in said
 
 
 def test_only_digits_of_ascii_are_a_number_of_a_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, said = imported(tmp_path, "run.sh", f"{SERVE} --tensor-parallel-size \uff12\n", capsys)
-    assert status == 2
+    said = refused(tmp_path, "run.sh", f"{SERVE} --tensor-parallel-size \uff12\n", capsys)
     assert "error[E507]" in said
 
 
@@ -164,8 +167,7 @@ def test_a_command_has_the_variables_of_the_lines_before_it() -> None:
 
 
 def test_unknown_flags_are_told_up_to_a_bound(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, said = imported(tmp_path, "run.sh", f"{SERVE} {'--xyzzy ' * 2_000}\n", capsys)
-    assert status == 2
+    said = refused(tmp_path, "run.sh", f"{SERVE} {'--xyzzy ' * 2_000}\n", capsys)
     assert said.count("error[E506]") == MAX_ERRORS
 
 
@@ -198,14 +200,12 @@ spec:
 def test_characters_that_cannot_be_are_no_yaml(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], start: str, text: str
 ) -> None:
-    status, said = imported(tmp_path, "m.yaml", f"{start}{text}\n", capsys)
-    assert status == 2
+    said = refused(tmp_path, "m.yaml", f"{start}{text}\n", capsys)
     assert "error[E509]" in said
 
 
 def test_a_version_of_thousands_of_digits_is_no_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, said = imported(tmp_path, "m.yaml", f"%YAML {'1' * 5_000}.1\n---\na: 1\n", capsys)
-    assert status == 2
+    said = refused(tmp_path, "m.yaml", f"%YAML {'1' * 5_000}.1\n---\na: 1\n", capsys)
     assert "error[E509]" in said
 
 
@@ -213,7 +213,6 @@ def test_a_version_of_thousands_of_digits_is_no_yaml(tmp_path: Path, capsys: pyt
 def test_a_script_in_a_manifest_is_found_whatever_ends_its_lines(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], end: str
 ) -> None:
-    status, said = imported(tmp_path, "m.yaml", MANIFEST.replace("\n", end), capsys)
-    assert status == 2
+    said = refused(tmp_path, "m.yaml", MANIFEST.replace("\n", end), capsys)
     assert "error[E506]" in said
     assert ":9:46" in said

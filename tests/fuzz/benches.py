@@ -11,7 +11,7 @@ from typing import Any
 from tests.fuzz.after import assert_finite, seldom
 from tests.fuzz.case import Case, Corpus, Target
 from tests.fuzz.documents import shaken, spoiled
-from tests.fuzz.mutate import mutate
+from tests.fuzz.mutate import mutate_one
 
 BENCH = Path(__file__).resolve().parents[1] / "bench"
 COUNTS = ("num_prompts", "completed", "max_concurrency", "max_concurrent_requests", "conc", "streams", "successful")
@@ -46,8 +46,7 @@ MORE = {
 
 def _draw(random: Random, corpus: Corpus) -> Case:
     if corpus and random.random() < 0.15:
-        case = random.choice(corpus)
-        return Case({name: mutate(content, random) for name, content in case.files.items()})
+        return mutate_one(random, corpus)
     documents = []
     for _ in range(random.choice((1, 1, 1, 2))):
         document = shaken(json.loads(random.choice(_texts())), random, 0.2)

@@ -11,7 +11,7 @@ from tests.fuzz.after import seldom
 from tests.fuzz.case import Case, Corpus, Target
 from tests.fuzz.documents import RAW
 from tests.fuzz.inputs import FLAGS, draw_command, draw_manifest, draw_script
-from tests.fuzz.mutate import NUMBERS, mutate
+from tests.fuzz.mutate import NUMBERS, mutate, mutate_one
 
 WORDS = tuple(flag.split()[0].encode() for flags in FLAGS.values() for flag in flags)
 MORE = (
@@ -50,8 +50,7 @@ def draw_config(random: Random) -> str:
 
 def _draw_script(random: Random, corpus: Corpus) -> Case:
     if corpus and random.random() < 0.2:
-        case = random.choice(corpus)
-        return Case({name: mutate(content, random, words=WORDS) for name, content in case.files.items()})
+        return mutate_one(random, corpus, WORDS)
     script = draw_script(random).decode()
     if random.random() < 0.25:
         script = script.replace("\n", f" {random.choice(MORE)}\n", 1)
@@ -89,8 +88,7 @@ SCRIPT = Target("script", "reader", _draw_script, _script)
 
 def _draw_manifest(random: Random, corpus: Corpus) -> Case:
     if corpus and random.random() < 0.2:
-        case = random.choice(corpus)
-        return Case({name: mutate(content, random, words=WORDS) for name, content in case.files.items()})
+        return mutate_one(random, corpus, WORDS)
     match random.randrange(4):
         case 0:
             text = draw_manifest(random).decode()

@@ -15,7 +15,7 @@ from tests import checkpoints
 from tests.fuzz.after import assert_finite, copied, seldom
 from tests.fuzz.case import Case, Corpus, Target
 from tests.fuzz.documents import shaken, spoiled
-from tests.fuzz.mutate import mutate
+from tests.fuzz.mutate import mutate, mutate_one
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -50,7 +50,7 @@ QUANTISED = (
 
 def _draw_config(random: Random, corpus: Corpus) -> Case:
     if corpus and random.random() < 0.2:
-        return Case({"config.json": mutate(random.choice(corpus).files["config.json"], random)})
+        return mutate_one(random, corpus)
     config = json.loads(random.choice(_configs()))
     if random.random() < 0.2:
         config = shaken(config, random, 0.05)
@@ -136,8 +136,7 @@ def _header(random: Random) -> tuple[dict[str, Any], int]:
 def _draw_safetensors(random: Random, corpus: Corpus) -> Case:
     """A header, and the bytes that the file has behind it as a word of the case: they are a hole in the file."""
     if corpus and random.random() < 0.2:
-        case = random.choice(corpus)
-        return Case({"model.safetensors": mutate(case.files["model.safetensors"], random)}, case.argv)
+        return mutate_one(random, corpus)
     table, size = _header(random)
     text = spoiled(table, random)
     length = len(text)
@@ -241,8 +240,7 @@ def _metadata(random: Random) -> dict[str, Any]:
 
 def _draw_gguf(random: Random, corpus: Corpus) -> Case:
     if corpus and random.random() < 0.2:
-        case = random.choice(corpus)
-        return Case({"m.gguf": mutate(case.files["m.gguf"], random)}, case.argv)
+        return mutate_one(random, corpus)
     tensors = checkpoints.gguf_llama(*random.choice((("Q4_K", "Q6_K"), ("F16", "F16"), ("IQ2_XXS", "Q6_K"))))
     if random.random() < 0.1:
         tensors.pop(random.choice(sorted(tensors)))

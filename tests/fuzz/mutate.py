@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from random import Random
 
+from tests.fuzz.case import Case, Corpus
+
 WORD = re.compile(
     rb"\s+|[A-Za-z_]\w*|[0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|\"[^\"\n]*\"|->|\.\.|[<>=!]=|[^\w\s]"
 )
@@ -51,6 +53,12 @@ def mutate(content: bytes, random: Random, others: Sequence[bytes] = (), words: 
     for _ in range(random.choice((1, 1, 1, 2, 2, 3, 5, 8))):
         content = _change(content, random, others, words)
     return content
+
+
+def mutate_one(random: Random, corpus: Corpus, words: Sequence[bytes] = ()) -> Case:
+    """One case of the corpus, each of its files changed by `mutate`."""
+    case = random.choice(corpus)
+    return Case({name: mutate(content, random, words=words) for name, content in case.files.items()}, case.argv)
 
 
 def _change(content: bytes, random: Random, others: Sequence[bytes], words: Sequence[bytes]) -> bytes:

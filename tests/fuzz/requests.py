@@ -14,7 +14,7 @@ from tests.fuzz.after import assert_finite, copied, seldom
 from tests.fuzz.case import Case, Corpus, Target
 from tests.fuzz.cells import Rows, spoiled
 from tests.fuzz.documents import spoil
-from tests.fuzz.mutate import mutate
+from tests.fuzz.mutate import mutate, mutate_one
 
 if TYPE_CHECKING:
     from plandsl.spec.plan import WorkloadSpec
@@ -68,8 +68,7 @@ def _lines(random: Random, named: str, count: int) -> bytes:
 
 def _draw(random: Random, corpus: Corpus) -> Case:
     if corpus and random.random() < 0.2:
-        case = random.choice(corpus)
-        return Case({name: mutate(content, random) for name, content in case.files.items()}, case.argv)
+        return mutate_one(random, corpus)
     named = random.choice(FORMATS)
     lines = named not in HEADERS or (named in JSON and random.random() < 0.6)
     content = (_lines if lines else _table)(random, named, random.choice((1, 2, 5, 20)))
@@ -150,8 +149,7 @@ CALLS = (
 def _draw_lengths(random: Random, corpus: Corpus) -> Case:
     """A file with one column or a few, and the call that names it."""
     if corpus and random.random() < 0.2:
-        case = random.choice(corpus)
-        return Case({name: mutate(content, random) for name, content in case.files.items()}, case.argv)
+        return mutate_one(random, corpus)
     call = random.randrange(len(CALLS))
     if call > 1:
         return Case({"l.csv": _table(random, random.choice(("azure", "vidur", "burstgpt")), 5)}, (str(call),))

@@ -13,7 +13,7 @@ from attrs import evolve
 from tests.fuzz.after import assert_finite, copied, seldom
 from tests.fuzz.case import Case, Corpus, Target
 from tests.fuzz.cells import Rows, near, spoiled
-from tests.fuzz.mutate import mutate
+from tests.fuzz.mutate import mutate_one
 from tests.tables import WHOLE
 
 if TYPE_CHECKING:
@@ -78,8 +78,7 @@ def _cell(column: str, cell: str, random: Random) -> str:
 
 def _draw(names: tuple[str, ...], counts: tuple[int, ...], random: Random, corpus: Corpus) -> Case:
     if corpus and random.random() < 0.2:
-        case = random.choice(corpus)
-        return Case({name: mutate(content, random) for name, content in case.files.items()}, case.argv)
+        return mutate_one(random, corpus)
     name = random.choice(names)
     return Case({f"{name}.csv": spoiled(rows_of(random, name, random.choice(counts)), random, EVERY_WORD)})
 
@@ -211,8 +210,7 @@ METRICS = {
 def _draw_measured(random: Random, corpus: Corpus) -> Case:
     """A file as `planc measure` writes it, with rows of several tables."""
     if corpus and random.random() < 0.2:
-        case = random.choice(corpus)
-        return Case({name: mutate(content, random) for name, content in case.files.items()})
+        return mutate_one(random, corpus)
     from plandsl.backends.measure.table import HEADER
 
     rows: Rows = [list(HEADER)]

@@ -9,7 +9,7 @@ from typing import Any
 from tests.fuzz.after import seldom
 from tests.fuzz.case import Case, Corpus, Target
 from tests.fuzz.documents import spoiled
-from tests.fuzz.mutate import NUMBERS, mutate
+from tests.fuzz.mutate import NUMBERS, mutate, mutate_one
 from tests.fuzz.plans import draw_text, vocabulary
 
 # ---- plans
@@ -17,7 +17,7 @@ from tests.fuzz.plans import draw_text, vocabulary
 
 def _draw_plan(random: Random, corpus: Corpus) -> Case:
     if corpus and random.random() < 0.25:
-        return Case({"p.plan": mutate(random.choice(corpus).files["p.plan"], random, words=vocabulary())})
+        return mutate_one(random, corpus, vocabulary())
     content = draw_text(random, over_time=0.05).encode()
     return Case({"p.plan": mutate(content, random, words=vocabulary()) if random.random() < 0.3 else content})
 
@@ -70,8 +70,7 @@ def programs() -> tuple[str, ...]:
 
 def _draw_ir(random: Random, corpus: Corpus) -> Case:
     if corpus and random.random() < 0.2:
-        text = random.choice(corpus).files["p.ir"]
-        return Case({"p.ir": mutate(text, random, words=_ir_words())})
+        return mutate_one(random, corpus, _ir_words())
     lines = random.choice(programs()).splitlines()
     for _ in range(random.choice((0, 1, 2))):
         at = next((i for i, line in enumerate(lines) if line.startswith("dim ") and random.random() < 0.3), None)
@@ -248,7 +247,7 @@ SET = Target("set", "reader", _draw_set, _set, on_disk=False)
 
 def _draw_part(random: Random, corpus: Corpus) -> Case:
     if corpus and random.random() < 0.2:
-        return Case({"p.plan": mutate(random.choice(corpus).files["p.plan"], random, words=vocabulary())})
+        return mutate_one(random, corpus, vocabulary())
     content = draw_text(random, over_time=0.05).encode()
     return Case({"p.plan": mutate(content, random, words=vocabulary()) if random.random() < 0.2 else content})
 
