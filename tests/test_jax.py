@@ -1,12 +1,15 @@
 """The backend `jax` prints each collective of a plan once, and a program that needs jax and numpy alone."""
 
 import ast
+import builtins
 import json
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from functools import cache
 from math import isclose
 from pathlib import Path
+from symtable import SymbolTable, symtable
 
 import pytest
 
@@ -105,6 +108,22 @@ def test_a_program_needs_jax_and_numpy_alone() -> None:
         elif isinstance(node, ast.ImportFrom):
             found.add(str(node.module).partition(".")[0])
     assert found - sys.stdlib_module_names == {"jax", "numpy"}
+
+
+def test_every_name_of_a_program_stands_in_it() -> None:
+    """Functions are printed from modules without their imports: what such a function imports would be missing."""
+    (plan,) = compile_text(STATED.replace("BODY", PLAIN).replace("WEIGHTS", "bf16"))
+    program = symtable(plan.jax_program(), "program", "exec")
+    known = {one.get_name() for one in program.get_symbols() if one.is_assigned() or one.is_imported()}
+    asked = {one.get_name() for table in below(program) for one in table.get_symbols() if one.is_global()}
+    assert asked - known - set(dir(builtins)) == set()
+
+
+def below(table: SymbolTable) -> Iterator[SymbolTable]:
+    """The tables of functions and classes in ``table``."""
+    for inner in table.get_children():
+        yield inner
+        yield from below(inner)
 
 
 def test_names_of_values_do_not_hide_functions() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from plandsl.ir.meaning import Array
-from plandsl.values import sum_up
 
 
 def convolve(taps: Array, tokens: Array, bias: Array | float = 0.0) -> Array:
@@ -16,8 +15,10 @@ def convolve(taps: Array, tokens: Array, bias: Array | float = 0.0) -> Array:
     """
     width = taps.shape[0]
     count = tokens.shape[1] - width + 1
-    first, *others = (taps[n] * tokens[:, n : n + count] for n in range(width))
-    return sum_up(others, first) + bias
+    made = taps[0] * tokens[:, :count]
+    for n in range(1, width):
+        made = made + taps[n] * tokens[:, n : n + count]
+    return made + bias
 
 
 def unit_length(q: Array, k: Array) -> tuple[Array, Array]:
