@@ -269,6 +269,28 @@ def test_a_fitted_engine_finds_the_planted_constant_and_writes_a_plan(tmp_path: 
         assert high >= before[1] * 0.999
 
 
+def test_an_engine_that_is_right_is_written_as_it_is() -> None:
+    """Nothing is fitted to a run that the simulation predicts, even where one of its metrics is missing."""
+    runs = measured_with(lambda engine: engine, (2, 4))
+    runs[1] = evolve(runs[1], measured={key: value for key, value in runs[1].measured.items() if key[0] == "ttft"})
+    fitted = compare_runs(chat(), runs, catalog_has, fit="mine").fitted
+    assert fitted is not None
+    assert fitted.constants == ()
+    assert all(error < 1e-6 for _, error in (*fitted.before, *fitted.after))
+    assert "they lower no error of a run left out" in fitted.skipped[0]
+    assert compile_text(fitted.text + PLAN.replace("engine = vllm", "engine = mine"))[0].spec.engine is not None
+
+
+def test_a_run_without_ttft_and_tpot_cannot_be_fitted_to() -> None:
+    (one,) = bench("vllm_8.json")
+    few = evolve(one, clients=1, requests=2, measured={("throughput", "mean"): 100.0})
+    runs, _ = compare_each(predictor(), [few], catalog_has)
+    with pytest.raises(PlanError) as raised:
+        check_fit(predictor(), runs)
+    (found,) = raised.value.diagnostics
+    assert (found.code, found.message) == ("E566", "no run has TTFT or TPOT, to which an engine is fitted")
+
+
 @pytest.mark.parametrize(("runs", "spread", "narrow"), [(12, 0.02, True), (4, 0.02, False), (12, 3.0, False)])
 def test_bands_hold_the_runs_that_were_left_out_and_narrow_with_their_number(
     runs: int, spread: float, narrow: bool
