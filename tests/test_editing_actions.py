@@ -176,6 +176,41 @@ def test_inlays_say_what_is_derived():
     assert inlays(Reading(OWN), 1, 60, stopped=lambda: True) == []
 
 
+def test_the_outline_has_every_kind_of_part():
+    text = """let a = 2
+model m {
+  layers = 2, hidden = 8
+  stored { w_up = fp8 }
+  block attn x[tokens, hidden] { x = x }
+  block y[tokens, hidden] { y = f(y) + z }
+  head rms_norm(x)
+}
+workload w { rate = 2 req/s, class chat { input = 9, output = 9 } }
+plan p = q with { require p99(ttft) <= 2 s, require tpot <= 9 ms, 3 }
+"""
+    told = [(e.kind, e.name, [(part.kind, part.name) for part in e.parts]) for e in outline(Reading(text))]
+    blocks = [("block", "attn"), ("block", "block")]
+    assert told == [
+        ("let", "a", []),
+        ("model", "m", [("field", "layers"), ("field", "hidden"), ("section", "stored"), *blocks]),
+        ("workload", "w", [("field", "rate"), ("class", "chat")]),
+        ("plan", "p", [("require", "require p99"), ("require", "require tpot")]),
+    ]
+    painted_words = {Reading(text).slice(one.span): one.type for one in painted(Reading(text))}
+    assert (painted_words["p99"], painted_words["tpot"], painted_words["a"]) == ("function", "enumMember", "variable")
+
+
+def test_inlays_say_nothing_of_what_is_not_seen_or_does_not_compile():
+    text = "plan p { model = qwen3_embedding_8b, node = h100_8, workload { input = 100, output = 0 } }\n"
+    (one,) = inlays(Reading(text), 1, 1)
+    assert "TPOT" not in one.text
+    assert "TTFT" in one.text
+    assert inlays(Reading("\n\n" + text), 1, 2) == []
+    assert inlays(Reading(text.replace("qwen3_embedding_8b", "no_such_model")), 1, 9) == []
+    kept = text.replace("output = 0 }", "output = 0 }, require ttft <= 9 s")
+    assert inlays(Reading(kept), 1, 1)[0].text.endswith("all requirements met")
+
+
 def test_a_dense_file_has_its_size():
     assert 500 <= dense(500).count("\n") <= 540
     assert [d for d in Reading(dense(500)).look() if d.severity == "error"] == []
