@@ -23,6 +23,9 @@ from benchmarks.mutants import figures
 
 FOLDER = Path("build/quality")
 
+SETTINGS = "settings.toml"
+"""The settings of coverage.py; it takes files whose names begin as that of its data for parts of these."""
+
 LEAST = 0.95
 """The share of branches, and of lines and branches together, that tests run."""
 
@@ -74,7 +77,7 @@ def record(seed: str) -> list[str]:
     """Run all tests under coverage; those that failed."""
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
-    config = FOLDER / "coverage.toml"
+    config = FOLDER / SETTINGS
     config.write_text(settings(Path.cwd()), encoding="utf-8")
     failed = []
     for report, options in RUNS.items():
@@ -124,7 +127,7 @@ def settings(root: Path) -> str:
 
 def measured() -> dict[str, Counted]:
     """What was recorded of each file, by its path below the checkout."""
-    out, config = FOLDER / "coverage.json", FOLDER / "coverage.toml"
+    out, config = FOLDER / "coverage.json", FOLDER / SETTINGS
     coverage = [sys.executable, "-m", "coverage", "json", "-q", f"--rcfile={config}", "-o", str(out)]
     subprocess.check_call(coverage)
     found = {}

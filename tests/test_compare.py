@@ -194,6 +194,8 @@ def test_notes_say_what_run_and_plan_disagree_on() -> None:
     assert notes("vllm_32.json", model_id="/srv/models/llama-3.1-8b-instruct") == ["N539"]
     assert notes("vllm_32.json", tensor_parallel_size="2")[0] == "N536"
     assert "N537" in notes("vllm_8.json")
+    assert notes("vllm_32.json", model_id="") == ["N539"]
+    assert notes("vllm_32.json", total_input_tokens=..., failed=3) == ["N539"]
     assert notes("vllm_rate.json", max_concurrency=64) == ["N537"]
 
 
