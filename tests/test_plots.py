@@ -339,6 +339,14 @@ def planc(capsys, tmp_path: Path, text: str, *arguments: object) -> tuple[int, s
     return status, *capsys.readouterr()
 
 
+def test_texts_that_are_only_read_have_no_tradeoff(capsys, tmp_path) -> None:
+    text = "plan p { model = qwen3_embedding_4b, node = h100_1, workload { input = 99, output = 0 } }\n"
+    status, out, err = planc(capsys, tmp_path, text, "-o", tmp_path / "x.svg")
+    assert (status, out) == (2, "")
+    assert err.startswith("error[E481]: nothing comes out of `p` (`output = 0`)"), err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.plan"]
+
+
 @pytest.mark.usefixtures("texts_apart")
 def test_a_tradeoff_names_plans_bounds_and_knees(capsys, tmp_path) -> None:
     path = tmp_path / "x.svg"

@@ -18,6 +18,7 @@ from plandsl.backends.cost.serving.requests import Floats
 from plandsl.backends.plots.bounds import METRICS, bounds_of
 from plandsl.backends.plots.knee import knee
 from plandsl.backends.plots.sweep import Sweep, sweep
+from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.progress import Tick, count_parts, silent
 from plandsl.spec.plan import PlanSpec
 
@@ -90,8 +91,13 @@ def load_curves(plans: Sequence[Compiled], tick: Tick = silent) -> list[LoadCurv
     """The curve of each plan: by estimates, or by simulation where the load or a requirement needs single requests.
 
     Simulated latencies are those percentiles that the first requirement on each of them is about, and means without
-    one. A plan without room for a KV cache has a curve without points. Raises `PlanError` as `sweep` does.
+    one. A plan without room for a KV cache has a curve without points. Raises `PlanError` as `sweep` does, and with
+    E481 where nothing comes out of a plan.
     """
+    for spec in (made.spec for made in plans):
+        if spec.workload.encodes:
+            why = f"nothing comes out of `{spec.name}` (`output = 0`), so there is no throughput of output to draw"
+            raise PlanError([Diagnostic("E481", why, spec.workload.span or spec.span, hint="draw other plans")])
     percentiles = {metric: _percentile([made.spec for made in plans], metric) for metric in METRICS}
     out = []
     for at, made in enumerate(plans):
