@@ -128,6 +128,8 @@ def search(asked: Asked, until: float) -> dict[str, Any]:
     from plandsl.searches.spread import Workers
 
     reading, wanted, here = _read(asked), Wanted(), Workers(None)
+    if _wrong(read := reading.unit.found):  # the module that is read again has forgotten them
+        raise PlanError(read)
     out: dict[str, list[dict[str, Any]]] = {}
     for one in read_searches(reading.module.again(), None):
         start = time.monotonic()
