@@ -350,10 +350,7 @@ def _degrees(plan: PlanSpec, rule: RuleSpec, axis: AxisSpec | None, dims: list[s
         return all(s % (n * o) == 0 or (rep and s < n * o and (n * o) % s == 0) for s, o, rep in needs)
 
     below = next((n for n in range(axis.size - 1, 0, -1) if fits(n)), None)
-    top = min(
-        plan.gpus * max(1, axis.size // max(1, plan.sharding.ranks)),
-        max((s for s, _, _ in needs), default=1),
-    )
+    top = min(plan.gpus * axis.size // max(1, plan.sharding.ranks), max((s for s, _, _ in needs), default=1))
     above = next((n for n in range(axis.size + 1, min(top, 4096) + 1) if fits(n)), None)
     return [n for n in (below, above) if n is not None]
 

@@ -16,8 +16,7 @@ MODEL_CODES: dict[str, tuple[str, str, str, str]] = {
     "E481": (
         "a figure of output where nothing comes out",
         "With `output = 0` a load is of texts that an encoder reads: there are no decode steps, so no TPOT, no tokens "
-        "of a KV cache, no cost of output, nothing to guess, nothing for a decode pool, and no decode step or tradeoff "
-        "to draw.",
+        "of a KV cache, no cost of output, nothing to guess, nothing for a decode pool and no decode step to draw.",
         "model tiny {\n  layers = 4, hidden = 64, vocab = 1000, weights = bf16\n"
         "  embedding w_embed[vocab, hidden]\n"
         "  block x[tokens, hidden] { x = x + rms_norm(x) }\n  head rms_norm(x)\n}\n"
