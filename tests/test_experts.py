@@ -392,6 +392,16 @@ def test_no_tokens_are_faster_than_the_weights_that_they_read(tokens: int) -> No
         assert float(op.least(at, phase.machine, 1.0)) == pytest.approx(floor)
 
 
+def test_no_token_at_all_takes_nothing_as_a_number_and_in_an_array() -> None:
+    plan = moe("", more=BARE)
+    phase = plan.cost.pools[0].main.decode
+    for op in work(plan):
+        for none in (0, 0.0, np.array([0.0, 5.0])):
+            at = phase.bound_sizes({"batch": none, "context": 100})
+            assert np.ravel(op.least(at, phase.machine, 1.0))[0] == 0
+            assert np.ravel(op.tokens(none).flops)[0] == op.tokens(0.25).flops, "the fullest rank has one pair"
+
+
 def test_few_tokens_read_the_experts_that_they_touch() -> None:
     up, _ = work(moe("", more=BARE))
     one = up.tokens(1)
