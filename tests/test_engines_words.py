@@ -56,33 +56,6 @@ def test_words_of_an_engine_become_words_of_a_plan(words: str, plan: str, capsys
     assert plan in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "says", "hint"),
-    [
-        (
-            '--speculative_config {"decoding_type":"Medusa","max_draft_len":2}',
-            "E508",
-            "guesses by `medusa`",
-            "NGram",
-        ),
-        ('--lora_config {"lora_target_modules":[]}', "E508", "which weights have adapters", '["attn_q", "attn_k"'),
-        ('--lora_config {"lora_target_modules":["mlp"]}', "E508", "`mlp` is no weight of `llama_3_1_8b`", "drop it"),
-        ('--kv_cache_config {"free_gpu_memory_fraction":3}', "E508", "`3` is no share of memory", "at most 1"),
-        ('--kv_cache_config {"mamba_ssm_cache_dtype":"fp3"}', "E508", "`fp3` is no format of states", "bfloat16"),
-        ("--enable_attention_dp=perhaps", "E507", "`perhaps` follows it", "expected nothing"),
-        ("--nonsense 3", "E506", "`--nonsense` is no flag of TensorRT-LLM", "leave it out"),
-    ],
-)
-def test_wrong_words_of_a_config_are_told(
-    words: str, code: str, says: str, hint: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["import", "--", *CONFIGS.split(), *words.split()]) == 2
-    err = capsys.readouterr().err
-    assert err.startswith(f"error[{code}]")
-    assert says in err
-    assert hint in err
-
-
 def test_words_that_a_plan_does_not_need_are_listed_by_what_they_do(capsys: pytest.CaptureFixture[str]) -> None:
     words = '--cuda_graph_config {"a":1} --backend pytorch'
     assert main(["import", "--", *CONFIGS.split(), *words.split()]) == 0
