@@ -126,8 +126,8 @@ INSIDE = tuple(
 
 
 # Between the last line of a `with` and the call that closes its file, tracing can interrupt and a signal cannot. Python
-# closes the file then, and tells it where warnings are errors. Files that are written are closed inside their `with`. An
-# interrupt while `subprocess` starts a process (`dot`) leaves it: its input ends with ours, and so does the process.
+# closes the file then, and tells it where warnings are errors. Files that are written are closed inside their `with`.
+# An interrupt while `subprocess` starts a process (`dot`) leaves it: its input ends with ours, and so does the process.
 @pytest.mark.filterwarnings("ignore:unclosed file <_io.BufferedReader:ResourceWarning")
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 @pytest.mark.slow
