@@ -30,6 +30,7 @@ from plandsl.ir.text import show_op
 from plandsl.show import show_plan
 from plandsl.spec.constants import MoeConstants
 from plandsl.testing import assert_laws, models, plans, same
+from tests.draws import some
 
 MODEL = """
 model m {{
@@ -110,12 +111,12 @@ def lines(plan: CompiledPlan, op: str, phase: str = "prefill") -> list[OpTime]:
 # ---- meaning
 
 
-@pytest.mark.parametrize("experts", [ROUTED, SHARED, BIASED, DENSE], ids=["routed", "shared", "biased", "dense"])
 @pytest.mark.parametrize("sharding", SHARDINGS.values(), ids=SHARDINGS)
-def test_sharded_experts_compute_what_unsharded_ones_do(sharding: str, experts: str) -> None:
-    verdict = moe(sharding, experts).verify()
-    assert verdict.ok, verdict.message
-    assert verdict.worst < 1e-12
+def test_sharded_experts_compute_what_unsharded_ones_do(sharding: str) -> None:
+    for experts in some((ROUTED, SHARED, BIASED, DENSE), 2, sharding):
+        verdict = moe(sharding, experts).verify()
+        assert verdict.ok, verdict.message
+        assert verdict.worst < 1e-12
 
 
 @pytest.mark.parametrize("sharding", ["ep = 4, tp = 2", "tp = 2, ep = 2\n tokens -> tensor"])
