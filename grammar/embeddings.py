@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 from plandsl.grammar import syntax as s
 from plandsl.grammar.functions import Dims, Typed, dims_text
@@ -134,3 +134,5 @@ def _put_back(term: Term, table: Weight) -> Term:
             return term._replace(args=tuple(_put_back(a, table) for a in term.args))
         case Weight():
             return term
+        case _:
+            assert_never(term)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 from plandsl import limits
 from plandsl.diagnostics import Label, Span, clip
@@ -78,6 +78,8 @@ class Evaluator:
                 raise Wrong("E210", "a range is allowed only after `layers =` or in `vary`", expr.span)
             case s.With():
                 raise Wrong("E210", "expected a value, found a declaration", expr.span)
+            case _:
+                assert_never(expr)
 
     # ---- leaves
 

@@ -255,8 +255,9 @@ def _tell(formats: _Formats, checkpoint: Checkpoint, left: list[Tensor]) -> None
 def _tell_missing(
     config: Config, claims: dict[Place, list[Claim]], sizes: list[dict[str, int]], ends: dict[str, int]
 ) -> None:
-    """Tell the first weight of the model that no tensor holds."""
-    there = {(place.layer, weight) for place in claims for weight in place.weights}
+    """Tell the first weight of the model that no tensor holds: scales alone are no weight."""
+    held = [place for place, own in claims.items() if any(claim.role != SCALES for claim in own)]
+    there = {(place.layer, weight) for place in held for weight in place.weights}
     wanted = [(n, weight) for n, row in enumerate(sizes) for weight in row] + [(end, end) for end in ends]
     missing = [pair for pair in wanted if pair not in there]
     if missing:

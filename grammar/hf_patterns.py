@@ -166,8 +166,7 @@ class _Regex:
                     raise UnreadablePattern(self.text)
                 self.at += 2
             item = self.group(depth + 1)
-            if self._next() != ")":
-                raise UnreadablePattern(self.text)
+            self._next()  # the parenthesis, unless the text has ended
         elif c == "[":
             item = Char(self._class())
         elif c in "*+?{":

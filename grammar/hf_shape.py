@@ -120,7 +120,7 @@ class _Reader:
         """Read one field into `values`, unless it is there."""
         if field.name in self.values:
             return
-        for name in set(self.family.needs(field)) & self.fields.keys():
+        for name in sorted(set(self.family.needs(field)) & self.fields.keys()):
             self.read(self.fields[name])
         before = len(self.config.found)
         self._clear(field)

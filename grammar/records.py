@@ -362,5 +362,7 @@ class Records:
         for name in names:
             if record is None or name not in record.fields:
                 return None
+            if name not in KINDS and not isinstance(record.fields[name][-1].value, Record):
+                return None  # a value holds nothing
             record = self.section(record, name, name if name in KINDS else "")
         return record

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import assert_never
 
 from plandsl import limits
 from plandsl.diagnostics import Label
@@ -115,6 +116,8 @@ def _read(reader: Reader, name: str, limit: Limit) -> bool | int | float | str |
             return reader.number(name, NUMBER, zero=True)
         case "word":
             return reader.word(name, limit.words)
+        case _:
+            assert_never(limit.kind)
 
 
 def _share(reader: Reader, layer: Layer) -> float:

@@ -85,7 +85,8 @@ class Reader:
         for wrong in wrong_fields(library, self.record, self.title, strays):
             self.fail(wrong)
         self._stood_in = {stray.name if stray.own else stray.section for stray in strays}
-        for name in unknown.keys() - {stray.word.text for stray in strays}:
+        told = {stray.word.text for stray in strays}
+        for name in [name for name in unknown if name not in told]:
             near = nearest(name, known)
             self._stood_in |= set(near) if len(near) == 1 else set()
             self.report_unknown(unknown[name].name, known)

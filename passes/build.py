@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from math import inf, prod
-from typing import TYPE_CHECKING, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, TypedDict, assert_never
 
 from attrs import evolve
 
@@ -297,6 +297,8 @@ class _Builder:
                 return self._kept(term)
             case Apply():
                 return self._apply(term, name)
+            case _:
+                assert_never(term)
 
     def _kept(self, weight: Weight) -> Value:
         """A weight that is kept in the format of activations unless `stored` names it: a bias, a sink, a router."""
@@ -593,3 +595,5 @@ def _first_variable(term: Term) -> str | None:
             return None
         case Apply():
             return next((found for a in term.args if (found := _first_variable(a))), None)
+        case _:
+            assert_never(term)

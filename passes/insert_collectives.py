@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator
 from itertools import combinations, product
+from typing import assert_never
 
 from attrs import evolve
 
@@ -128,6 +129,8 @@ class Router:
                 sent = _SLICE * have
             case Slice():
                 sent = _SLICE * get
+            case _:
+                assert_never(move)
         return sent + _STEP
 
 

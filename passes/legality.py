@@ -88,7 +88,7 @@ def check_program(plan: PlanSpec, program: Program) -> Iterator[Diagnostic]:
         for op in region.ops:
             if not isinstance(op, Gemm):
                 continue
-            for dim in set(op.contracted()) & REPLICATED:
+            for dim in sorted(set(op.contracted()) & REPLICATED):
                 ways = program.mesh.ways(op.x.type.on(dim))
                 if ways > sizes[dim]:
                     why = f"{dim} = {sizes[dim]} over {ways} shards is replicated, but this sums over it"

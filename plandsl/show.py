@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
-from typing import Any
+from typing import Any, assert_never
 
 import attrs
 from attrs import evolve
@@ -312,6 +312,8 @@ def show_term(term: Term) -> str:
             options = (f"{name} = {_option(value)}" for name, value in term.options)
             call = f"{term.fn}({', '.join([*map(show_term, term.args), *options])})"
             return f"{call} {{ {', '.join(map(_expert_statement, term.body))} }}" if term.body else call
+        case _:
+            assert_never(term)
 
 
 def _recurrence_arguments(term: Apply) -> Iterator[str]:
@@ -336,6 +338,8 @@ def _drop_expert_dim(term: Term) -> Term:
             return term._replace(args=tuple(map(_drop_expert_dim, term.args)))
         case Var():
             return term
+        case _:
+            assert_never(term)
 
 
 def _operand(term: Term) -> str:

@@ -100,6 +100,12 @@ SLIPS = {
     "overrides": Slip(lambda: compile_text(TEXT, overrides=8), "E445", "`overrides` must be a mapping"),  # type: ignore[arg-type]
     "overrides as text": Slip(lambda: compile_text(TEXT, overrides="a=1"), "E445", "found 'a=1'"),  # type: ignore[arg-type]
     "a path that is none": Slip(lambda: compile_text(TEXT, overrides={8: 8}), "E445", "found 8"),  # type: ignore[dict-item]
+    "a name inside a section that is none": Slip(
+        lambda: compile_text(TEXT, overrides={"sharding": {8: 8}}),
+        "E445",
+        "a name in `sharding` must be a string, found 8",
+    ),
+    "an argument twice": Slip(lambda: serve().draw("devices", view="devices"), "E446", "has two values for `view`"),  # type: ignore[misc]
     "a value that is none": Slip(lambda: compile_text(TEXT, overrides={"chunks": object()}), "E445", "found an object"),
     "nan as a value": Slip(lambda: compile_text(TEXT, overrides={"chunks": float("nan")}), "E445", "found nan"),
     "None as a value": Slip(lambda: compile_text(TEXT, overrides={"chunks": None}), "E445", "found None"),

@@ -194,6 +194,8 @@ def test_notes_say_what_run_and_plan_disagree_on() -> None:
     assert notes("vllm_32.json", model_id="/srv/models/llama-3.1-8b-instruct") == ["N539"]
     assert notes("vllm_32.json", tensor_parallel_size="2")[0] == "N536"
     assert "N537" in notes("vllm_8.json")
+    assert notes("vllm_32.json", model_id="") == ["N539"]
+    assert notes("vllm_32.json", total_input_tokens=..., failed=3) == ["N539"]
     assert notes("vllm_rate.json", max_concurrency=64) == ["N537"]
 
 
@@ -267,6 +269,28 @@ def test_a_fitted_engine_finds_the_planted_constant_and_writes_a_plan(tmp_path: 
         assert before is not None
         assert low <= before[0] * 1.001
         assert high >= before[1] * 0.999
+
+
+def test_an_engine_that_is_right_is_written_as_it_is() -> None:
+    """Nothing is fitted to a run that the simulation predicts, even where one of its metrics is missing."""
+    runs = measured_with(lambda engine: engine, (2, 4))
+    runs[1] = evolve(runs[1], measured={key: value for key, value in runs[1].measured.items() if key[0] == "ttft"})
+    fitted = compare_runs(chat(), runs, catalog_has, fit="mine").fitted
+    assert fitted is not None
+    assert fitted.constants == ()
+    assert all(error < 1e-6 for _, error in (*fitted.before, *fitted.after))
+    assert "they lower no error of a run left out" in fitted.skipped[0]
+    assert compile_text(fitted.text + PLAN.replace("engine = vllm", "engine = mine"))[0].spec.engine is not None
+
+
+def test_a_run_without_ttft_and_tpot_cannot_be_fitted_to() -> None:
+    (one,) = bench("vllm_8.json")
+    few = evolve(one, clients=1, requests=2, measured={("throughput", "mean"): 100.0})
+    runs, _ = compare_each(predictor(), [few], catalog_has)
+    with pytest.raises(PlanError) as raised:
+        check_fit(predictor(), runs)
+    (found,) = raised.value.diagnostics
+    assert (found.code, found.message) == ("E566", "no run has TTFT or TPOT, to which an engine is fitted")
 
 
 @pytest.mark.parametrize(("runs", "spread", "narrow"), [(12, 0.02, True), (4, 0.02, False), (12, 3.0, False)])

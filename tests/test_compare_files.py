@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plandsl import limits
 from plandsl.backends.compare.bench import Bench, read_bench
 from plandsl.backends.compare.compare import read_all, read_runs
 from plandsl.backends.compare.documents import parse_documents
@@ -166,6 +167,93 @@ def test_requests_that_failed_are_not_among_the_exact_lengths() -> None:
     assert (load.requests.input.tolist(), load.requests.output.tolist()) == ([10, 30], [5, 7])
 
 
+def read(data: bytes) -> tuple[Bench | None, list[Any]]:
+    """The first run of a file of these bytes, and what is wrong with it."""
+    return read_bench(parse_documents(data, "x.json")[0])
+
+
+def of_guidellm(strategy: dict[str, Any]) -> bytes:
+    """A result of GuideLLM with another strategy."""
+    data = json.loads((BENCH / "guidellm.json").read_text())
+    data["benchmarks"][0]["config"]["strategy"] = strategy
+    return json.dumps(data).encode()
+
+
+def test_one_request_after_the_other_is_a_closed_loop_of_one() -> None:
+    found, findings = read(of_guidellm({"type_": "synchronous", "rate": 3.0}))
+    assert found is not None
+    assert not findings
+    assert (found.kind, found.clients, found.load) == (CLOSED, 1, "1 at once")
+
+
+def test_a_load_is_told_in_words() -> None:
+    found = [
+        read(data)[0] for data in (of_guidellm({"type_": "throughput"}), raw(request_rate=5.0), raw(request_rate="inf"))
+    ]
+    assert [one.load for one in found if one] == ["all at once", "5 req/s, 8 at once", "8 at once"]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "what"),
+    [({"type_": "poisson"}, "at which rate requests were sent"), ({"type_": "incremental"}, "what load was sent")],
+)
+def test_a_file_that_does_not_say_the_load_is_refused(strategy: dict[str, Any], what: str) -> None:
+    found, findings = read(of_guidellm(strategy))
+    assert found is None
+    assert [d.code for d in findings] == ["E562"]
+    assert what in findings[0].message
+
+
+def test_a_run_without_results_is_refused() -> None:
+    data = {key: value for key, value in json.loads(raw()).items() if not key.endswith(("_ms", "throughput"))}
+    found, (finding,) = read(json.dumps(data).encode())
+    assert found is None
+    assert "does not say any latency: there is no `mean_ttft_ms`" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("data", "mean"),
+    [
+        (raw("aiperf.json", input_sequence_length=500), 500.0),
+        (raw("aiperf.json", input_sequence_length={"total_sum": 80 * 700}), 700.0),
+        (raw("aiperf.json", input_sequence_length={"unit": "tokens"}), None),
+        (raw("aiperf.json", input_sequence_length=...), None),
+        (raw(total_input_tokens=...), None),
+    ],
+    ids=["a number", "a total", "an object that says nothing", "no object", "no total"],
+)
+def test_lengths_are_read_in_every_form_or_taken_from_the_plan(data: bytes, mean: float | None) -> None:
+    found, findings = read(data)
+    assert found is not None
+    assert not findings
+    assert (found.input.mean, found.lengths_stated) == (mean or 0.0, mean is not None)
+
+
+def test_requests_that_all_failed_have_no_exact_lengths() -> None:
+    lists = {"input_lens": [10, 20], "output_lens": [5, 7], "errors": ["refused", "refused"]}
+    found, findings = read(raw(**lists))
+    assert found is not None
+    assert found.exact is None
+    assert found.input.mean == 1024
+    assert not findings
+
+
+def test_settings_that_are_no_numbers_are_left_to_the_engine() -> None:
+    line = json.loads((BENCH / "sglang.jsonl").read_text().splitlines()[0])
+    for size, told in ((4096, {"step_tokens": 4096.0}), (-1, {}), ("auto", {})):
+        line["server_info"] = {"tp_size": 1, "chunked_prefill_size": size}
+        found, _ = read(json.dumps(line).encode())
+        assert found is not None
+        assert dict(found.settings) == told
+
+
+def test_a_latency_that_is_no_object_of_statistics_is_not_taken() -> None:
+    found, findings = read(raw("aiperf.json", request_latency=3.0))
+    assert found is not None
+    assert not findings
+    assert {metric for metric, _ in found.measured} == {"ttft", "tpot", "throughput", "request_throughput"}
+
+
 @pytest.mark.parametrize(
     ("data", "code", "words"),
     [
@@ -187,6 +275,8 @@ def test_requests_that_failed_are_not_among_the_exact_lengths() -> None:
         (raw(max_concurrency=True), "E562", "`max_concurrency` is true"),
         (raw(total_output_tokens=3), "E562", "`total_output_tokens` is 3"),
         (raw(input_lens=[1, -4], output_lens=[1, 1]), "E562", "`input_lens.1` is -4"),
+        (raw(mean_ttft_ms={"value": 3}), "E562", "`mean_ttft_ms` is an object"),
+        (raw(mean_ttft_ms=[3]), "E562", "`mean_ttft_ms` is a list"),
         (raw("aiperf.json", request_latency={"unit": "weeks", "avg": 1}), "E562", '`request_latency.unit` is "weeks"'),
     ],
 )
@@ -202,6 +292,15 @@ def test_a_line_that_is_no_json_is_told_with_its_number() -> None:
     lines = (BENCH / "sglang.jsonl").read_text() + "{broken\n"
     (found,) = wrong(lines.encode())
     assert (found.code, found.span.line) == ("E560", 3)
+
+
+def test_a_file_that_is_too_large_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_bytes(raw())
+    with limits.override({"bench_bytes": 500}), pytest.raises(PlanError) as raised:
+        read_runs([str(tmp_path / "x.json")])
+    (found,) = raised.value.diagnostics
+    assert (found.code, "larger than 500 bytes" in found.message) == ("E560", True)
+    assert "--save-detailed" in found.hint
 
 
 def test_a_file_with_too_many_runs_is_refused() -> None:

@@ -301,10 +301,10 @@ def test_a_hostile_pattern_takes_little_time() -> None:
 
 
 NAMES = st.text(alphabet="ab.01_", max_size=8)
-PIECES = ("a", "b", r"\.", ".", r"\d", "[ab]", "[^a]", "[0-1]", "(a|b0)", "(?:ab|)", "^", "$")
-REGEXES = st.lists(st.tuples(st.sampled_from(PIECES), st.sampled_from(("", "", "*", "+", "?"))), max_size=6).map(
-    lambda parts: "".join(piece + ("" if piece in "^$" else sign) for piece, sign in parts)
-)
+PIECES = ("a", "b", r"\.", ".", r"\d", r"[\d_]", "[ab]", "[^a]", "[0-1]", "(a|b0)", "(?:ab|)", "^", "$")
+REGEXES = st.lists(
+    st.tuples(st.sampled_from(PIECES), st.sampled_from(("", "", "*", "+", "?", "*?", "+?", "??"))), max_size=6
+).map(lambda parts: "".join(piece + ("" if piece in "^$" else sign) for piece, sign in parts))
 
 
 @given(REGEXES, NAMES)
@@ -316,6 +316,27 @@ def test_patterns_mean_what_they_mean_to_python(pattern: str, name: str) -> None
 def test_unreadable_patterns(text: str) -> None:
     with pytest.raises(UnreadablePattern):
         read_regex(text)
+
+
+def test_patterns_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plandsl.grammar.hf_storage._MOST_PATTERNS", 3)
+    with pytest.raises(UnreadablePattern):
+        read_wildcards("*" * 500)
+    table = BLOCKS | {"ignore": [f"re:model.layers.{n}.mlp" for n in range(4)]}
+    assert findings(quantization_config=table) == [("E232", '"quantization_config": more than 3 patterns of names')]
+
+
+def test_modules_of_their_own_settings_are_kept_or_told() -> None:
+    """GPTQModel: `-:` excludes what a pattern means, `+:` gives it other settings."""
+    table = {"quant_method": "gptq", "bits": 4, "group_size": 128}
+    kept = {"-:.*down_proj": {}, "+:.*q_proj": {"bits": 8}}
+    assert stored("llama_3_1_8b", **table, dynamic=kept)["w_down"] == "activations"
+    (told,) = notes(**table, dynamic=kept)
+    assert told == '"quantization_config": settings of single modules are not read: "+:.*q_proj"'
+    assert notes(**table, dynamic={"-:.*down_proj": {}}) == []
+    assert any(
+        '"Linear" in the list of modules to keep is not read' in why for why in notes(**BLOCKS, ignore=["Linear"])
+    )
 
 
 def test_wildcards_match_to_the_end() -> None:

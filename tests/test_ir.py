@@ -233,6 +233,19 @@ def test_op_that_is_not_linear_refuses_partial_sums(op: Op) -> None:
         assert any("partial sum" in why for why in findings(other)) == (summed not in other.linear)
 
 
+BLOCK = value("bk", "bf16[batch, position@a, hidden]")
+TAPS = value("w", "bf16[w, hidden]")
+CONVOLVED = (value("c", str(X.type)), value("ct", "bf16[batch, w.tail, hidden]"))
+
+
+def recurrence(more: str = "bf16[batch, position, heads]", **types: str) -> Recurrence:
+    """A recurrence over whole tensors, but for those of these ``types``."""
+    q, k, v = (
+        value(n, types.get(n, f"bf16[batch, position, heads, {'v' if n == 'v' else 'head'}_dim]")) for n in "qkv"
+    )
+    return Recurrence(Y, Y, q, k, v, more=(value("dt", more),), state="st", roles="step")
+
+
 UNSOUND: tuple[tuple[Op, str], ...] = (
     (Embed(Y, value("ids", "int32[batch@a, position]"), TABLE), "ids and table split on one axis"),
     (Norm(Y, SUM, GAIN), "norm of 's', which is a partial sum"),
@@ -276,6 +289,26 @@ UNSOUND: tuple[tuple[Op, str], ...] = (
     (GroupedGemm((Y,), PAIRS, (value("w", "bf16[experts@a, ffn@c, hidden@b]"),)), "one axis for two"),
     (Combine(Y, PAIRS, value("g", "bf16[batch, experts:2@a]")), "other tokens or experts"),
     (Combine(Y, PAIRS, value("g", "bf16[batch@b, experts:2@a]{+c}")), "gates that are a partial sum"),
+    (ShortConv(CONVOLVED, (BLOCK, TAPS), "ct"), "all positions and all taps"),
+    (ShortConv(CONVOLVED, (X, value("w", "bf16[w@a, hidden]")), "ct"), "all positions and all taps"),
+    (ShortConv(CONVOLVED, (BLOCK, TAPS, value("t", "bf16[blocks.b, batch, w.tail, hidden]")), "ct", handed=True),
+     "all positions and all taps"),
+    (ShortConv(CONVOLVED, (BLOCK, TAPS, value("t", "bf16[blocks.a, batch, w.tail, hidden@b]")), "ct", handed=True),
+     "split unlike its tails"),
+    (ShortConv(CONVOLVED, (X, value("w", "bf16[w, hidden@a]")), "ct"), "split unlike its weight"),
+    (ShortConv(CONVOLVED, (X, TAPS, value("b", "bf16[hidden@a]")), "ct", biased=True), "split unlike its bias"),
+    (recurrence(v="bf16[batch, position@a, heads, v_dim]"), "recurrence needs all positions"),
+    (recurrence(q="bf16[batch@a, position, heads, head_dim]"), "recurrence needs all positions"),
+    (recurrence(k="bf16[batch@a, position, heads, head_dim]"), "recurrence needs all positions"),
+    (recurrence(q="bf16[batch, position, heads@a, head_dim]"), "queries and keys whole"),
+    (recurrence(k="bf16[batch, position, heads, head_dim@a]"), "queries and keys whole"),
+    (recurrence(q="bf16[batch, position, groups@a, head_dim]", k="bf16[batch, position, groups@a, head_dim]"),
+     "heads and their groups are split differently"),
+    (recurrence(more="bf16[batch, position, heads@a]"), "recurrence operands have different layouts"),
+    (recurrence(more="bf16[batch, position@a, heads]"), "recurrence operands have different layouts"),
+    (recurrence(more="bf16[heads, head_dim@a]"), "recurrence operands have different layouts"),
+    (BlockState(Y, value("k", "bf16[batch, position@a, heads, head_dim]"),
+                value("v", "bf16[batch, position@a, heads, v_dim@b]"), ()), "last dimension of values whole"),
     (Reshard(GAIN, X), "more than the layout"),
     (AllReduce(X, X, "a"), "no partial sum"),
     (AllReduce(X, SUM, "b"), "no partial sum"),

@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plandsl.backends.compare.predict import with_engine
+from plandsl.backends.compare.suspects import KINDS as KINDS_OF_SUSPECTS
+from plandsl.backends.compare.suspects import moved
 from plandsl.backends.cost import Replicas
-from plandsl.backends.cost.serving.clock import ServerClock, TableClock, step_clock
+from plandsl.backends.cost.serving.clock import ServerClock, TableClock, step_clock, table_clock
 from plandsl.backends.cost.serving.scheduler import Batch, Live, Piece
 from plandsl.backends.cost.serving.table import EXACT, Contexts
 from plandsl.driver import compile_text
@@ -108,6 +111,28 @@ def test_tables_do_not_depend_on_what_was_asked_first() -> None:
     for n in (70, 31, 5):
         other.of(n)
     assert all(one.of(n) == other.of(n) for n in (5, 31, 32, 70))
+
+
+def test_engines_under_which_kernels_take_as_long_share_their_tables() -> None:
+    """Each suspect of `planc compare` moves one constant of an engine: most of them leave kernels alone."""
+    clock = clocks("llama")[1]
+    assert isinstance(clock, TableClock)
+    plan, engine = clock.server.plan, clock.server.plan.effective_engine
+    for kind in KINDS_OF_SUSPECTS:
+        other = clock.on(clock.server.on(with_engine(plan, moved(kind, 0.5))))
+        assert (other.kernels is clock.kernels) == (not kind.rate), kind.name
+        own = table_clock(other.server)
+        batch = Batch([], [_decoding(500)], [1], [], admitted=[], preempted=[])
+        assert other.cost(batch) == own.cost(batch)
+        assert other.delay(3) == own.delay(3)
+        told = {name: getattr(other.engine, name) != getattr(engine, name) for name in kind.fields}
+        assert all(told.values()), "the engine was moved"
+
+
+def _decoding(computed: int) -> Live:
+    live = Live(0, 1, 1)
+    live.computed = computed
+    return live
 
 
 def test_servers_with_ranks_stages_or_guesses_have_no_table() -> None:

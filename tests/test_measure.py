@@ -251,6 +251,24 @@ def test_a_file_with_a_wrong_number_is_not_kept(tmp_path, cell):
     assert [d.code for d in error.value.diagnostics] == ["E552"]
 
 
+def test_the_first_of_wrong_numbers_is_told(tmp_path):
+    """Not one that a set happens to have first, which is another one in each process."""
+    path = tmp_path / "mine.csv"
+    run(path, Made(), [cases.gemm("bf16", 8, 64, 64)])
+    rows = as_rows(path)
+    numbers = [name for name in HEADER if name in NUMBERS]
+    row = max(rows, key=lambda row: sum(bool(row[name]) for name in numbers))
+    wrong = [name for name in numbers if row[name]]
+    assert len(wrong) > 3
+    row |= dict.fromkeys(wrong, "much")
+    with path.open("w", newline="") as file:
+        out = csv.DictWriter(file, HEADER)
+        out.writeheader()
+        out.writerows(rows)
+    with pytest.raises(PlanError, match=f"{wrong[0]}` is `much`"):
+        Rows(path, "my_gpu", "made up")
+
+
 @pytest.mark.parametrize(
     ("content", "code"),
     [

@@ -17,6 +17,7 @@ from plandsl.driver import CompiledPlan, compile_file, compile_text
 from plandsl.testing import compiled, deployments
 from tests.draws import draws
 from tests.pictures import cuts, faults, read_picture
+from tests.test_cluster import text
 from tests.test_flows import assert_bytes_add_up
 
 ROOT = Path(__file__).parents[1] / "examples"
@@ -152,6 +153,70 @@ def test_every_send_has_an_arrow_and_its_bytes(name: str) -> None:
     labels = [word for word in read_picture(dot).words if re.fullmatch(r"[\d.]+ [KMGT]?B(, .*)?", word)]
     assert between
     assert labels
+
+
+WIDE = """
+node big { gpu = g, count = 20, link { topology = switch, bandwidth = 150 GB/s, latency = 2 us } }
+cluster wide { node = big, count = 24, network { topology = fat_tree, bandwidth = 25 GB/s, latency = 5 us } }
+gpu h = g with { memory = 40 GB }
+node other = n with { gpu = h }
+cluster mixed { nodes = [2 * n, 2 * other], network { topology = fat_tree, bandwidth = 25 GB/s, latency = 5 us } }
+node pair = n with { count = 2 }
+cluster pairs = wide with { node = pair, count = 8 }
+"""
+"""Machines on which few plans run."""
+
+
+def on_nodes(sharding: str, machine: str) -> str:
+    """The devices of a plan of 8 layers, whose picture has room for all that it says."""
+    (plan,) = compile_text(text(sharding, f"cluster = {machine}").replace("layers = 2", "layers = 8") + WIDE)
+    dot = plan.draw("devices")
+    assert (faults(dot), cuts(read_picture(dot))) == ([], [])
+    return dot
+
+
+def test_gpus_and_nodes_beyond_the_bound_are_counted() -> None:
+    picture = read_picture(on_nodes("tp = 4, dp = 5", "wide"))
+    named = [box.name for box in picture.boxes if re.fullmatch(r"node \d+( and others)?", box.name)]
+    assert named == [*(f"node {n}" for n in range(8)), "node 8 and others"]
+    assert {"5 more GPUs", "16 nodes, idle"} <= set(picture.words)
+
+
+def test_lines_of_a_node_beyond_the_bound_are_counted() -> None:
+    words = read_picture(on_nodes("pp = 4, tp = 2", "pod")).words
+    assert "and 3 more" in words
+    assert sum(" over tensor: " in word or re.match(r"stage \d to", word) is not None for word in words) == 5
+
+
+def test_each_kind_of_node_is_described() -> None:
+    words = " ".join(read_picture(on_nodes("tp = 8, dp = 2", "mixed")).words)
+    assert re.search(r"\bn: 8 . g: 80\.0 GB.*; other: 8 . h: 40\.0 GB", words)
+
+
+@pytest.mark.parametrize(
+    "sharding",
+    ["tp = 2, pp = 8", "cp = 8, tp = 2", "dp = 2, cp = 4, tp = 2", "mesh a = 8, b = 2; ffn -> a; heads -> b"],
+)
+def test_every_pair_of_nodes_that_exchange_has_an_arrow(sharding: str) -> None:
+    picture = read_picture(on_nodes(sharding, "pairs"))
+    arrows = {line.name for line in picture.lines if re.match(r"node \d+ to node", line.name)}
+    if "pp" in sharding:
+        assert arrows == {f"node {n} to node {n + 1}, stages" for n in range(7)}
+    else:
+        axis = "a" if "mesh" in sharding else "context"
+        wide = 4 if "dp" in sharding else 8
+        assert {f"node {n} to node {n + 1}, {axis}" for n in range(7) if (n + 1) % wide} <= arrows
+
+
+def test_arrows_go_around_the_nodes_between() -> None:
+    """The ranks of one axis stand in every other node, or in every fourth one."""
+    for sharding, step in (
+        ("mesh a = 4, b = 4; ffn -> a; heads -> b", 2),
+        ("mesh a = 2, b = 8; ffn -> a; heads -> b", 4),
+    ):
+        picture = read_picture(on_nodes(sharding, "pairs"))
+        arrows = {line.name for line in picture.lines if line.name.endswith(", a")}
+        assert arrows == {f"node {n} to node {n + step}, a" for n in range(8 - step)}
 
 
 # ---- drawn plans

@@ -646,6 +646,15 @@ def test_an_override_is_one_more_with(path: str, value: str, read: object) -> No
     assert read(plan(f"plan p {{ {PARTS} }}", overrides=[(path, value)]))
 
 
+def test_unknown_fields_are_told_in_their_order() -> None:
+    """Not in that of a set, which is another one in each process."""
+    names = ["zq", "bq", "yq", "cq", "xq", "dq", "wq", "eq"]
+    found = module("\n".join([f"plan p {{ {PARTS}", *(f"{name} = 1" for name in names), "}"]))
+    assert found.plan("p") is None
+    lines = [d.span.line for d in found.diagnostics if d.code == "E206" and d.span]
+    assert lines == list(range(2, 10))
+
+
 def test_later_overrides_win() -> None:
     assert plan(f"plan p {{ {PARTS} }}", overrides=[("sharding.tp", "4"), ("sharding.tp", "2")]).sharding.ranks == 2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
+from plandsl.answers.simulation import Figure
 from plandsl.backends.cost.answers.mean_load import mean_load, plan_at_mean
 from plandsl.cli import main
 from plandsl.diagnostics import PlanError
@@ -19,6 +22,7 @@ from plandsl.searches import shortlist
 from plandsl.searches.closed_form import evaluate_mean
 from plandsl.searches.run import Compiler, Found, Run
 from plandsl.searches.shortlist import Shortlist, simulate_best
+from plandsl.searches.show_shortlist import simulated_parts
 from plandsl.searches.spread import Workers
 from plandsl.spec.plan import PlanSpec
 from plandsl.spec.search import SearchSpec
@@ -282,3 +286,69 @@ def test_what_the_requests_cannot_tell_is_said(capsys: pytest.CaptureFixture[str
     out = capsys.readouterr().out
     assert "warning: 20 requests are too few for p95: `--requests 200`" in out
     assert "warning: `reuse` of blocks that each request has for itself is not simulated" in out
+
+
+# ---- how it is told
+
+
+def told(found: Found, made: Shortlist, alike: tuple[tuple[int, ...], ...] | None = None) -> str:
+    """The lines of an answer; without ``alike``, bands of engines tell no two rows apart from the rest."""
+    top = [one.row for one in made.good]
+    parts = simulated_parts(found, top, made, alike or tuple((n,) for n in range(1, len(top) + 1)))
+    console = Console(file=StringIO(), width=200)
+    for part in parts:
+        console.print(part)
+    return str(console.file.getvalue())  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def three() -> tuple[Found, Shortlist]:
+    """Three candidates that were simulated, the best of the closed form first."""
+    found, made = answered("vary tp in [1, 2, 4]\nrequire p99(ttft) <= 2 s\nminimize tpot", count=20)
+    ranked = sorted((*made.good, *made.others), key=lambda one: one.place)
+    good = [one._replace(place=n, why="", difference=None) for n, one in enumerate(ranked, 1)]
+    return found, made._replace(admitted=3, close=0, good=tuple(good), others=())
+
+
+def test_the_order_of_the_simulation_is_laid_beside_that_of_the_closed_form(three: tuple[Found, Shortlist]) -> None:
+    found, made = three
+    assert "the simulation keeps the order of the closed form" in told(found, made)
+    first, second, third = made.good
+    other = told(found, made._replace(good=(second, third, first)))
+    assert "the simulation turns 2 of 3 pairs of the closed form's order round" in other
+    assert f"its first, {first.row.label}, is now number 3" in other
+    last = told(found, made._replace(good=(first, third, second)))
+    assert "turns 1 of 3 pairs" in last
+    assert "its first" not in last
+
+
+def test_rows_that_cannot_be_told_apart_are_marked(three: tuple[Found, Shortlist]) -> None:
+    found, made = three
+    first, second, third = made.good
+    near = second._replace(difference=Figure(0.001, 0.002))
+    marked = told(found, made._replace(good=(first, near, third)), ((1,), (2,), (1, 3)))
+    rows = {line.split()[0] for line in marked.splitlines() if line.strip()}
+    assert {"1", "2=", "3~"} <= rows
+    assert "=  the difference to the first, over the same requests, has 0 in its 95 % interval" in marked
+    assert "~  within the engine's band" in marked
+    assert "= " not in told(found, made._replace(good=(first, third)))
+
+
+def test_what_was_not_simulated_has_its_reason(three: tuple[Found, Shortlist]) -> None:
+    found, made = three
+    first, *others = made.good
+    refused = [one._replace(simulation=None, figures={}, why="E328: no room") for one in others]
+    some = told(found, made._replace(good=(first,), others=tuple(refused)))
+    assert "not simulated   2  E328: no room" in some
+    none = told(found, made._replace(good=(), others=tuple(refused)))
+    assert "no candidate was simulated" in none
+    assert "meets every requirement" not in none
+    out = told(found, made._replace(good=(), others=(first._replace(figures={}, why="p99(ttft)"),)))
+    assert "no candidate that was simulated meets every requirement" in out
+    assert "p99(ttft)" in out
+
+
+def test_percentiles_of_too_few_requests_are_warned_of(three: tuple[Found, Shortlist]) -> None:
+    found, made = three
+    assert "warning: 20 requests are too few for p99: `--requests 1000`" in told(found, made)
+    assert "too few" not in told(evolve(found, search=searched("vary tp in [1]\nrequire p50(ttft) <= 2 s")), made)

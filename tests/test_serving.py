@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from plandsl.backends.cost import Replicas
 from plandsl.backends.cost.deployments.step import Decode, Prompt, Step
-from plandsl.backends.cost.serving.clock import HOT, ServerClock
+from plandsl.backends.cost.serving.clock import ServerClock
+from plandsl.backends.cost.serving.kernels import ASKED
 from plandsl.backends.cost.serving.log import Log
 from plandsl.backends.cost.serving.pools import Moves, Side, simulate_pools
 from plandsl.backends.cost.serving.records import Records
@@ -29,6 +30,7 @@ from plandsl.backends.cost.serving.summary import summarise
 from plandsl.backends.cost.serving.table import EXACT
 from plandsl.backends.cost.serving.trtllm import Trtllm
 from plandsl.backends.cost.serving.vllm import Vllm
+from plandsl.backends.cost.time import trace
 from plandsl.driver import compile_text
 from plandsl.spec.scheduler import ROUTERS, SCHEDULERS, RouterName, SchedulerName
 from tests.draws import draws
@@ -434,10 +436,11 @@ def test_unlike_prompts_keep_their_rows_and_pairs(parts: list[tuple[int, int]]) 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_steps_that_are_compiled_take_what_the_server_says(kind: str) -> None:
+def test_steps_that_are_compiled_take_what_the_server_says(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace, "HOT", 5)
     server = deployment(kind).one
     clock, queries = ServerClock(server), server.queries
-    for i in range(HOT + 5):
+    for i in range(ASKED + 10):
         live, other = Live(0, 500 + i, 9), Live(1, 100, 9)
         live.computed, live.made = 500 + i + 1, 2
         found = clock.cost(Batch([Piece(other, 60, 20, False)], [live], [1], [], admitted=[], preempted=[]))

@@ -57,6 +57,10 @@ model blind {
 }
 model sees = blind with { tower = vit }
 """
+CAUSAL = (
+    VIT[VIT.index("causal") :].replace("false", "true").split("  head")[0]
+    + "  head rms_norm(x) @ w_2[hidden, out]\n}\n"
+)
 TEXTS = "input = 1000, output = 20, batch = 8"
 LOAD = f"{TEXTS}, images = 2, image_tokens = 128"
 
@@ -112,6 +116,35 @@ def test_a_tower_takes_memory_and_parameters_without_images_too() -> None:
     assert sees.parameters == blind.parameters + alone.parameters
     assert isclose(sees.memory.weights, blind.memory.weights + alone.memory.weights)
     assert sees.ttft_s == blind.ttft_s
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        ((VIT[VIT.index("causal") :], CAUSAL), "E547", "the tower `vit` is causal"),
+        (("tower = vit", "tower = blind"), "E547", "reads ids of tokens, and not patches"),
+        (("tower = vit", "tower = no_such"), "E201", "there is no model named `no_such`"),
+        (("wide = 256", "wide = 256, places = 256"), "", ""),
+        (
+            ("@ w_patch[patch, hidden]", "@ w_patch[patch, hidden] + lookup(w_at[places, hidden], by = position)"),
+            "E546",
+            "an image of 128 tokens has 512 patches, but `w_at` of the tower has 256 positions",
+        ),
+    ],
+)
+def test_a_tower_that_cannot_read_the_images_is_refused(change: tuple[str, str], code: str, words: str) -> None:
+    text = f"{VIT}{BLIND}plan p {{\n model = sees, node = h100_8\n workload {{ {LOAD} }}\n}}"
+    text = text.replace("wide = 256", "wide = 256, places = 256") if code == "E546" else text
+    if not code:
+        compile_text(text.replace(*change))
+        return
+    with pytest.raises(PlanError) as raised:
+        compile_text(text.replace(*change))
+    (found,) = (d for d in raised.value.diagnostics if d.severity == "error")
+    assert (found.code, words in found.message) == (code, True)
+    if code == "E546":
+        most = found.hint.split()[-1].strip("`")
+        compile_text(text.replace(*change).replace("image_tokens = 128", f"image_tokens = {most}"))
 
 
 @pytest.mark.parametrize(("images", "rounds"), [(0.125, 1), (2, 4)])

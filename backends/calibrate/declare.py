@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from plandsl import limits
 from plandsl.diagnostics import Diagnostic, PlanError, clip, suggest
 from plandsl.measurements import FILE, GPU_NAME, Unfit, read_number, read_rows
 from plandsl.show import show_gpu, show_node
@@ -112,12 +113,19 @@ def _declare(name: str, rows: Sequence[Row]) -> Declared | None:
         memory=float(round(values["memory"])),
         bandwidth=_rounded(bandwidth),
         compute=tuple((dtype, _rounded(peak)) for dtype, peak in sorted(peaks.items(), key=lambda p: -p[1])),
-        units=round(values["units"]) if values.get("units") else None,
+        units=_units(name, values.get("units")),
         calibration=name,
     )
     ranks = [round(_number(row, "n_ranks")) for row in rows if row[FILE] == "collectives.csv"]
     by = " ".join(f"{facts[0]['device']} by `planc measure` with {facts[0]['framework']}".split())  # it is a comment
     return Declared(made, _link(rows), max(ranks, default=1), f"Measured on {by}.")
+
+
+def _units(name: str, found: float | None) -> int | None:
+    if found and found > (most := limits.MAX_COUNT):
+        why = f"{name} has {found:,.0f} `units` in rows of `planc measure`, at most are {most:,}"
+        raise PlanError([Diagnostic("E450", why, hint=most.hint("`units` counts multiprocessors or cores", found))])
+    return round(found) if found else None
 
 
 def _link(rows: Iterable[Row]) -> LinkSpec | None:

@@ -239,6 +239,7 @@ class _Fields:
             return CLOSED, 1.0, 0.0, 0.0
         if known == OPEN and endless and not clients:
             self.lack(of.rate, "at which rate requests were sent")
+            return OPEN, 0.0, 0.0, 0.0
         if not endless:
             return OPEN, 0.0, rate, clients
         if clients:

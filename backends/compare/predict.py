@@ -12,11 +12,11 @@ from plandsl.answers.comparison import Measure
 from plandsl.backends.compare.bench import Bench
 from plandsl.backends.compare.formats import METRICS, RATES
 from plandsl.backends.compare.loads import count_of, plan_under, requests_of
-from plandsl.backends.cost.answers.simulation import Run, Servers, serve_load, tell_run, time_of, time_servers
+from plandsl.backends.cost.answers.simulation import Run, Servers, join_servers, serve_load, tell_run, time_of
 from plandsl.backends.cost.deployments.build import Compiled, build_deployment
 from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.backends.cost.deployments.replicas import Replicas
-from plandsl.backends.cost.serving.clock import table_clock
+from plandsl.backends.cost.serving.clock import server_clock, table_clock
 from plandsl.backends.cost.serving.serve import block_bytes, worker
 from plandsl.spec.hardware import EngineSpec
 from plandsl.spec.plan import PlanSpec
@@ -26,13 +26,15 @@ Change = Callable[[EngineSpec], EngineSpec]
 
 
 class Predictor:
-    """Serves runs on the servers of a plan. What their steps cost is tabulated once for each engine."""
+    """Serves runs on the servers of a plan. Kernels are tabulated once for engines under which they take as long."""
 
     def __init__(self, made: Compiled) -> None:
         self.plan = made.spec
         self.deployment: Deployment = build_deployment(made)
         self.pools: Sequence[Replicas] = self.deployment.pools
-        self.alone: Servers = self.servers(None)
+        make = table_clock if len(self.pools) == 1 else server_clock
+        self.clocks = [make(pool.one) for pool in self.pools]
+        self.alone: Servers = join_servers(self.pools, self.clocks)
 
     @property
     def engine(self) -> EngineSpec | None:
@@ -43,15 +45,14 @@ class Predictor:
         """A predictor of the same plan with another engine."""
         other = copy(self)
         other.pools = [pool.on(with_engine(pool.plan, lambda _: engine)) for pool in self.pools]
-        other.alone = other.servers(None)
+        other.clocks = [clock.on(pool.one) for clock, pool in zip(self.clocks, other.pools, strict=True)]
+        other.alone = join_servers(other.pools, other.clocks)
         return other
 
-    def servers(self, change: Change | None) -> Servers:
-        """The servers with another engine; None: with the plan's own."""
-        pools = self.pools
-        if change is not None:
-            pools = [pool.on(with_engine(pool.plan, change)) for pool in self.pools]
-        return time_servers(*pools, clock=table_clock if len(pools) == 1 else None)
+    def servers(self, change: Change) -> Servers:
+        """The servers with another engine."""
+        pools = [pool.on(with_engine(pool.plan, change)) for pool in self.pools]
+        return join_servers(pools, [clock.on(pool.one) for clock, pool in zip(self.clocks, pools, strict=True)])
 
     def count(self, bench: Bench) -> int:
         """How many requests of a run are simulated."""

@@ -107,8 +107,9 @@ def _read(path: Path) -> list[Cells]:
     found = [dict(zip(HEADER, row, strict=True)) for row in rows[1:]]
     for at, row in enumerate(found, 2):
         try:
-            for name in NUMBERS.keys() & {name for name, cell in row.items() if cell}:
-                read_number(name, row[name])
+            for name, cell in row.items():
+                if cell and name in NUMBERS:
+                    read_number(name, cell)
         except Unfit as unfit:
             why = f"row {at} of {path} cannot be kept: {unfit}"
             raise PlanError([Diagnostic("E552", why, hint=f"{unfit.hint}; {hint}")]) from unfit

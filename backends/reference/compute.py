@@ -320,6 +320,8 @@ def _routing(op: Routed, here: Local) -> Array:
         case Combine():
             share = here.array(op.gates)
             return experts.combine(here.array(op.x), share != 0 if op.plain else share)
+        case _:
+            assert_never(op)
 
 
 def _attention(op: Attention, here: Local) -> Array:

@@ -98,7 +98,8 @@ def queue_chart(name: str, run: Run) -> Chart | None:
     o = run.simulation.occupancy
     title = "Queue and occupancy, all servers"
     said = f"{title}. On a server {o.waiting[0]:.1f} requests wait in the mean, {o.waiting[1]:.0f} at most"
-    said += f"; the KV cache is at most {show_percent(o.kv_cache[1])} full." if np.isfinite(o.kv_cache[1]) else "."
+    cached = not run.simulation.encodes and np.isfinite(o.kv_cache[1])
+    said += f"; the KV cache is at most {show_percent(o.kv_cache[1])} full." if cached else "."
     note = f"Lines are means over {BINS} parts of the time, shades reach up to the largest value of each part."
     note += " Time starts with the first request."
     return Chart(name, title, said, {"concat": panels}, note, columns=1)

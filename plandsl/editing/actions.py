@@ -50,7 +50,7 @@ _HIDES = {"E1": ("E2", "E3", "W2", "W3"), "E2": ("E3", "W3")}
 
 _LEAVES_OUT = re.compile(r"leave the `([^`]+)` out")
 _SIGNS = "<>=!"
-_REMOVES = re.compile(r"\b(leave (it|this one|the field) out|remove (one|it)|drop|is stated: leave)\b")
+_REMOVES = re.compile(r"\b(leave (it|this one|the field) out|remove (one|it|this)|drop|is stated: leave)\b")
 
 
 def actions(reading: Reading, found: Iterable[Diagnostic]) -> list[Action]:
@@ -118,9 +118,9 @@ def _candidates(reading: Reading, diagnostic: Diagnostic) -> Iterator[tuple[str,
     if _REMOVES.search(hint):
         for stray in [*strays[::-1], *(label.span for label in diagnostic.labels)]:
             where = _item_at(reading, stray)
-            if where is not None:
+            if where is not None and re.match(r"\w", reading.slice(stray)):  # a comma or a bracket is no item
                 yield f"remove `{_short(reading.slice(where))}`", [Edit(_whole_item(reading, where), "")]
-        yield "remove it", [Edit(span, "")]
+        yield f"remove `{_short(reading.slice(span))}`", [Edit(span, "")]
 
 
 def _words(hint: str) -> list[str]:
@@ -137,8 +137,8 @@ def _places(
     """The edits that write a word: instead of what is wrong, of the item around it, of one beside it, or in a body."""
     if word.startswith("plan ") and word.endswith("}"):  # the text is of another language
         yield [Edit(Span(span.file, 1, 1, len(reading.lines), len(reading.lines[-1]) + 1), word + "\n")]
-    if item is not None and re.match(r"\w+\s*[={]", word):
-        yield from _as_item(reading, word, item, strays)
+    if item is not None and (named := re.match(r"([A-Za-z_]\w*)\s*[={]", word)) is not None:
+        yield from _as_item(reading, word, named[1], item, strays)
         for other in _QUOTED.findall(hint):
             yield from ([Edit(one, word)] for one in _items_named(reading, other) if one != item)
     if item is not None and (head := _head(reading, item, span, word)) is not None:
@@ -205,15 +205,12 @@ def _point(span: Span, end: bool = False) -> Span:
     return Span(span.file, line, column, line, column)
 
 
-def _as_item(reading: Reading, word: str, item: Span | None, strays: list[Span]) -> Iterator[list[Edit]]:
+def _as_item(reading: Reading, word: str, name: str, item: Span, strays: list[Span]) -> Iterator[list[Edit]]:
     """A word that is a whole item: it takes the place of the item of that name beside the stray ones, or of these."""
-    name = re.match(r"[A-Za-z_]\w*", word)
-    if name is None or item is None or not re.match(r"\w+\s*[={]", word):
-        return
     gone = [_item_at(reading, stray) for stray in strays]
     removed = [Edit(_whole_item(reading, one), "") for one in gone if one is not None]
     for other in _items_beside(reading, item):
-        if reading.slice(other).split("{")[0].split("=")[0].strip() == name[0] and other not in gone:
+        if reading.slice(other).split("{")[0].split("=")[0].strip() == name and other not in gone:
             yield [*removed, Edit(other, word)]
     yield [*removed[1:], Edit(item, word)]
     outer = _outer_item(reading, item)

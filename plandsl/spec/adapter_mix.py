@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import pairwise
 from math import erf, exp, log, sqrt
+from typing import assert_never
 
 from plandsl import limits
 from plandsl.spec.traffic import (
@@ -90,6 +91,8 @@ def _below(which: Normal | Exponential | Lognormal, x: float) -> float:
             return _normal((x - mean) / sigma) if sigma else float(x > mean)
         case Lognormal():
             return _normal((log(x) - which.mu) / which.sigma) if which.sigma else float(log(x) > which.mu)
+        case _:
+            assert_never(which)
 
 
 def _normal(z: float) -> float:

@@ -634,6 +634,11 @@ class EngineSpec(FrozenValue):
         """Engine throughput relative to stand-alone kernels, for prefill, decode and collectives."""
         return self.prefill, self.decode, self.links
 
+    @property
+    def paces(self) -> tuple[str, FusedSizes | None, tuple[float, float, float]]:
+        """All of the engine on which the seconds of a compiled program's kernels depend."""
+        return self.kernels, self.fused_sizes, self.rates
+
 
 IDEAL = EngineSpec("none", max_requests=1_000_000)
 """The engine of a plan without `engine`: it adds no time."""

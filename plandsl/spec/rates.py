@@ -69,7 +69,7 @@ def at_rate(plan: PlanSpec, factor: float) -> PlanSpec:
     concurrency is rounded, and is at least 1. Raises `ValueError` where all requests arrive at once (`scaled_field`).
     """
     load = plan.workload
-    match scaled_field(load):
+    match field := scaled_field(load):
         case "concurrency":
             return evolve(plan, workload=evolve(load, concurrency=max(1, round((load.concurrency or 1) * factor))))
         case "rate" | "speed":
@@ -77,6 +77,8 @@ def at_rate(plan: PlanSpec, factor: float) -> PlanSpec:
             return evolve(plan, workload=evolve(load, traffic=_scale_traffic(load.traffic, factor)))
         case None:
             raise ValueError(f"the load `{load.name}` has no rate")
+        case _:
+            assert_never(field)
 
 
 def _scale_traffic(traffic: TrafficSpec, factor: float) -> TrafficSpec:

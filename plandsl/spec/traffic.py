@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from math import exp, log, sqrt
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, assert_never
 
 from attrs import field, frozen
 
@@ -147,6 +147,8 @@ def mean_of(distribution: Distribution) -> float | None:
             return sum_up(n * w for n, w in enumerate(weights, low)) / sum_up(weights)
         case Empirical():
             return None
+        case _:
+            assert_never(distribution)
 
 
 # ---- arrivals

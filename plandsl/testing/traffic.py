@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import assert_never
+
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy, composite
 
@@ -190,3 +192,5 @@ def _limit(limit: Limit) -> SearchStrategy[bool | int | float | str]:
             return st.integers(0, 40).map(lambda n: n / 20)
         case "word":
             return st.sampled_from(limit.words)
+        case _:
+            assert_never(limit.kind)

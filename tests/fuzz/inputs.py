@@ -50,6 +50,9 @@ def _near(cell: str, random: Random) -> str:
     return str(int(number) * times) if number.is_integer() else repr(number * random.uniform(0.5, 2))
 
 
+QUICK = "mla"
+"""The table whose rows are fitted in the least time: a fifth of that of experts."""
+
 SERVERS = ("serving", "mlperf")
 """Files of measured servers, whose loads are simulated."""
 
@@ -58,7 +61,9 @@ def draw_tables(random: Random, fits: bool = False) -> Files:
     """A file or a few of them, each under the name of its kind. What ``fits`` has enough rows of kernels for a fit."""
     known = sorted(set(WHOLE).difference(SERVERS)) if fits and random.random() < 0.95 else sorted(WHOLE)
     names = random.sample(known, 1 if fits else random.choice((1, 1, 1, 2)))
-    rows = random.choice((12, 12, 12, 14)) if fits and random.random() < 0.8 else None
+    if fits and random.random() < 0.85:
+        names = [QUICK]
+    rows = random.choice((12, 12, 12, 14)) if fits and random.random() < 0.7 else None
     return {f"data/{name}.csv": draw_table(random, name, 1 if name in SERVERS else rows) for name in names}
 
 
@@ -162,7 +167,7 @@ def draw_command(random: Random) -> str:
 def draw_script(random: Random) -> bytes:
     """A script of a shell with one command or two."""
     lines = ["#!/bin/bash", "set -e", "export CUDA_VISIBLE_DEVICES=0,1"][: random.randint(0, 3)]
-    for _ in range(random.choice((1, 1, 1, 1, 1, 2))):
+    for _ in range(random.choices((1, 2), (12, 1))[0]):
         command = draw_command(random)
         if random.random() < 0.5:
             command = command.replace(" --", " \\\n  --")

@@ -9,7 +9,7 @@ from typing import Any
 from tests.fuzz.case import Answer, Case, Corpus, Target
 from tests.fuzz.fence import OverTime
 from tests.fuzz.mutate import NUMBERS, SIGNS, mutate
-from tests.fuzz.plans import draw_text, vocabulary
+from tests.fuzz.plans import draw_search, draw_text, is_timed, plan_of, vocabulary
 
 FILE = "p.plan"
 """The file that is open in the editor."""
@@ -40,7 +40,7 @@ def _draw_lsp(random: Random, corpus: Corpus) -> Case:
         case = random.choice(corpus)
         text = case.files[FILE]
     else:
-        text = draw_text(random, over_time=0.02).encode()
+        text = draw_text(random, over_time=0.02, lean=0.8).encode()
     if random.random() < 0.4:
         text = mutate(text, random, words=vocabulary())
     return Case({FILE: text}, tuple(_event(random) for _ in range(random.randint(2, 7))))
@@ -137,12 +137,14 @@ def _draw_serve(random: Random, corpus: Corpus) -> Case:
     kind = random.choices(KINDS, [2 if kind in ("search", "simulate", "picture") else 8 for kind in KINDS])[0]
     if corpus and random.random() < 0.25 and (one := random.choice(corpus)).stdin:
         return Case({}, (kind,), mutate(one.stdin, random, words=vocabulary()))
-    text = draw_text(random, over_time=0.4 if kind == "simulate" else 0.02)
-    if random.random() < 0.25:
+    text = draw_text(random, over_time=0.4 if kind == "simulate" else 0.02, lean=0.9)
+    if kind == "search" and "\nsearch " not in text:
+        text += draw_search(random, is_timed(text))
+    if random.random() < 0.2:
         text = mutate(text.encode(), random, words=vocabulary()).decode("utf-8", "replace")
     asked: dict[str, Any] = {"text": text}
     if random.random() < 0.5:
-        asked["plan"] = random.choice(("p", "p", "more", "nothing", "é\x1b", None))
+        asked["plan"] = random.choice((plan_of(text, random),) * 9 + ("more", "nothing", "é\x1b", None))
     if kind == "picture" or random.random() < 0.1:
         asked |= {
             "view": random.choice(("devices", "block", "timeline", "memory", "xyz")),
@@ -158,30 +160,23 @@ def _draw_serve(random: Random, corpus: Corpus) -> Case:
     return Case({}, (kind,), mutate(body, random) if random.random() < 0.08 else body)
 
 
+HOSTS = ("127.0.0.1:8765", "localhost", "[::1]:1", "evil.example", "", "a:b", "localhost:port", "\x1b[0m", "é")
+
+HEADERS = ("origin", "content-type", "content-length", "sec-fetch-site", "sec-fetch-mode", "transfer-encoding")
+
+VALUES = ("application/json", "null", "9" * 30, "-1", "same-origin", "chunked", "cross-site", "navigate", "\0")
+
+
 def _head(random: Random) -> dict[str, Any]:
-    """The head of a request: a method, a path, headers."""
-    host = random.choice(
-        ("127.0.0.1:8765", "localhost", "[::1]:1", "evil.example", "", "a:b", "localhost:port", "\x1b[0m", "é")
-    )
-    headers = {"host": host}
-    for name in random.sample(
-        ("origin", "content-type", "content-length", "sec-fetch-site", "sec-fetch-mode", "transfer-encoding"), 3
-    ):
-        value = random.choice(
-            (
-                "application/json",
-                f"http://{host}",
-                "null",
-                "9" * 30,
-                "-1",
-                "same-origin",
-                "chunked",
-                "cross-site",
-                "navigate",
-                "\0",
-            )
-        )
-        headers[name] = value
+    """The head of a request: a method, a path, headers. Half are those that a page of this server sends."""
+    if random.random() < 0.5:
+        host = random.choice(HOSTS[:3])
+        about = {"origin": f"http://{host}", "content-type": "application/json", "content-length": "90"}
+        head = {"method": "POST", "path": "/ask/estimate", "headers": {"host": host, **about}}
+        return head if random.random() < 0.8 else head | {"path": random.choice(("/", "/ask/nothing", "*"))}
+    host = random.choice(HOSTS)
+    values = (*VALUES, f"http://{host}")
+    headers = {"host": host} | {name: random.choice(values) for name in random.sample(HEADERS, 3)}
     path = random.choice(("/", "/ask/estimate", "/ask/nothing", "/../x", "/playground.js", "*", "//", "/ask/\x1b"))
     return {"method": random.choice(("GET", "POST", "HEAD", "PUT", "X" * 90)), "path": path, "headers": headers}
 

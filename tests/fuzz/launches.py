@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from pathlib import Path
 from random import Random
 
 from tests.fuzz.after import seldom
@@ -144,18 +143,22 @@ MANIFEST = Target("manifest", "reader", _draw_manifest, _manifest)
 
 def _draw_engine_config(random: Random, corpus: Corpus) -> Case:
     if corpus and random.random() < 0.2:
-        return Case({"c.yaml": mutate(random.choice(corpus).files["c.yaml"], random)})
+        return _configured(mutate(random.choice(corpus).files["c.yaml"], random))
     text = draw_config(random)
     if random.random() < 0.1:
         text = text.replace(": ", f": {random.choice(NUMBERS).decode()} #", 1)
     content = text.encode("utf-8", "surrogatepass")
     content = mutate(content, random) if random.random() < 0.3 else content
+    return _configured(content)
+
+
+def _configured(content: bytes) -> Case:
+    """A script that starts an engine with the file."""
     return Case({"c.yaml": content, "run.sh": b"trtllm-serve meta-llama/Llama-3.1-8B --extra_llm_api_options c.yaml\n"})
 
 
 def _engine_config(case: Case) -> object:
     """The keys of the file as settings of an engine; the plan of a few."""
-    assert Path("run.sh").exists()
     return _import("run.sh", case.files["c.yaml"])
 
 

@@ -10,6 +10,7 @@ import re
 from functools import cache
 from pathlib import Path
 from random import Random
+from typing import NamedTuple
 
 from plandsl.grammar import catalog
 from tests import pairs
@@ -17,20 +18,49 @@ from tests.pairs import FEATURES, together
 
 Files = dict[str, bytes]
 
+
+class Asked(NamedTuple):
+    """What a file of plans is drawn with: see `draw_files`. ``files`` gets those that it uses."""
+
+    random: Random
+    files: Files
+    over_time: float
+    small: bool
+    rates: bool
+
+
 ROOT = Path(__file__).resolve().parents[2]
+
+AT_ONCE = ("encoder", "micro_batches", "pools", "reuse_own", "reuse_shared", "tower")
+"""Features of a plan whose requests do not arrive at rates, or that is not scaled."""
+
+SLOW = ("balanced", "draft", "lognormal", "mtp", "pools", "shift", "tower", "unlike")
+"""Features with which a plan takes several times as long to answer."""
+
+AMISS = 0.05
+"""How often what is drawn may be wrong where it could be seen to be right."""
+
+GPUS = 16
+"""How many the machines of plans of features have."""
 
 REFUSED = ({"balanced", "shift"},)
 """Pairs of features that contradict each other (tests/test_pairs.py)."""
 
 
-def draw_files(random: Random, over_time: float = 0.1, plans: int = 2) -> Files:
-    """A file `p.plan` with one plan or a few, and files that it uses. ``over_time`` is the share of loads over time."""
+def draw_files(random: Random, over_time: float = 0.1, plans: int = 2, lean: float = 0.0, rates: float = 0.0) -> Files:
+    """A file `p.plan` with one plan or a few, and files that it uses. ``over_time`` is the share of loads over time.
+
+    ``lean`` of the files have one plan of few features, and models with few kinds of layers: verbs that answer slowly
+    mostly get these. In ``rates`` of the files there is a plan whose requests arrive at rates, and no pools.
+    """
     files: Files = {}
-    maker = random.choices((_featured, _catalog, _example), (6, 3, 1))[0]
-    text = maker(random, files, over_time)
-    for number in range(random.choice((0, 0, 0, 1, plans))):
-        text += f"plan r{number} = p with {{ {_changes(random)} }}\n" if "plan p" in text else ""
-    if random.random() < 0.08:
+    small = random.random() < lean
+    rated = random.random() < rates
+    asked = Asked(random, files, 1.0 if rated else over_time, small, rated)
+    text = random.choices((_featured, _catalog, _example), (6, 3, 0 if rated else 1))[0](asked)
+    for number in range(random.choice((0, 0, 0, 1, plans)) if not small or random.random() < 0.1 else 0):
+        text += f"plan r{number} = p with {{ {_changes(random, is_timed(text))} }}\n" if "plan p" in text else ""
+    if random.random() < (0.02 if small else 0.08):
         text = _extreme(text, random)
     text = _dressed(text, random)
     if random.random() < 0.05:
@@ -38,10 +68,10 @@ def draw_files(random: Random, over_time: float = 0.1, plans: int = 2) -> Files:
     return {"p.plan": text.encode(), **files}
 
 
-def draw_text(random: Random, over_time: float = 0.1) -> str:
+def draw_text(random: Random, over_time: float = 0.1, lean: float = 0.0) -> str:
     """One file of plans that needs no other."""
     while True:
-        files = draw_files(random, over_time)
+        files = draw_files(random, over_time, lean=lean)
         if len(files) == 1:
             return files["p.plan"].decode()
 
@@ -49,10 +79,12 @@ def draw_text(random: Random, over_time: float = 0.1) -> str:
 # ---- models that are small, with features
 
 
-def _featured(random: Random, files: Files, over_time: float) -> str:
-    names: list[str] = []
-    most = random.choice((1, 2, 2, 3, 3, 4, 5, 7))
-    for name in random.sample(sorted(FEATURES), 16):
+def _featured(asked: Asked) -> str:
+    random, names = asked.random, list[str]()
+    most = random.choice((1, 1, 2, 2, 2, 3) if asked.small else (1, 2, 2, 3, 3, 4, 5, 7))
+    without = set(SLOW) if asked.small and random.random() < 0.85 else set[str]()
+    without |= set(AT_ONCE) if asked.rates else set()
+    for name in random.sample(sorted(set(FEATURES) - without), 16):
         said = together(*names, name)
         if (
             len(names) < most
@@ -62,10 +94,14 @@ def _featured(random: Random, files: Files, over_time: float) -> str:
         ):
             names.append(name)
     said = together(*names) or {}
-    said = {matter: _other_size(matter, value, random) for matter, value in said.items()}
-    text = _scaled(pairs.text(said), random)
-    text = _loaded(text, files, random, over_time, plain=bool({"reads", "prefix", "tower"} & said.keys()))
-    fields = _fields(random, engine="engine" not in said)
+    other = {matter: _other_size(matter, value, random) for matter, value in said.items()}
+    if pairs.ranks(other) <= GPUS or random.random() < AMISS:
+        said = other
+    text = _scaled(pairs.text(said), random, split=pairs.ranks(said) > 1)
+    text = _loaded(text, asked, plain=bool({"reads", "prefix", "tower"} & said.keys()))
+    if random.random() < (0.9 if asked.small else 0.5):
+        text = re.sub(r"^plan more .*\n", "", text, flags=re.M)
+    fields = _fields(random, engine="engine" not in said, timed=is_timed(text))
     return text.replace("plan p {\n", "plan p {\n  " + "\n  ".join(fields) + "\n", 1)
 
 
@@ -75,44 +111,36 @@ def _other_size(matter: str, value: pairs.Said, random: Random) -> pairs.Said:
     return value
 
 
-def _scaled(text: str, random: Random) -> str:
+def is_timed(text: str) -> bool:
+    """Whether a load of the text has requests over time."""
+    return bool(re.search(r"\b(rate|trace) =", text))
+
+
+def _scaled(text: str, random: Random, split: bool) -> str:
     """The same with other sizes of the models, which still go together."""
     times = random.choice((1, 1, 1, 2, 4, 16, 128))
     text = re.sub(r"\b(hidden|ffn|out) = (\d+)", lambda m: f"{m[1]} = {int(m[2]) * times}", text)
     if random.random() < 0.3:
-        vocab = random.choice((7, 97, 1000, 32_000, 128_256))
+        even = split and random.random() >= AMISS  # what is split must be a multiple of the ranks
+        vocab = random.choice((1008, 32_000, 128_256) if even else (7, 97, 1000, 32_000, 128_256))
         text = text.replace("vocab = 96", f"vocab = {vocab}")
     if random.random() < 0.3:
         text = text.replace("layers = 4,", f"layers = {random.choice((4, 5, 6, 8, 12, 13, 32))},")
     if random.random() < 0.15:
-        text = text.replace("head_dim = 8", f"head_dim = {random.choice((2, 6, 7, 16, 64, 128))}")
+        text = text.replace("head_dim = 8", f"head_dim = {random.choice((6, 16, 64, 64, 128, 128, 2, 7))}")
     if random.random() < 0.1:
         text = text.replace(
             "heads = 8, kv_heads = 4", random.choice(("heads = 16, kv_heads = 4", "heads = 8, kv_heads = 8"))
         )
     if random.random() < 0.4:
-        text = text.replace("weights = bf16", f"weights = {_weights(random)}")
+        groups = not split or times >= 16 or random.random() < AMISS  # a group is not split
+        text = text.replace("weights = bf16", f"weights = {random.choice((*PLAIN, *(GROUPS if groups else ())))}")
     return text
 
 
-def _weights(random: Random) -> str:
-    known = [
-        "fp8",
-        "fp8",
-        "int8",
-        "int4_128",
-        "fp8_128x128",
-        "mxfp4",
-        "nvfp4",
-        "q4_k",
-        "int8_channel",
-        "fp4",
-        "int4",
-        "fp16",
-        "fp32",
-        "int4_128(4.14)",
-    ]
-    return random.choice(known)
+PLAIN = ("fp8", "fp8", "int8", "int8_channel", "fp4", "int4", "fp16", "fp32")
+GROUPS = ("int4_128", "fp8_128x128", "mxfp4", "nvfp4", "q4_k", "int4_128(4.14)")
+"""Formats of weights: of single elements or whole rows, and of groups."""
 
 
 # ---- loads
@@ -120,11 +148,12 @@ def _weights(random: Random) -> str:
 STATIC = re.compile(r"workload \{ input = 24, output = (\d+), ([a-z]+ = \d+(?:, requests = \d+)?)")
 
 
-def _loaded(text: str, files: Files, random: Random, over_time: float, plain: bool) -> str:
+def _loaded(text: str, asked: Asked, plain: bool) -> str:
     """The same under another load."""
-    if not plain and random.random() < over_time:
+    random, files = asked.random, asked.files
+    if not plain and random.random() < asked.over_time:
         text = text[: text.index("plan more")].replace("prefill { batch = 2 }", "prefill { }")
-        return STATIC.sub(lambda _: "workload { " + _over_time(files, random), text)
+        return STATIC.sub(lambda _: "workload { " + _over_time(files, random, asked.rates), text)
     if random.random() < 0.5:
         return text
     # the longest prompts in chunks of 16 tokens are thousands of steps, each of which is simulated where that is asked
@@ -145,21 +174,23 @@ def _length(random: Random) -> str:
     ))  # fmt: skip
 
 
-def _rate(random: Random) -> str:
+def _rate(random: Random, rates: bool) -> str:
+    if not rates and random.random() < 0.1:
+        return "at_once"
     return random.choice((
-        "8 req/s", "poisson(20 req/s)", "constant(5 req/s)", "gamma(mean = 8 req/s, cv = 2.5)", "at_once",
+        "8 req/s", "poisson(20 req/s)", "constant(5 req/s)", "gamma(mean = 8 req/s, cv = 2.5)",
         "vllm_rate(8 req/s, burstiness = 0.5)", "on_off(20 req/s, on = 3 s, off = 9 s)",
         "[[0 s, 2 req/s], [8 s, 20 req/s]]",
         "varying([[0 s, 2 req/s], [8 s, 20 req/s]], every = 24 s)", "0.001 req/s", "5000 req/s",
     ))  # fmt: skip
 
 
-def _over_time(files: Files, random: Random) -> str:
+def _over_time(files: Files, random: Random, rates: bool) -> str:
     """Fields of a load whose requests arrive over time, or with lengths that vary."""
     count = random.choice((1, 2, 5, 10, 20, 20, 40))
     lengths = f"input = {_length(random)}, output = {_length(random)}"
     match random.randrange(8):
-        case 0:
+        case 0 if not rates:
             found = f"{lengths}, concurrency = {random.choice((1, 4, 16))}, requests = {count}"
         case 1:
             files["t.csv"] = _trace(random)
@@ -170,11 +201,11 @@ def _over_time(files: Files, random: Random) -> str:
         case 3:
             parts = (("a", 80), ("b", 20))
             each = "\n".join(f"class {n} {{ share = {s} %, input = {_length(random)}, output = 9 }}" for n, s in parts)
-            found = f"rate = {_rate(random)}, requests = {count}\n{each}"
+            found = f"rate = {_rate(random, rates)}, requests = {count}\n{each}"
         case 4:
             found = f"{lengths}, rate = 3 req/s, duration = {random.choice((1, 3, 8))} s"
         case _:
-            found = f"{lengths}, rate = {_rate(random)}, requests = {count}, seed = {random.choice((0, 1, 7))}"
+            found = f"{lengths}, rate = {_rate(random, rates)}, requests = {count}, seed = {random.choice((0, 1, 7))}"
     if "lengths.csv" in found:
         files["lengths.csv"] = b"input,output\n" + b"".join(b"%d,%d\n" % (random.randint(1, 90), 3) for _ in range(5))
     return found
@@ -189,14 +220,17 @@ def _trace(random: Random) -> bytes:
         )
         return "\n".join(lines).encode()  # in a .csv file this is refused
     start = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
-    times = (f"2023-11-16 18:15:{i:02}.5,{random.randint(1, 99)},{random.randint(0, 9)}\n" for i in range(rows))
+    times = (
+        f"2023-11-16 18:15:{i:02}.5,{random.randint(1, 99)},{random.randint(random.random() < 0.95, 9)}\n"
+        for i in range(rows)
+    )
     return (start + "".join(times)).encode()
 
 
 # ---- fields of a plan
 
 
-def _fields(random: Random, engine: bool = True) -> list[str]:
+def _fields(random: Random, engine: bool = True, timed: bool = False) -> list[str]:
     """A few fields of a plan, each legal for most plans."""
     some = {
         "kv_residency": ("all_batches", "one_batch"),
@@ -215,7 +249,7 @@ def _fields(random: Random, engine: bool = True) -> list[str]:
         f"{name} = {random.choice(some[name])}"
         for name in random.sample(sorted(some), random.choice((0, 0, 1, 1, 2, 3)))
     ]
-    return found + [f"require {_bound(random)}" for _ in range(random.choice((0, 0, 0, 1, 2)))]
+    return found + [f"require {_bound(random, timed)}" for _ in range(random.choice((0, 0, 0, 1, 2)))]
 
 
 def _engine(random: Random) -> str:
@@ -229,54 +263,81 @@ def _engine(random: Random) -> str:
     ))  # fmt: skip
 
 
-def _bound(random: Random) -> str:
+def _bound(random: Random, timed: bool) -> str:
+    if random.random() < 0.1 and (timed or random.random() < AMISS):
+        return random.choice(("p95(ttft) <= 1 s", "goodput >= 1 req/s"))
     return random.choice((
         "ttft <= 2 s", "tpot < 40 ms", "latency <= 1 us", "throughput >= 10 tok/s", "memory <= 95 %", "memory < 3 GB",
         "mfu >= 1 %", "max_batch >= 8 req", "kv_capacity >= 1000 tok", "comm_share <= 50 %", "cost <= 9 USD",
         "gpus <= 8",
-        "energy <= 3 J", "power <= 9 kW", "p95(ttft) <= 1 s", "goodput >= 1 req/s", "ttft <= 1 s and tpot <= 1 s",
+        "energy <= 3 J", "power <= 9 kW", "ttft <= 1 s and tpot <= 1 s",
         "request_throughput > 1 req/s", "cost_blended <= 3 USD", "spend <= 99 USD/h", "100 ms >= tpot",
     ))  # fmt: skip
 
 
-def _changes(random: Random) -> str:
+def _changes(random: Random, timed: bool) -> str:
     """What makes another plan of a plan."""
+    if not timed and random.random() < 0.3:
+        return random.choice(("workload { input = 64 }", "workload { output = 3 }", "workload { batch = 1 }"))
     return random.choice((
-        "workload { input = 64 }", "step_tokens = 128", "engine = sglang", "algorithm = ring",
-        "workload { output = 3 }",
+        "step_tokens = 128", "engine = sglang", "algorithm = ring",
         "require memory <= 90 %", "memory_fraction = 80 %", "model { weights = fp8 }", "calibration = unmeasured",
         "overlap = collectives, chunks = 3", "chunked_prefill = 640", "sharding { tp = 1 }",
-        "node { link { bandwidth = 100 GB/s } }", "kv_residency = one_batch", "workload { batch = 1 }",
+        "node { link { bandwidth = 100 GB/s } }", "kv_residency = one_batch",
     ))  # fmt: skip
 
 
 # ---- the catalog
 
 
-def _catalog(random: Random, files: Files, over_time: float) -> str:
+def _catalog(asked: Asked) -> str:
     """A model and machine of the catalog."""
-    common = ("llama_3_1_8b", "llama_3_1_8b", "llama_3_2_1b", "gpt_oss_20b", "qwen3_8b", "mixtral_8x7b", "deepseek_v3")
-    model = random.choice(common) if random.random() < 0.5 else random.choice(catalog.names("model"))
+    random, common = asked.random, COMMON[:3] if asked.small else COMMON
+    model = random.choice(common) if random.random() < (0.8 if asked.small else 0.5) else _any_model(random)
     formats = ("", "", "", "weights = fp8", "weights = fp8, kv_cache = fp8", "weights = int4_128", "activations = fp16")
     what = random.choice(formats)
     node = random.choice(("h100_8", "h200_8", "mi300x_8", "h100_2", "b200_8")) if random.random() < 0.6 else ""
     node = node or random.choice(catalog.names("node"))
-    count = int(match[1]) if (match := re.search(r"_(\d+)$", node)) else 8
+    count = _gpus_of(node)
     machine = f"node = {node}"
     if random.random() < 0.08:
         machine, count = f"cluster = {random.choice(catalog.names('cluster'))}", 8
     degrees = _degrees(count, random)
-    load = _over_time(files, random) if random.random() < over_time else _batch(random)
-    fields = [f"model = {model}" + (f" with {{ {what} }}" if what else ""), machine, *_fields(random)]
+    load = _over_time(asked.files, random, asked.rates) if random.random() < asked.over_time else _batch(random)
+    fields = [f"model = {model}" + (f" with {{ {what} }}" if what else ""), machine]
+    fields += _fields(random, timed=is_timed(load))
     fields += [f"sharding {{ {degrees} }}"] if degrees else []
     fields += [f"workload {{ {load} }}"]
     if random.random() < 0.1:
-        draft = random.choice(("none", "llama_3_2_1b", "mtp"))
+        drafts = [draft for draft, fits in DRAFTS.items() if fits in catalog.text("model", model)]
+        draft = random.choice(["none", *(drafts if random.random() >= AMISS else DRAFTS)])
         fields += [f"speculate {{ draft = {draft}, tokens = {random.choice((1, 3, 7))}, acceptance = 70 % }}"]
-    if random.random() < 0.08:
-        fields += ["prefill { batch = 1 }, decode { }, transfer { bandwidth = 50 GB/s, latency = 10 us }"]
+    if random.random() < 0.08 and not asked.rates:
+        first = "batch = 1" if " batch = " in load else ""
+        fields += [f"prefill {{ {first} }}, decode {{ }}, transfer {{ bandwidth = 50 GB/s, latency = 10 us }}"]
     random.shuffle(fields)
-    return "plan p {\n  " + "\n  ".join(fields) + "\n}\n" + _search(random)
+    search = draw_search(random, is_timed(load)) if random.random() < 0.1 else ""
+    return "plan p {\n  " + "\n  ".join(fields) + "\n}\n" + search
+
+
+COMMON = ("llama_3_1_8b", "llama_3_2_1b", "qwen3_8b", "gpt_oss_20b", "mixtral_8x7b", "deepseek_v3")
+"""Models that are drawn often, those with one kind of layer first."""
+
+DRAFTS = {"llama_3_2_1b": "vocab = 128256", "mtp": "\n  mtp "}
+"""What drafts, and what stands in a model of the catalog that it drafts for."""
+
+
+def _any_model(random: Random) -> str:
+    return random.choice(catalog.names("model"))
+
+
+@cache
+def _gpus_of(node: str) -> int:
+    """The GPUs of a node of the catalog. Machines of clouds are made of nodes whose names tell."""
+    if match := re.search(r"_(\d+)$", node):
+        return int(match[1])
+    match = re.search(rf"node {node} = (\w+)", catalog.text("node", node))
+    return _gpus_of(match[1]) if match else 8
 
 
 def _degrees(count: int, random: Random) -> str:
@@ -291,20 +352,21 @@ def _degrees(count: int, random: Random) -> str:
 
 def _batch(random: Random) -> str:
     found = f"input = {random.choice((1, 100, 1000, 4000, 9092))}, output = {random.choice((1, 10, 200, 512))}"
-    found += random.choice(
+    much = random.choice(
         ("", f", batch = {random.choice((1, 2, 16, 64, 500))}", ", concurrency = 32", ", in_flight = 2")
     )
-    return found + random.choice(("", "", "", "", ", reuse = 60 %, prefix = shared", ", demand = 50 req/s"))
+    more = (
+        "",
+        "",
+        "",
+        "",
+        ", reuse = 60 %, prefix = shared",
+        *([] if "in_flight" in much else [", demand = 50 req/s"]),
+    )
+    return found + much + random.choice(more)
 
 
-def _search(random: Random) -> str:
-    """A small search over the plan, or none."""
-    if random.random() < 0.8:
-        return ""
-    return draw_search(random)
-
-
-def draw_search(random: Random) -> str:
+def draw_search(random: Random, timed: bool) -> str:
     """A search over the plan `p`, of at most some hundred configurations."""
     varies = random.sample(
         (
@@ -319,7 +381,7 @@ def draw_search(random: Random) -> str:
     )  # fmt: skip
     lines = ["plan = p", f"vary {', '.join(varies)}"]
     lines += random.choice(([], ["where gpus <= 8"], ["where tp * pp <= 8"], ["where batch >= 2 or tp == 1"]))
-    lines += [f"require {_bound(random)}"] if random.random() < 0.5 else []
+    lines += [f"require {_bound(random, timed)}"] if random.random() < 0.5 else []
     goals = (
         "maximize throughput_per_gpu",
         "minimize tpot",
@@ -340,7 +402,7 @@ def shown() -> list[str]:
     found = [path.read_text("utf-8") for path in sorted((ROOT / "examples").glob("*.plan"))]
     for page in sorted((ROOT / "docs").glob("*.md")):
         found += re.findall(r"^```plan[^\n]*\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)
-    return [text for text in found if "plan " in text and "use " not in text]
+    return [text for text in found if "plan " in text and not re.search(r'use "|\.(csv|jsonl?)"|^plandsl = 2', text)]
 
 
 @cache
@@ -356,8 +418,16 @@ def vocabulary() -> tuple[bytes, ...]:
     return tuple(word.encode() for word in dict.fromkeys(words))
 
 
-def _example(random: Random, files: Files, over_time: float) -> str:
-    return random.choice(_with_plan() if random.random() < 0.8 else shown())
+def _example(asked: Asked) -> str:
+    return asked.random.choice(_with_plan() if asked.random.random() < 0.3 else shown())
+
+
+def plan_of(text: str, random: Random) -> str:
+    """The name of the plan that a verb is asked about: `p`, which most files have; seldom one that the file lacks."""
+    if "plan p " in text or random.random() < AMISS / 2:
+        return "p"
+    found = re.findall(r"^plan (\w+)", text, re.M)
+    return random.choice(found) if found else "p"
 
 
 # ---- numbers at the ends of what is legal

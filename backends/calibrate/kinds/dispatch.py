@@ -44,7 +44,7 @@ OPS = ("dispatch", "combine")
 
 
 def _library(rows: Table) -> NDArray[np.str_]:
-    return np.array([str(x).split()[0] if x else "" for x in rows.texts("library")], dtype=np.str_)
+    return np.array([next(iter(str(x or "").split()), "") for x in rows.texts("library")], dtype=np.str_)
 
 
 def _latency(rows: Table) -> Mask:

@@ -158,10 +158,14 @@ def build_servers(made: Compiled) -> Servers:
 
 def time_servers(*pools: Replicas, clock: Callable[[Server], Clock] | None = None) -> Servers:
     """The servers of one pool, or of the pools of prefill and decode, each with a ``clock`` of its own."""
-    if len(pools) == 1:
-        return Servers(pools[0], (clock or step_clock)(pools[0].one))
-    prefill, decode = (Servers(pool, (clock or server_clock)(pool.one)) for pool in pools)
-    return decode._replace(prefill=prefill)
+    make = clock or (step_clock if len(pools) == 1 else server_clock)
+    return join_servers(pools, [make(pool.one) for pool in pools])
+
+
+def join_servers(pools: Sequence[Replicas], clocks: Sequence[Clock]) -> Servers:
+    """The servers of one pool, or of the pools of prefill and decode, with the clock of each."""
+    *before, decode = map(Servers, pools, clocks)
+    return decode._replace(prefill=before[0]) if before else decode
 
 
 def serve_plan(

@@ -2,49 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, runtime_checkable
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
 
 from plandsl.backends.cost.deployments.chunks import cuts_prompts, decodes_beside
 from plandsl.backends.cost.deployments.server import Server
-from plandsl.backends.cost.deployments.step import Decode, Prompt, Step
+from plandsl.backends.cost.deployments.step import Prompt, Step
 from plandsl.backends.cost.serving.graphs import graphs_of
+from plandsl.backends.cost.serving.kernels import MOST, Cost, Kernels, TabledKernels
 from plandsl.backends.cost.serving.requests import Floats, Ints
 from plandsl.backends.cost.serving.scheduler import Batch
-from plandsl.backends.cost.serving.table import Contexts, Pieces, Rows, split_sum, write_sum
-from plandsl.backends.cost.time.phase import PhaseTimes
-from plandsl.backends.cost.time.trace import Tape, trace
+from plandsl.backends.cost.serving.table import Pieces
 from plandsl.values import sum_up
 
 if TYPE_CHECKING:
     from plandsl.backends.cost.deployments.towered import Towered
 
-HOT = 100
-"""Steps of one shape after which its cost is worth compiling."""
-
-
-MOST = 100_000
-"""Costs of steps that are kept at once."""
-
-
 Parts = Sequence[tuple[int, int]]
 """Tokens of prompts in a step, each with the tokens before them."""
-
-
-class Cost(NamedTuple):
-    """Seconds of a step: on each stage, of a hop between stages, of a ``draft`` before each of ``parts``.
-
-    Parts are micro-batches that follow one another. ``host`` is what the engine adds.
-    """
-
-    stages: tuple[float, ...]
-    hop: float = 0.0
-    draft: float = 0.0
-    parts: int = 1
-    host: float = 0.0
 
 
 class Shape(NamedTuple):
@@ -115,7 +92,7 @@ class Foreseeing(Clock, Protocol):
 
 
 class ServerClock:
-    """Asks a `Server`. What a step costs depends on few numbers; steps that agree in them are asked for once.
+    """Asks the `Kernels` of a server, and adds the engine's own time.
 
     The engine adds ``step``, ``request`` for each request in the step and ``admit`` for each that joins. To a step of
     whole prompts alone, where the plan does not cut prompts, it adds ``admit`` alone: so the estimate of one batch
@@ -127,16 +104,23 @@ class ServerClock:
     each prompt goes to the rank with the fewest prompt tokens, and requests that decode are shared evenly.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, kernels: Kernels | None = None) -> None:
         self.server, self.engine = server, server.plan.effective_engine
+        self.kernels = kernels or Kernels(server)
         self.queries = int(server.queries)
         self.graphs = graphs_of(server)
         self.request = self.engine.request if decodes_beside(server) else 0.0
         self.cuts, self.ways = cuts_prompts(server), int(server.main.ways)
-        self._known: dict[tuple[object, ...], Cost] = {}
-        self._asked: dict[tuple[bool, ...], int] = {}
-        self._hot: dict[tuple[bool, ...], Callable[..., Any]] = {}
-        self._many: Callable[..., Any] | None = None
+
+    def on(self, server: Server) -> ServerClock:
+        """The same clock with the engine of ``server``, which differs in nothing else.
+
+        Where the kernels take as long under both engines, they are not asked for again.
+        """
+        return ServerClock(server, self.kernels if self._as_fast(server) else None)
+
+    def _as_fast(self, server: Server) -> bool:
+        return server.plan.effective_engine.paces == self.engine.paces
 
     def delay(self, running: int) -> float:
         """Seconds that the engine adds to a first token."""
@@ -156,7 +140,7 @@ class ServerClock:
         host = self.engine.admit * shape.admitted
         if not shape.alone:
             host += self.engine.step + self.request * shape.rows
-        found = self._seconds(shape.prompt, shape.decodes, shape.mean)
+        found = self.kernels.cost(shape.prompt, shape.decodes, shape.mean)
         return found._replace(host=host) if host else found
 
     def cost_of_ranks(self, batches: Sequence[Batch]) -> Cost:
@@ -222,20 +206,13 @@ class ServerClock:
 
     def _columns(self, count: int, means: Floats, host: float) -> Floats:
         """Seconds of steps by their parts: the draft, each stage, hops between stages, the engine's own."""
-        stages, hop, draft = self._decode_seconds(count, means)
+        stages, hop, draft = self.kernels.decode_seconds(count, means)
         parts = [draft, stages[0]]
         for stage in stages[1:]:
             parts += [hop, stage]
         found = np.empty((len(means), len(parts) + 1))
         for at, part in enumerate((*parts, host)):
             found[:, at] = part
-        return found
-
-    def _decode_seconds(self, count: int, means: Floats) -> tuple[Sequence[Any], Any, Any]:
-        """Seconds of each stage, of a hop and of a draft, in steps in which so many decode."""
-        if self._many is None:
-            self._many = trace(self._kernels((False, False, True)), "n", "c", arrays=True)
-        found: tuple[Sequence[Any], Any, Any] = self._many(float(count), means)
         return found
 
     def _prompt(self, batch: Batch, ways: int) -> tuple[Prompt | None, bool]:
@@ -273,42 +250,6 @@ class ServerClock:
             total += live.computed
         return total
 
-    def _seconds(self, prompt: Prompt | None, count: int, mean: float) -> Cost:
-        """Kernels of a step, asked for once."""
-        key = (prompt, count, mean)
-        found = self._known.get(key)
-        if found is None:
-            if len(self._known) >= MOST:
-                self._known.clear()
-            parts = 1 if prompt is None else max(min(int(prompt.requests), self.server.plan.micro_batches), 1)
-            found = self._known[key] = self._ask(prompt, count, mean, parts)
-        return found
-
-    def _ask(self, prompt: Prompt | None, count: int, mean: float, parts: int) -> Cost:
-        numbers: list[Any] = []
-        shape = (prompt is not None, prompt is not None and prompt.chunk, count > 0)
-        if prompt is not None:
-            numbers += [prompt.requests / parts if parts > 1 else prompt.requests, prompt.new, prompt.cached]
-        if count:
-            numbers += [count / parts if parts > 1 else count, mean]
-        asked = self._asked[shape] = self._asked.get(shape, 0) + 1
-        if asked > HOT and shape not in self._hot:
-            self._hot[shape] = trace(self._kernels(shape), *(f"n{i}" for i in range(len(numbers))))
-        kernels = self._hot.get(shape) or self._kernels(shape)
-        stages, hop, draft = kernels(*numbers)
-        return Cost(stages, hop, draft, parts)
-
-    def _kernels(self, shape: tuple[bool, ...]) -> Callable[..., tuple[tuple[float, ...], float, float]]:
-        """The server's answer as a function of the numbers of a step: prompts, in chunks, decodes or not."""
-        prompts, chunk, decodes = shape
-
-        def kernels(*numbers: Any) -> tuple[tuple[float, ...], float, float]:
-            prompt = Prompt(numbers[0], numbers[1], numbers[2], chunk) if prompts else None
-            decode = Decode(numbers[-2], numbers[-1], queries=self.queries) if decodes else None
-            return _seconds_of(self.server.step(Step(prompt, decode), self.server.in_flight))
-
-        return kernels
-
 
 class ImagesClock(ServerClock):
     """Asks a server whose prompts have images of their own number, which its tower encodes before a step.
@@ -316,9 +257,13 @@ class ImagesClock(ServerClock):
     A part of a prompt has its share of the prompt's images. What runs after the tower depends on tokens alone.
     """
 
-    def __init__(self, server: Towered) -> None:
-        super().__init__(server.inner)
+    def __init__(self, server: Towered, kernels: Kernels | None = None) -> None:
+        super().__init__(server.inner, kernels)
         self.tower, self._encoded = server.tower, dict[float, float]()
+
+    def on(self, server: Server) -> ImagesClock:
+        """The same clock with the engine of ``server``, which differs in nothing else."""
+        return ImagesClock(cast("Towered", server), self.kernels if self._as_fast(server) else None)
 
     def cost(self, batch: Batch) -> Cost:
         """Seconds of a step."""
@@ -344,45 +289,24 @@ class ImagesClock(ServerClock):
         return cost._replace(draft=cost.draft + found)
 
 
-class _Split(NamedTuple):
-    """Seconds of a step with prompts as a sum: a constant, and what depends on rows, on tokens that need logits, on the
-    prompts, and on what decodes.
-    """
-
-    constant: float
-    rows: Rows
-    logits: Rows
-    prompts: Callable[[float, float, float], float]
-    decodes: Contexts
-
-
 class TableClock(ServerClock):
-    """Asks a `Server` of one stage whose requests have one token in a step, and keeps the answers in tables.
+    """Tells steps by the tables of a server's kernels, so that servers can leap by them."""
 
-    A step without prompts takes what is tabulated by the number of requests and their mean context (`Contexts`). In a
-    step with prompts, kernels depend on the rows, on the tokens that need logits, on the prompts, or on what decodes:
-    where the model's sum falls apart so, each part has a table of its own, else the model is asked.
-    """
-
-    def __init__(self, server: Server) -> None:
-        super().__init__(server)
-        self.bends = [w for phase in (server.main.prefill, server.main.decode) for w in phase.windows]
-        self._splits: dict[bool, _Split | None] = {}
-        self._prompts: dict[tuple[float, float, float], float] = {}
+    def __init__(self, server: Server, kernels: TabledKernels | None = None) -> None:
+        self.tables = kernels or TabledKernels(server)
+        super().__init__(server, self.tables)
         self._pieces: dict[int, Pieces] = {}
 
-    @cached_property
-    def decodes(self) -> Contexts:
-        """Seconds of kernels in a step without prompts."""
-        decode = trace(self._kernels((False, False, True)), "n", "c", arrays=True)
-        return Contexts(lambda n, c: decode(n, c)[0][0], self.bends)
+    def on(self, server: Server) -> TableClock:
+        """The same clock with the engine of ``server``, which differs in nothing else."""
+        return TableClock(server, self.tables if self._as_fast(server) else None)
 
     def decode_pieces(self, n: int) -> Pieces:
         """Seconds of a step in which ``n`` requests decode, by their mean context."""
         found = self._pieces.get(n)
         if found is None:
             host = self.engine.step + self.engine.request * n
-            made = self.decodes.of(n)
+            made = self.tables.decodes.of(n)
             found = self._pieces[n] = made._replace(base=[base + host for base in made.base])
         return found
 
@@ -392,62 +316,7 @@ class TableClock(ServerClock):
         host = self.engine.admit * admitted
         if not alone:
             host += self.engine.step + self.engine.request * (len(parts) + n)
-        return self._seconds(prompt, n, total / n if n else 0.0).stages[0] + host
-
-    def _decode_seconds(self, count: int, means: Floats) -> tuple[Sequence[Any], Any, Any]:
-        return (self.decodes.of(count).at_all(means),), 0.0, 0.0
-
-    def _seconds(self, prompt: Prompt | None, count: int, mean: float) -> Cost:
-        if prompt is None:
-            return Cost((self.decodes.of(count).at(mean),))
-        split = self._split(count > 0) if prompt.chunk and self.ways == 1 else None
-        if split is None:
-            return super()._seconds(prompt, count, mean)
-        requests, new, cached, _ = prompt
-        key = requests, new, cached
-        own = self._prompts.get(key)
-        if own is None:
-            if len(self._prompts) >= MOST:
-                self._prompts.clear()
-            own = self._prompts[key] = split.prompts(*key)
-        seconds = split.constant + own + split.rows.at(round(requests * new) + count)
-        seconds += split.logits.at(int(requests) + count)
-        if count:
-            seconds += split.decodes.of(count).at(mean)
-        return Cost((seconds,))
-
-    def _split(self, decodes: bool) -> _Split | None:
-        """The sum of a step with prompts, with or without others that decode; None where it does not fall apart."""
-        if decodes not in self._splits:
-            self._splits[decodes] = self._make_split(decodes)
-        return self._splits[decodes]
-
-    def _make_split(self, decodes: bool) -> _Split | None:
-        tape = Tape()
-        every: list[Any] = [tape.node("input", cast(Any, name)) for name in ("requests", "new", "cached", "n", "c")]
-        requests, new, cached, n, c = every
-        inputs = every if decodes else every[:3]
-        stages: Any = self._kernels((True, True, decodes))(*inputs)[0]
-        rows = new * requests + n if decodes else new * requests
-        known = {"rows": rows} | ({"logits": n + requests} if decodes else {})
-        constant, terms = split_sum(stages[0], known)
-        logits = "logits" if decodes else "requests"
-        by_rows, by_logits = terms.pop(frozenset(["rows"]), []), terms.pop(frozenset([logits]), [])
-        own, beside, prompts = [], [], {"requests", "new", "cached"} | (set() if decodes else {"rows"})
-        for names, some in terms.items():
-            if names <= prompts:
-                own += some
-            elif names <= {"n", "c"}:
-                beside += some
-            else:
-                return None
-        return _Split(
-            constant,
-            Rows(write_sum(by_rows, {"rows": rows}, arrays=True)),
-            Rows(write_sum(by_logits, {logits: known.get(logits, requests)}, arrays=True)),
-            write_sum(own, {"requests": requests, "new": new, "cached": cached}),
-            Contexts(write_sum(beside, {"n": n, "c": c}, arrays=True), self.bends),
-        )
+        return self.tables.cost(prompt, n, total / n if n else 0.0).stages[0] + host
 
 
 def step_clock(server: Server) -> ServerClock:
@@ -477,12 +346,6 @@ def table_clock(server: Server) -> ServerClock:
     chunks = main.prefill.chunks or main.decode.chunks
     padded = server.plan.effective_engine.scheduler.graphs
     return TableClock(server) if simple and whole and not chunks and not padded else server_clock(server)
-
-
-def _seconds_of(times: PhaseTimes) -> tuple[Any, Any, Any]:
-    """Seconds of each stage, of the mean hop, and of the draft."""
-    between = max(len(times.stages) - 1, 1)
-    return tuple(stage.span for stage in times.stages), times.hops / between, times.drafted
 
 
 def whole_seconds(cost: Cost) -> float:

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from plandsl.backends.cost.time.trace import ARRAYS, NUMBERS, Tape, Traced, Writer
+from plandsl.backends.cost.time.tape import Traced
+from plandsl.backends.cost.time.trace import Straight
 
 Floats = NDArray[np.float64]
 
@@ -127,13 +128,19 @@ Terms = list[tuple[float, Traced]]
 def split_sum(result: Traced, known: Mapping[str, Traced]) -> tuple[float, dict[frozenset[str], Terms]]:
     """A recorded sum as a constant, and terms by what they depend on: names of inputs, and of the ``known`` nodes."""
     nodes, names = result.tape.nodes, {node.index: name for name, node in known.items()}
-    depends: list[frozenset[str]] = []
+    leaves: list[str] = []
+    depends: list[int] = []  # a bit for each leaf
     for index, (op, operands) in enumerate(nodes):
+        bits = 0
         if index in names or op == "input":
-            depends.append(frozenset((names.get(index, str(operands[0])),)))
+            bits = 1 << len(leaves)
+            leaves.append(names.get(index, str(operands[0])))
         else:
-            depends.append(frozenset().union(*(depends[x.index] for x in operands if isinstance(x, Traced))))
-    constant, found = 0.0, dict[frozenset[str], Terms]()
+            for x in operands:
+                if isinstance(x, Traced):
+                    bits |= depends[x.index]
+        depends.append(bits)
+    constant, found = 0.0, dict[int, Terms]()
     todo: list[tuple[float, Traced | float]] = [(1.0, result)]
     while todo:
         factor, node = todo.pop()
@@ -153,26 +160,15 @@ def split_sum(result: Traced, known: Mapping[str, Traced]) -> tuple[float, dict[
                 todo.append((factor / b, a))
             case _:
                 found.setdefault(depends[node.index], []).append((factor, node))
-    return constant, found
+    by_name = {frozenset(name for at, name in enumerate(leaves) if bits >> at & 1): of for bits, of in found.items()}
+    return constant, by_name
 
 
 def write_sum(terms: Terms, inputs: Mapping[str, Traced], arrays: bool = False) -> Callable[..., Any]:
     """The sum of ``terms`` as a function of ``inputs``, nodes that they are made of."""
     if not terms:
         return lambda *_: 0.0
-    old, tape = terms[0][1].tape, Tape()
-    tape.called = list(old.called)
-    made = {node.index: tape.node("input", cast(Any, name)) for name, node in inputs.items()}
-    needed, todo = set(made), [node.index for _, node in terms]
-    while todo:
-        index = todo.pop()
-        if index not in needed:
-            needed.add(index)
-            todo += [x.index for x in old.nodes[index][1] if isinstance(x, Traced)]
-    for index in sorted(needed - set(made)):
-        op, operands = old.nodes[index]
-        made[index] = tape.node(op, *(made[x.index] if isinstance(x, Traced) else x for x in operands))
     total: Any = 0.0
     for factor, node in reversed(terms):
-        total = total + factor * cast(Any, made[node.index])
-    return Writer(tape, total, ARRAYS if arrays else NUMBERS).compiled(list(inputs))
+        total = total + factor * cast(Any, node)
+    return Straight(terms[0][1].tape, inputs, total, arrays)

@@ -1,133 +1,27 @@
 """Turns the cost model of one plan into straight-line arithmetic, for callers with very many loads.
 
 The model is written for any plan. Once a plan is compiled, most of its steps are fixed. `trace` runs the model once
-with `Traced` values in place of numbers, which record the arithmetic on them, and compiles the record as one Python
-function: constants folded, common parts computed once, no calls. Its answers equal the model's exactly.
+with numbers that are not known yet, and a `Tape` records the arithmetic on them. A record is played operation by
+operation at first, and compiled as one Python function once it is asked often: to compile it takes as long as to play
+it a hundred times. Either way its answers equal the model's exactly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
-from plandsl.ir.types import Number
+from plandsl.backends.cost.time.tape import Operand, Tape, Traced
 
-Node: TypeAlias = "tuple[str, tuple[Operand, ...]]"
-Operand: TypeAlias = "Traced | float | bool"
+HOT = 100
+"""Calls of a record from which on it is compiled."""
 
 INLINE = 12
 """The deepest nesting of an expression; a deeper part gets a name."""
 
-UFUNCS = {
-    "add": "+",
-    "subtract": "-",
-    "multiply": "*",
-    "divide": "/",
-    "true_divide": "/",
-    "floor_divide": "//",
-    "power": "**",
-    "maximum": "max",
-    "minimum": "min",
-    "negative": "neg",
-    "greater": ">",
-    "greater_equal": ">=",
-    "less": "<",
-    "less_equal": "<=",
-    "equal": "==",
-    "not_equal": "!=",
-    "remainder": "%",
-    "bitwise_and": "&",
-    "bitwise_or": "|",
-}
-"""Operators by the names of numpy's functions."""
-
-
-class Tape:
-    """The recorded operations, in order; equal operations are one node."""
-
-    def __init__(self) -> None:
-        self.nodes: list[Node] = []
-        self._known: dict[Node, Traced] = {}
-        self.called: list[Callable[..., Number]] = []
-
-    def node(self, op: str, *operands: Operand) -> Traced:
-        """The result of ``op``, which may be recorded already."""
-        if (same := _unchanged_operand(op, operands)) is not None:
-            return same
-        key = op, tuple(operands)
-        known = self._known.get(key)
-        if known is None:
-            known = self._known[key] = Traced(self, len(self.nodes))
-            self.nodes.append(key)
-        return known
-
-    def call(self, function: Callable[..., Number], operands: Sequence[Operand]) -> Traced:
-        """The result of a function that the code calls."""
-        if function not in self.called:
-            self.called.append(function)
-        return self.node(f"call{self.called.index(function)}", *operands)
-
-
-class Traced:
-    """A number that is not known yet; its tape records arithmetic on it."""
-
-    __slots__ = ("index", "tape")
-
-    def __init__(self, tape: Tape, index: int) -> None:
-        self.tape, self.index = tape, index
-
-    def __hash__(self) -> int:
-        return self.index
-
-    def __bool__(self) -> bool:
-        raise TypeError("the value is not known while tracing")
-
-    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Operand, **_: object) -> Traced:
-        assert method == "__call__", "reductions depend on the length of an array"
-        return self.tape.node(UFUNCS[ufunc.__name__], *map(_as_operand, inputs))
-
-    def __array_function__(self, function: Any, _types: object, args: tuple[Operand, ...], _: object) -> Traced:
-        assert function.__name__ == "where", "the only function of arrays that the model asks for"
-        return self.tape.node("where", *map(_as_operand, args))
-
-    def __neg__(self) -> Traced:
-        return self.tape.node("neg", self)
-
-
-def _unchanged_operand(op: str, operands: tuple[Operand, ...]) -> Traced | None:
-    """The operand that equals the result of ``op``: ``x`` for ``x + 0``, ``x * 1`` and ``x / 1``; else None."""
-    if len(operands) != 2 or op not in NEUTRAL:
-        return None
-    a, b = operands
-    if isinstance(a, Traced) and not isinstance(b, Traced) and b == NEUTRAL[op]:
-        return a
-    return b if isinstance(b, Traced) and op in "+*" and not isinstance(a, Traced) and a == NEUTRAL[op] else None
-
-
-NEUTRAL = {"+": 0, "-": 0, "*": 1, "/": 1}
-"""The right operand with which an operation changes nothing."""
-
-
-def _as_operand(x: Operand) -> Operand:
-    return x if isinstance(x, Traced | bool | int | float) else cast(float, cast(Any, x).item())
-
-
-def _define(name: str, op: str) -> None:
-    def method(self: Traced, other: Operand) -> Traced:
-        return self.tape.node(op, self, _as_operand(other))
-
-    def reflected(self: Traced, other: Operand) -> Traced:
-        return self.tape.node(op, _as_operand(other), self)
-
-    setattr(Traced, f"__{name}__", method)
-    setattr(Traced, f"__r{name}__", reflected)
-
-
-_ARITHMETIC = {"add": "+", "sub": "-", "mul": "*", "truediv": "/", "floordiv": "//", "mod": "%", "pow": "**"}
-for _name, _op in (_ARITHMETIC | {"and": "&", "or": "|"}).items():
-    _define(_name, _op)
-for _name, _op in {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}.items():
-    _define(_name, _op)
+Inputs: TypeAlias = Mapping[str, Traced]
+"""Nodes whose values are given, in the order of arguments, each with a name."""
 
 
 def trace(function: Callable[..., Any], *names: str, arrays: bool = False) -> Callable[..., Any]:
@@ -137,8 +31,121 @@ def trace(function: Callable[..., Any], *names: str, arrays: bool = False) -> Ca
     value of a number.
     """
     tape = Tape()
-    result = function(*(tape.node("input", cast(Any, name)) for name in names))
-    return Writer(tape, result, ARRAYS if arrays else NUMBERS).compiled(names)
+    inputs = {name: tape.node("input", cast(Any, name)) for name in names}
+    return Straight(tape, inputs, function(*inputs.values()), arrays)
+
+
+class Straight:
+    """What a tape makes of ``inputs``, as a function of these: ``result`` may be of tuples, lists, dicts and nodes.
+
+    Inputs may be any nodes that the result is made of, and of which all its other nodes are.
+    """
+
+    def __init__(self, tape: Tape, inputs: Inputs, result: object, arrays: bool = False) -> None:
+        self._record = tape, inputs, result, arrays
+        self._code: Callable[..., Any] | None = None
+        self._left = HOT
+
+    def __call__(self, *numbers: Any) -> Any:
+        """The result for these inputs, in their order."""
+        if self._left > 0:
+            if self._left == HOT:
+                self._code = Player(*self._record)
+            self._left -= 1
+            if not self._left:
+                self._code = Writer(*self._record).compiled()
+        return cast("Callable[..., Any]", self._code)(*numbers)
+
+
+class Player:
+    """Plays a record. A value is kept until its last reader has it: of arrays, few are there at once."""
+
+    def __init__(self, tape: Tape, inputs: Inputs, result: object, arrays: bool) -> None:
+        functions = {**PLAYED, **{f"call{i}": function for i, function in enumerate(tape.called)}}
+        if arrays:
+            import numpy as np
+
+            functions |= {"max": np.maximum, "min": np.minimum, "where": np.where}
+        self.result = result
+        self.start: list[object] = [None] * len(inputs)
+        self.places = {node.index: at for at, node in enumerate(inputs.values())}
+        self.steps: list[tuple[Callable[..., Any], int, Any, int]] = []  # of two places, or of a list of them and -1
+        last, free = last_readers(tape, inputs, result), list[int]()
+        for index, reader in enumerate(last):
+            if reader is None or index in self.places:
+                continue
+            op, operands = tape.nodes[index]
+            read = [self._place(x) for x in operands]
+            free += {self.places[x.index] for x in operands if isinstance(x, Traced) and last[x.index] == index}
+            at = self.places[index] = free.pop() if free else self._add(None)
+            a, b = read if len(read) == 2 else (read, -1)
+            self.steps.append((functions[op], at, a, b))
+
+    def _place(self, x: Operand) -> int:
+        return self.places[x.index] if isinstance(x, Traced) else self._add(x)
+
+    def _add(self, value: object) -> int:
+        self.start.append(value)
+        return len(self.start) - 1
+
+    def __call__(self, *numbers: Any) -> Any:
+        """The result for these inputs."""
+        values: list[Any] = [*numbers, *self.start[len(numbers) :]]
+        for function, at, a, b in self.steps:
+            values[at] = function(values[a], values[b]) if b >= 0 else function(*[values[i] for i in a])
+        return self._fill(self.result, values, {})
+
+    def _fill(self, part: Any, values: Sequence[object], made: dict[int, Any]) -> Any:
+        """A part of the result; one that occurs several times is made once."""
+        if isinstance(part, Traced):
+            return values[self.places[part.index]]
+        if not isinstance(part, dict | list | tuple):
+            return part
+        found = made.get(id(part))
+        if found is None:
+            if isinstance(part, dict):
+                found = {key: self._fill(value, values, made) for key, value in part.items()}
+            else:
+                inner = [self._fill(value, values, made) for value in part]
+                kind = type(part)
+                found = inner if kind is list else tuple(inner) if kind is tuple else kind(*inner)
+            made[id(part)] = found
+        return found
+
+
+PLAYED: Mapping[str, Callable[..., Any]] = {
+    "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv, "//": operator.floordiv,
+    "%": operator.mod, "**": operator.pow, "&": operator.and_, "|": operator.or_, "neg": operator.neg,
+    ">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le, "==": operator.eq, "!=": operator.ne,
+    "max": lambda a, b: a if a >= b else b,
+    "min": lambda a, b: a if a <= b else b,
+    "where": lambda condition, a, b: a if condition else b,
+}  # fmt: skip
+"""Operations on numbers."""
+
+
+def last_readers(tape: Tape, inputs: Inputs, result: object) -> list[int | None]:
+    """For each node the last node that reads it, beyond all for those of the result; None for one that nobody needs."""
+    given, beyond = {node.index for node in inputs.values()}, len(tape.nodes)
+    found: list[int | None] = [None] * beyond
+    for node in nodes_of(result, set()):
+        found[node.index] = beyond
+    for index in range(beyond - 1, -1, -1):
+        if found[index] is not None and index not in given:
+            for x in tape.nodes[index][1]:
+                if isinstance(x, Traced) and found[x.index] is None:
+                    found[x.index] = index
+    return found
+
+
+def nodes_of(value: object, seen: set[int]) -> Iterator[Traced]:
+    """The nodes in a result; those of a part that occurs several times once."""
+    if isinstance(value, Traced):
+        yield value
+    elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+        seen.add(id(value))
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from nodes_of(part, seen)
 
 
 NUMBERS = {
@@ -151,12 +158,12 @@ ARRAYS = {"max": "maximum({0}, {1})", "min": "minimum({0}, {1})", "where": "wher
 
 
 class Writer:
-    """Writes a tape as the source of a function."""
+    """Writes a record as the source of a function."""
 
-    def __init__(self, tape: Tape, result: object, choices: Mapping[str, str]) -> None:
-        self.tape, self.choices = tape, choices
+    def __init__(self, tape: Tape, inputs: Inputs, result: object, arrays: bool) -> None:
+        self.tape, self.choices = tape, ARRAYS if arrays else NUMBERS
         self.scope: dict[str, object] = {f"call{i}": f for i, f in enumerate(tape.called)}
-        if choices is ARRAYS:
+        if arrays:
             import numpy as np
 
             self.scope |= {"maximum": np.maximum, "minimum": np.minimum, "where": np.where}
@@ -164,22 +171,23 @@ class Writer:
         self.seen: dict[int, int] = {}
         self.named: dict[int, str] = {}
         self.lines: list[str] = []
-        self.texts: dict[int, tuple[str, int]] = {}
+        self.names = list(inputs)
+        self.texts = {node.index: (name, 0) for name, node in inputs.items()}
         self._count(result)
         for index in reversed(range(len(tape.nodes))):
             op, operands = tape.nodes[index]
-            if self.uses[index]:
+            if self.uses[index] and index not in self.texts:
                 for x in operands:
                     if isinstance(x, Traced):
                         self.uses[x.index] += 2 if op in ("max", "min") else 1  # named: they stand there twice
         for index in range(len(tape.nodes)):
-            if self.uses[index]:
+            if self.uses[index] and index not in self.texts:
                 self._write(index)
         self.result = self._expression(result)
 
-    def compiled(self, names: Sequence[str]) -> Callable[..., Any]:
+    def compiled(self) -> Callable[..., Any]:
         """The function itself."""
-        source = "\n".join([f"def straight({', '.join(names)}):", *self.lines, f"    return {self.result}"])
+        source = "\n".join([f"def straight({', '.join(self.names)}):", *self.lines, f"    return {self.result}"])
         exec(compile(source, "<the cost model of a plan>", "exec"), self.scope)
         return cast("Callable[..., Any]", self.scope["straight"])
 
@@ -201,9 +209,6 @@ class Writer:
     def _write(self, index: int) -> None:
         """Write a node as text: a name where it is used twice or is deep, else an expression."""
         op, operands = self.tape.nodes[index]
-        if op == "input":
-            self.texts[index] = str(operands[0]), 0
-            return
         parts = [self._text(x) for x in operands]
         depth = 1 + max((d for _, d in parts), default=0)
         text = self._format(op, [t for t, _ in parts])

@@ -1,0 +1,98 @@
+"""One device refuses an op where the parts that it holds do not belong together; runs are judged by their logits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from plandsl.backends.reference.compute import Local, OnDevice, compute
+from plandsl.backends.reference.placement import TOLERANCE, Mismatch, Placement
+from plandsl.backends.reference.verify import Expected, judge
+from plandsl.ir.compute import Attention, Map, Norm, Rope
+from plandsl.ir.experts import TopK
+from plandsl.ir.index import PickKeys
+from plandsl.ir.latent import LatentAttention
+from plandsl.ir.text import read_type
+from plandsl.ir.types import Mesh, Value
+
+MESH = Mesh((("a", 2), ("b", 2)))
+SIZES = {"batch": 4, "position": 4, "context": 4, "hidden": 8, "heads": 6, "groups": 3, "head_dim": 4, "experts": 4}
+SIZES |= {"kv_rank": 4, "rope_dim": 2, "nope_dim": 2, "n": 2, "d": 4, "picks.2": 2}
+
+
+def value(name: str, text: str) -> Value:
+    return Value(name, read_type(text))
+
+
+X = value("x", "bf16[batch, position, hidden]")
+HEADS = value("h", "bf16[batch, position, heads, head_dim]")
+SPLIT_HEADS = value("h", "bf16[batch, position, heads@a, head_dim]")
+KEYS = value("k", "bf16[batch, context, heads, head_dim]")
+Q, QUERY_ROPE = (
+    value("q", "bf16[batch, position, heads, kv_rank]"),
+    value("r", "bf16[batch, position, heads, rope_dim]"),
+)
+PART_OF_KEYS = value("k", "bf16[batch, context@a, kv_rank]")
+PART_OF_ROPE = value("s", "bf16[batch, context@a, rope_dim]")
+INDEX = value("iq", "bf16[batch, position, n, d]")
+PICKED = value("p", "int32[batch, position, picks.2]")
+
+WRONG: dict[str, tuple[OnDevice, str]] = {
+    "other requests": (
+        Map(X, (X, value("y", "bf16[batch@a, position, hidden]")), "add"),
+        r"meets batch 0\.\.4 with 0\.\.2",
+    ),
+    "half a group": (Norm(SPLIT_HEADS, SPLIT_HEADS, None, over="head_dim", groups="groups"), "a part of a group"),
+    "no positions": (
+        Rope((value("o", "bf16[batch, hidden]"),), (value("y", "bf16[batch, hidden]"),)),
+        "has no positions",
+    ),
+    "some scores": (TopK(X, value("l", "bf16[batch, experts@a]"), None, 2), "only some of the scores"),
+    "keys that others picked": (
+        Attention(HEADS, HEADS, KEYS, KEYS, among=value("p", "int32[batch, position@a, picks.2]")),
+        "holds other queries in",
+    ),
+    "some keys to pick": (
+        PickKeys(PICKED, INDEX, value("ik", "bf16[batch, context@a, d]"), top_k=2),
+        "only some of the context",
+    ),
+    "some latent keys": (
+        LatentAttention(Q, Q, QUERY_ROPE, k=PART_OF_KEYS, k_rope=PART_OF_ROPE, v=PART_OF_KEYS, scaled="nope_dim"),
+        "only some of the context",
+    ),
+}
+
+
+def local(op: OnDevice, rank: int) -> Local:
+    """A device with its part of each operand."""
+    place = Placement(MESH, SIZES)
+    parts = {v.name: {r: np.ones(place.shape(v.type, r)) for r in range(MESH.ranks)} for v in op.operands}
+    return Local(rank, place, parts, past=0, ids=np.zeros((4, 4), int), requests=np.arange(4))
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_device_refuses_parts_that_do_not_belong_together(name: str) -> None:
+    op, why = WRONG[name]
+    with pytest.raises(Mismatch, match=why):
+        compute(op, local(op, 0))
+
+
+def test_a_device_without_a_part_of_an_operand_is_refused() -> None:
+    op = Map(X, (X, X), "add")
+    here = local(op, 3)
+    del here.values["x"][3]
+    with pytest.raises(Mismatch, match="rank 3 holds no part of"):
+        compute(op, here)
+
+
+def test_runs_are_judged_by_their_worst_step() -> None:
+    logits = [np.full((2, 3), 4.0), np.full((2, 3), 2.0)]
+    known = Expected({}, np.zeros((2, 2)), logits)
+    near = [logits[0], logits[1] * (1 + TOLERANCE / 4)]
+    verdict = judge({"jax": logits, "numpy": near}, known, ranks=4)
+    assert (verdict.ok, verdict.where, verdict.ranks, verdict.steps) == (True, "numpy, decode step 1", 4, 1)
+    assert 0 < verdict.worst < TOLERANCE
+    verdict = judge({"jax": [logits[0] + 1, logits[1]]}, known, ranks=4)
+    assert (verdict.ok, verdict.worst) == (False, pytest.approx(0.25))
+    assert verdict.message.startswith("jax, prefill is off by")
+    assert not judge({"jax": [np.full((2, 3), np.nan), logits[1]]}, known, ranks=4).ok
