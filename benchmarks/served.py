@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,8 +13,8 @@ from plandsl.backends.accuracy.names import engine_of, find_model
 from plandsl.backends.accuracy.rules import Given, rule_against
 from plandsl.backends.accuracy.run import read
 from plandsl.backends.accuracy.serving import METRICS, READERS, Predicted, by_plan, read_rows
-from plandsl.backends.calibrate.table import Table
-from plandsl.diagnostics import PlanError
+from plandsl.backends.calibrate.table import Table, read_table
+from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import compile_text
 from plandsl.entries import catalog_has
 
@@ -124,14 +123,27 @@ JUDGED = ("gpu", "model", "source")
 """What is left out in turn where errors are said to be left out."""
 
 
+NEEDED = ("engine", "gpu", "model", "metric", "predicted", "measured", "fold")
+"""Columns that a table of residuals has in both dialects."""
+
+
 def read_residuals(path: Path, folds: Sequence[str] = JUDGED) -> list[Value]:
     """What fits say of rows that they did not see: a table as `python -m benchmarks.engines --residuals` writes it.
 
-    Columns: engine, gpu, model, metric, predicted, measured and fold; ``dense`` (0 or 1) or ``kind`` (dense or moe);
-    ``lengths`` (of `LENGTHS`) or ``jitter`` (0 or 1); and ``row``, the place in serving.csv, where it is known.
+    Columns: `NEEDED`; ``dense`` (0 or 1, or dense) or ``kind`` (dense or moe); ``lengths`` (of `LENGTHS`) or ``jitter``
+    (0 or 1); and ``row``, the place in serving.csv, where it is known. Raises `PlanError` (E450) for what is no table.
     """
-    with path.open(newline="", encoding="utf-8") as file:
-        return [_residual(row) for row in csv.DictReader(file) if row["fold"] in folds]
+    columns = read_table(path, NEEDED).columns
+    found = []
+    for number, cells in enumerate(zip(*columns.values(), strict=True), 2):
+        row = dict(zip(columns, map(str, cells), strict=True))
+        try:
+            found += [_residual(row)] if row["fold"] in folds else []
+        except ValueError as error:
+            why = f"{path} cannot be used: row {number}: {error}"
+            hint = "`predicted`, `measured` and `row` are numbers"
+            raise PlanError([Diagnostic("E450", why, hint=hint)]) from error
+    return found
 
 
 def _residual(row: Mapping[str, str]) -> Value:

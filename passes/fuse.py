@@ -6,11 +6,13 @@ from collections.abc import Callable, Hashable
 
 from attrs import evolve
 
+from plandsl.ir.adapters import AdapterGemm
+from plandsl.ir.collectives import Slice
 from plandsl.ir.compute import AddNorm, Gemm, Map, Norm, Rope
 from plandsl.ir.experts import TopK
 from plandsl.ir.functions import GATES, LIMITING
 from plandsl.ir.limits import NONE, read_limits, show_limits
-from plandsl.ir.ops import Op
+from plandsl.ir.ops import COLLECTIVES, Op
 from plandsl.ir.program import Program, Region
 from plandsl.ir.states import ShortConv
 from plandsl.ir.types import Value
@@ -22,7 +24,8 @@ def fuse(program: Program, plan: PlanSpec) -> Program:
     """Merge GEMMs of one input (QKV; gate and up), both rotary embeddings, and gates with clamps.
 
     Short convolutions of one width are merged (`passes/states.py`).
-    With ``fuse_norms``, also merge a residual addition with the norm that follows it.
+    With ``fuse_norms``, also merge a residual addition with the norm that follows it. The sum of a product and its
+    adapter is no residual addition: where ranks hold parts of it, a collective stands before the norm.
 
     Before:  %q : bf16[...] = gemm %h, %w_q
              %k : bf16[...] = gemm %h, %w_k
@@ -121,7 +124,8 @@ def _fuse_gates(ops: tuple[Op, ...], results: tuple[Value, ...]) -> tuple[Op, ..
 
 
 def _fuse_norms(ops: tuple[Op, ...]) -> tuple[Op, ...]:
-    """Merge ``x = x + y; h = norm(x)`` into one kernel that writes both."""
+    """Merge ``x = x + y; h = norm(x)`` into one kernel that writes both, where ``y`` is not what an adapter adds."""
+    adapting = _results_of_adapters(ops)
     out: list[Op] = []
     for op in ops:
         last = out[-1] if out else None
@@ -132,9 +136,19 @@ def _fuse_norms(ops: tuple[Op, ...]) -> tuple[Op, ...]:
             and last.fn == "add"
             and last.out == op.x
             and last.xs[0].type == last.xs[1].type
+            and last.xs[1].name not in adapting
         ):
             a, b = last.xs
             out[-1] = AddNorm(last.out, op.out, a, b, gain=op.gain, fn=op.fn, over=op.over, span=op.span)
         else:
             out.append(op)
     return tuple(out)
+
+
+def _results_of_adapters(ops: tuple[Op, ...]) -> set[str]:
+    """What the products of adapters give, in any layout."""
+    found: set[str] = set()
+    for op in ops:
+        if isinstance(op, AdapterGemm) or (isinstance(op, (*COLLECTIVES, Slice)) and op.x.name in found):
+            found.update(value.name for value in op.results)
+    return found

@@ -202,8 +202,8 @@ class _File(io.FileIO):
     """A file that reports a failed write as a diagnostic."""
 
     def __init__(self, descriptor: int, report_errors: ErrorContext) -> None:
-        super().__init__(descriptor, "wb")
         self.report_errors = report_errors
+        super().__init__(descriptor, "wb")  # last: an interrupt behind it would leave the file open
 
     def write(self, data: Any) -> int:
         with self.report_errors():

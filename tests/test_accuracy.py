@@ -255,7 +255,7 @@ def test_what_is_no_measurement_is_a_diagnostic(tmp_path, capsys, name, content,
 def test_any_cell_may_be_wrong(tmp_path, capsys, name):
     header, row = WHOLE[name]
     wrong = ["", "-1", "0", "nan", "inf", "1e50", "1e300", "abc", "../../x", "a b{", "99999999999999999999"]
-    rows = [[*row[:i], cell, *row[i + 1 :]] for i in range(len(row)) for cell in some(wrong, 5, name, i)]
+    rows = [[*row[:i], cell, *row[i + 1 :]] for i in range(len(row)) for cell in some(wrong, len(wrong), name, i)]
     body = answers(write(tmp_path / f"{name}.csv", header, [row, *rows]), capsys)
     for r in body["rows"]:
         assert r["n"] == r["answered"] + sum(r["refused"].values())

@@ -6,12 +6,15 @@ from attrs import evolve
 
 from benchmarks import aims, choices
 from benchmarks.deployments import Servers, sections
-from benchmarks.served import Value, left_out_by_rule, read_residuals
+from benchmarks.served import NEEDED, Value, left_out_by_rule, read_residuals
+from plandsl import limits
 from plandsl.backends.accuracy.lengths import draw_cut, draw_lengths, read_jitter
 from plandsl.backends.accuracy.run import read
 from plandsl.backends.accuracy.serving_rows import serving_row
 from plandsl.backends.accuracy.simulated import row_servers, simulate_row
 from plandsl.backends.accuracy.spread import Refused, Spread, with_room
+from plandsl.backends.calibrate import servers
+from plandsl.diagnostics import PlanError
 from plandsl.driver import compile_cost
 from plandsl.entries import catalog_has
 from tests.test_accuracy_rows import BASE, POOLS, write
@@ -92,6 +95,22 @@ def test_residuals_are_read_in_both_dialects(tmp_path):
         (7, True, "assumed", "tpot", "gpu"),
         (-1, False, "jittered", "ttft", "model"),
     ]
+
+
+def test_residuals_that_are_no_table_are_told(tmp_path, monkeypatch):
+    row = dict.fromkeys(NEEDED, "1") | {"fold": "gpu", "dense": "1", "lengths": "fixed"}
+    good = write(tmp_path / "good.csv", [row])
+    for read_it in (read_residuals, servers.read_residuals):
+        assert len(read_it(good)) == 1
+        for rows, words in (
+            ([row, row | {"predicted": "much"}], "much"),
+            ([{name: cell for name, cell in row.items() if name != "fold"}], "it has no column fold"),
+        ):
+            with pytest.raises(PlanError, match=words) as caught:
+                read_it(write(tmp_path / "bad.csv", rows))
+            assert [d.code for d in caught.value.diagnostics] == ["E450"]
+        with limits.override({"table_bytes": 20}), pytest.raises(PlanError, match="larger than 20 bytes"):
+            read_it(good)
 
 
 def test_rules_leave_rows_out_and_the_page_counts_them(tmp_path):

@@ -232,40 +232,22 @@ def test_the_older_spelling_of_attention_dp_is_read() -> None:
     assert "dp = " not in text
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "mark", "hint"),
-    [
-        ("vllm serve llama_3_1_8b --tensor-paralel-size 2", "E506", "--tensor-paralel-size", "--tensor-parallel-size"),
-        ("vllm serve llama_3_1_8b --tp-size 2", "E506", "--tp-size", "a flag of SGLang"),
-        ("vllm serve llama_3_1_8b --max-num-seqs many", "E507", "many", "a whole number"),
-        ("vllm serve llama_3_1_8b --max-num-seqs", "E507", "--max-num-seqs", "a whole number"),
-        ("vllm serve llama_3_1_8b --kv-cache-dtype fp88", "E507", "fp88", "`fp8`"),
-        ("vllm serve llama_3_1_8b -tp 2 -tp 4", "E508", "-tp", "the first stands in column 25"),
-        ("vllm serve llama_3_1_8b extra", "E506", "extra", "the checkpoint is `llama_3_1_8b`"),
-        ("vllm serve llama_3_1_8b --enable-expert-parallel", "E508", "--enable-expert-parallel", "drop the flag"),
-        ("vllm serve llama_3_1_8b --enable-shift-parallel", "E508", "--enable-shift-parallel", "--ulysses"),
-        ("vllm serve llama_3_1_8b --gpu-memory-utilization 90", "E508", "--gpu-memory-utilization", "0.9"),
-        ("sglang serve qwen3_235b_a22b --tp 8 --attn-dp-size 3", "E508", "--attn-dp-size", "a divisor of 8"),
-        ("vllm serve nobody/knows-this", "E505", "nobody/knows-this", "--model"),
-        ("docker run vllm", "E505", "", "planc import -- vllm serve"),
-    ],
-)
-def test_a_wrong_flag_gets_a_caret_and_a_hint(
-    words: str, code: str, mark: str, hint: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    err = planc(capsys, "import", "--", *words.split())
-    assert err.startswith(f"error[{code}]"), err
-    assert hint in err
-    if mark:
-        source, carets = err.split("1 | ")[1].split("\n")[:2]
-        start = carets.index("^") - len("  | ")
-        assert source[start : start + carets.count("^")] == mark
-
-
 def test_a_command_that_cannot_work_says_so_in_the_plans_words(capsys: pytest.CaptureFixture[str]) -> None:
     err = planc(capsys, "import", "--", "vllm", "serve", "llama_3_1_8b", "-tp", "3")
     assert "error[E301]" in err
     assert "error[E508]: this command line makes no working plan" in err
+
+
+TWO = "trtllm-serve llama_3_1_8b", "sglang serve llama_3_1_8b --disaggregation-mode prefill"
+
+
+@pytest.mark.parametrize("command", TWO)
+def test_two_servers_of_one_kind_are_no_pools(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = tmp_path / "x.sh"
+    script.write_text(f"{command}\n{command}\n")
+    err = planc(capsys, "import", str(script))
+    assert err.startswith("error[E505]: 2 servers, of which none hands its KV cache to the other"), err
+    assert "x.sh:2:1" in err
 
 
 def test_flags_about_something_else_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -174,57 +174,6 @@ def test_states_in_a_format_that_no_engine_keeps_are_an_error(
     assert f"error[E504]: {engine} keeps no states in `fp8`" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "mark", "hint"),
-    [
-        ("vllm serve llama_3_1_8b --runner pool", "E507", "pool", "`pooling`"),
-        ("vllm serve llama_3_1_8b --kv-offloading-size=-4", "E508", "--kv-offloading-size=-4", "above 0"),
-        ("vllm serve llama_3_1_8b --kv-offloading-size 4 --kv-offloading-backend lmcache", "E508",
-         "--kv-offloading-backend", "native"),
-        ("vllm serve llama_3_1_8b --mm-encoder-tp-mode data", "E508", "--mm-encoder-tp-mode", "drop the flag"),
-        ("vllm serve llama_3_1_8b --kv-transfer-config.kv_connector NixlConnector --kv-offloading-size 9", "E508",
-         "--kv-offloading-size", "name both in a MultiConnector"),
-        ("vllm serve llama_3_1_8b --enable-lora --max-loras 2 --max-lora-rank 8 --lora-target-modules q_prj", "E508",
-         "--lora-target-modules", "q_proj"),
-        ("sglang serve llama_3_1_8b --lora-target-modules --tp 2", "E507", "--lora-target-modules", "words"),
-        ("sglang serve llama_3_1_8b --mamba-ssm-dtype fp32", "E507", "fp32", "float32"),
-        ("sglang serve llama_3_1_8b --enable-hicache --hicache-write-policy write_through_selective", "E508",
-         "--hicache-write-policy", "write_back"),
-        ("sglang serve llama_3_1_8b --enable-hicash", "E506", "--enable-hicash", "--enable-hicache"),
-        ("vllm serve llama_3_1_8b --max-num-sequences 8", "E506", "--max-num-sequences", "--max-num-seqs"),
-        ("sglang serve llama_3_1_8b --mem-frac 0.8", "E506", "--mem-frac", "`--mem-fraction-static`"),
-        ("vllm serve llama_3_1_8b --node h100_8", "E506", "--node", "before `--`"),
-        ("trtllm-serve llama_3_1_8b --free_gpu_memory_fraction 8", "E508", "--free_gpu_memory_fraction", "such as 0.9"),
-        ('vllm serve llama_3_1_8b --speculative-config {"method":"eagle3","num_speculative_tokens":2}', "E508",
-         "--speculative-config", "draft_model, mtp or ngram"),
-        ("vllm serve llama_3_1_8b --speculative-config 3", "E507", "3", "JSON"),
-        ("vllm serve llama_3_1_8b --decode-context-parallel-size 4", "E508", "--decode-context-parallel-size", "drop"),
-        ("vllm serve llama_3_1_8b --enable-prefix-caching maybe", "E506", "maybe", "flags start with"),
-        ("sglang serve llama_3_1_8b --speculative-algorithm NEXTN --speculative-num-steps 0", "E508",
-         "--speculative-num-steps", "--speculative-num-steps 3"),
-        ("sglang serve llama_3_1_8b --speculative-algorithm MEDUSA --speculative-num-steps 2", "E508",
-         "--speculative-algorithm", "STANDALONE, NEXTN or NGRAM"),
-        ("sglang serve llama_3_1_8b --ep-size 2 --tp 2", "E508", "--ep-size", "drop the flag"),
-        ("sglang serve llama_3_1_8b --attn-dp-size 2 --tp 2", "E508", "--attn-dp-size", "--dp-size for whole copies"),
-        ("sglang serve llama_3_1_8b --schedule-policy lof", "E508", "--schedule-policy", "fcfs or lpm"),
-        ("trtllm-serve llama_3_1_8b --enable_attention_dp --tensor_parallel_size 2", "E508", "--enable_attention_dp",
-         "drop the key"),
-        ("trtllm-serve qwen3_235b_a22b --tp_size 8 --moe_expert_parallel_size 2 --moe_tensor_parallel_size 2", "E508",
-         "--moe_expert_parallel_size", "their product must be 8"),
-    ],
-)  # fmt: skip
-def test_a_wrong_value_gets_a_caret_and_a_hint(
-    words: str, code: str, mark: str, hint: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["import", "--", *words.split()]) == 2
-    err = capsys.readouterr().err
-    assert err.startswith(f"error[{code}]"), err
-    assert hint in err
-    source, carets = err.split("1 | ")[1].split("\n")[:2]
-    start = carets.index("^") - len("  | ")
-    assert source[start : start + carets.count("^")] == mark
-
-
 def test_flags_of_the_engine_that_an_import_does_not_read_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     words = "vllm serve llama_3_1_8b --cpu-offload-gb 20 --no-enable-flashinfer-autotune --max-logprobs=5 -tp 2"
     assert main(["import", "--", *words.split()]) == 0

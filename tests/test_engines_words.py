@@ -14,6 +14,7 @@ from plandsl.spec.scheduler import SchedulerName
 from tests.test_engines_unsaid import told
 
 LOAD = "workload { input = 64, output = 8, batch = 8 }"
+SHORT = "input = 9, output = 9"
 CONFIGS = "trtllm-serve llama_3_1_8b "
 ADAPTERS = (
     "model = llama_3_1_8b with { lora { adapters = 4, rank = RANK, targets = [w_q], host_bandwidth = 20 GB/s, "
@@ -53,33 +54,6 @@ WAVES = (
 def test_words_of_an_engine_become_words_of_a_plan(words: str, plan: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["import", "--node", "h200_8", "--", *words.split()]) == 0
     assert plan in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("words", "code", "says", "hint"),
-    [
-        (
-            '--speculative_config {"decoding_type":"Medusa","max_draft_len":2}',
-            "E508",
-            "guesses by `medusa`",
-            "NGram",
-        ),
-        ('--lora_config {"lora_target_modules":[]}', "E508", "which weights have adapters", '["attn_q", "attn_k"'),
-        ('--lora_config {"lora_target_modules":["mlp"]}', "E508", "`mlp` is no weight of `llama_3_1_8b`", "drop it"),
-        ('--kv_cache_config {"free_gpu_memory_fraction":3}', "E508", "`3` is no share of memory", "at most 1"),
-        ('--kv_cache_config {"mamba_ssm_cache_dtype":"fp3"}', "E508", "`fp3` is no format of states", "bfloat16"),
-        ("--enable_attention_dp=perhaps", "E507", "`perhaps` follows it", "expected nothing"),
-        ("--nonsense 3", "E506", "`--nonsense` is no flag of TensorRT-LLM", "leave it out"),
-    ],
-)
-def test_wrong_words_of_a_config_are_told(
-    words: str, code: str, says: str, hint: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["import", "--", *CONFIGS.split(), *words.split()]) == 2
-    err = capsys.readouterr().err
-    assert err.startswith(f"error[{code}]")
-    assert says in err
-    assert hint in err
 
 
 def test_words_that_a_plan_does_not_need_are_listed_by_what_they_do(capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,6 +117,28 @@ def test_a_plan_that_an_engine_cannot_run_is_refused(engine: SchedulerName, fiel
 )  # fmt: skip
 def test_a_field_is_written_in_the_engines_word(engine: SchedulerName, fields: str, words: str) -> None:
     assert words in exported(engine, fields)[0]
+
+
+SENT = {
+    f"{SHORT}, rate = 4 req/s, duration = 5 min": "--num-prompts 1200 --request-rate 4 ",
+    f"{SHORT}, rate = 4 req/s, duration = 5 min, requests = 7": "--num-prompts 7 --request-rate 4 ",
+    f"{SHORT}, rate = on_off(9 req/s, on = 2 s, off = 1 s), duration = 50 s": "--num-prompts 300 --request-rate 6 ",
+    f"{SHORT}, rate = varying([[0 s, 2 req/s], [10 s, 4 req/s]]), duration = 40 s":
+        "--num-prompts 140 --request-rate 3.5 ",
+    f"{SHORT}, rate = varying([[0 s, 2 req/s], [10 s, 4 req/s]], every = 20 s)":
+        "--num-prompts 1000 --request-rate 3 ",
+    f"{SHORT}, rate = at_once, requests = 9": "--num-prompts 9 --request-rate inf ",
+    f"requests = 9; class a {{ rate = 4 req/s, {SHORT} }}; class b {{ rate = 5 req/s, {SHORT} }}":
+        "--num-prompts 9 --request-rate 9 ",
+    f"{SHORT}, concurrency = 3": "--num-prompts 30 --max-concurrency 3 ",
+}  # fmt: skip
+"""Loads, and how the benchmark sends them."""
+
+
+@pytest.mark.parametrize("load", SENT)
+def test_the_benchmark_sends_as_many_requests_as_the_load_has(load: str) -> None:
+    script, _ = exported("vllm", f"model = llama_3_1_8b, workload {{ {load} }}")
+    assert SENT[load] in " ".join(script.replace("\\\n", " ").split())
 
 
 @pytest.mark.parametrize(

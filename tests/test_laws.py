@@ -93,10 +93,10 @@ def test_law_holds_for_examples(path: Path) -> None:
     from plandsl.driver import compile_file
 
     made = compile_file(path)
+    quick = [law for law in LAWS if law != ASKS_EACH_FIGURE and law not in MAKE_OTHERS]
     for plan in some(made, 3, path.stem):
-        for law in LAWS:
-            if law != ASKS_EACH_FIGURE and law not in MAKE_OTHERS:
-                assert_law(law, plan)
+        for law in some(quick, 2, path.stem, plan.name):
+            assert_law(law, plan)
     for plan in some(made[:4], 4, path.stem, "others"):
         assert_law(MAKE_OTHERS[pick(len(MAKE_OTHERS), path.stem)], plan)
     for plan in some(made, 4, path.stem, "figures"):

@@ -13,9 +13,11 @@ from plandsl.driver import CompiledPlan, compile_text
 from plandsl.ir.adapters import AdapterGemm
 from plandsl.ir.chunks import Split
 from plandsl.ir.collectives import AllReduce
+from plandsl.ir.compute import Map, Norm
 from plandsl.ir.ops import Op
 from plandsl.show import show_plan
 from plandsl.testing.ask import ask
+from plandsl.testing.laws_cost import degrees_of_one_are_free
 from plandsl.testing.laws_relations import adapters_are_never_free
 
 PLAN = """
@@ -94,6 +96,18 @@ def test_requests_have_adapters_of_their_own_or_none() -> None:
 def test_partial_sums_of_adapters_are_added_before_one_collective() -> None:
     with_adapters, without = plan_of(sharding="tp = 4"), plan_of("", "tp = 4")
     assert len(ops_of(with_adapters, AllReduce)) == len(ops_of(without, AllReduce))
+
+
+def test_a_norm_behind_a_target_is_a_kernel_of_its_own() -> None:
+    """`tp = 1` once had a collective of one rank before this norm, and a launch more than no `tp` at all."""
+    plan = plan_of(base="gemma_3_1b")
+    assert not ask(degrees_of_one_are_free, plan).why_not
+    block = next(region for region in plan.decode.program.regions if region.layers is not None)
+    made = {value.name: op for op in block.ops for value in op.results}
+    sums = [op for op in block.ops if isinstance(op, Map) and isinstance(made.get(op.xs[-1].name), AdapterGemm)]
+    assert len(sums) == 4, "one sum for each target"
+    behind = {x.name for op in block.ops if isinstance(op, Norm) for x in op.operands}
+    assert behind & {op.out.name for op in sums}, "the norm behind a target reads the sum"
 
 
 def test_a_gpu_holds_every_adapter_and_a_step_reads_the_active_ones() -> None:

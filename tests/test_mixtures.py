@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from hypothesis import Phase, given, seed, settings
 from hypothesis import strategies as st
 
@@ -32,7 +33,8 @@ def test_law_any_mixture_computes_what_one_device_does(plan: PlanSpec, batch: in
         assert verdict.worst <= 1e-9
 
 
-@draws(1 / 10)
+@pytest.mark.slow  # test_laws.py asks each law of drawn deployments, too
+@draws(1 / 2)
 @given(plan=deployments())
 def test_law_any_deployment_keeps_the_laws(plan: PlanSpec) -> None:
     assert_laws(compiled(plan))

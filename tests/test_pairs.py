@@ -24,7 +24,7 @@ APART = [("pools", "concurrency"), ("pools", "requests"), ("lognormal",)]
 experts that varies is averaged. Other features are explained with a steady load of experts."""
 
 PARTS = 8
-"""Tests that share the rows; each run takes a third of them."""
+"""Tests that share the rows; each run takes a quarter of them."""
 
 ROWS = [*rows([*REFUSED, *map(frozenset, APART)]), *APART]
 
@@ -32,7 +32,7 @@ ROWS = [*rows([*REFUSED, *map(frozenset, APART)]), *APART]
 @pytest.mark.parametrize("name", FEATURES)
 def test_two_features_compile(name: str) -> None:
     others = [pair for pair in pairs() if pair[0] == name and frozenset(pair) not in REFUSED]
-    assert {pair: why for pair in some(others, 3, name) if (why := failures(pair, ["compile"]))} == {}
+    assert {pair: why for pair in some(others, 5, name) if (why := failures(pair, ["compile"]))} == {}
 
 
 def asked(names: tuple[str, ...]) -> list[str]:
@@ -48,7 +48,7 @@ def asked(names: tuple[str, ...]) -> list[str]:
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_features_together_are_explained_compared_verified_and_searched(part: int) -> None:
-    for row in some(ROWS[part::PARTS], 3, part):
+    for row in some(ROWS[part::PARTS], 4, part):
         found = failures(row, asked(row))
         wrong = [verb for verb in found if verb in VERBS] or ["compile"]
         apart = {pair: why for pair in combinations(row, 2) if found and (why := failures(pair, wrong))}

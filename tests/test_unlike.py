@@ -10,10 +10,12 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plandsl.backends.cost.deployments.stages import piece_memory
 from plandsl.backends.graphviz import VIEWS
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.ir.kinds import stage_kinds
+from plandsl.ir.program import Part
 from plandsl.passes import program_after, structure
 from plandsl.show import show_plan
 from plandsl.spec.hardware import GpuSpec
@@ -309,6 +311,15 @@ def test_pictures_show_both_kinds(view: str, sharding: str) -> None:
     if view in ("devices", "memory"):
         assert "a" in drawn
         assert "20.0 GB" in drawn or view == "memory"
+
+
+def test_pieces_of_stages_that_lie_on_no_gpu_yet_have_one_each() -> None:
+    """Of a balanced cut there are the ends, hops and a layer of each block: more pieces than stages with GPUs."""
+    server = plan("pp = 2, tp = 4").cost.pools[0].main
+    program = server.prefill.schedule.program
+    pieces = tuple((Part(region.name),) for region in program.regions)
+    held = piece_memory(server, pieces)
+    assert len(held.gpus) == len(held.kinds) == len(pieces) > len(program.stages)
 
 
 @pytest.mark.parametrize("sharding", ["tp = 8", "pp = 2, tp = 4\n cut = balanced", "sp = 4, tp = 2", "pp = 4, dp = 2"])

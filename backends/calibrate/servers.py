@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plandsl.backends.calibrate.conformal import ENOUGH, LEVEL, Margin, Residuals, margin, outward
-from plandsl.backends.calibrate.table import Table
+from plandsl.backends.calibrate.table import Column, Table, read_table
+from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.spec.engine_bands import DISTANCES, LOADS, SERVED, EngineBands, Factors, Served
 
 COLUMNS = ("engine", "gpu", "model", "dense", "lengths", "metric", "predicted", "measured", "fold")
@@ -55,16 +55,21 @@ def server_bands(table: Table, extra: Sequence[str] = (), level: float = LEVEL) 
     return {name: classes.engine(name, level) for name in names}
 
 
-def read_residuals(path: Path) -> Table:
-    """A table of residuals from a CSV file. Raises `ValueError` where a column is missing or a cell is no number."""
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    if missing := [name for name in COLUMNS if rows and name not in rows[0]]:
-        raise ValueError(f"{path} has no column {', '.join(missing)}")
-    return Table({
-        name: np.array([float(row[name] or "nan") for row in rows] if name in NUMBERS else [row[name] for row in rows])
-        for name in (rows[0] if rows else COLUMNS)
-    })  # fmt: skip
+def read_residuals(path: Path, needed: tuple[str, ...] = COLUMNS) -> Table:
+    """A table of residuals from a CSV file. Raises `PlanError` (E450) where it is no table, or a cell no number."""
+    table = read_table(path, needed)
+    return Table({name: _numbers(path, name, cells) for name, cells in table.columns.items()})
+
+
+def _numbers(path: Path, name: str, cells: Column) -> Column:
+    """A column with its numbers, where it has some; an empty cell is none."""
+    if name not in NUMBERS or cells.dtype.kind == "f":
+        return cells
+    try:
+        return np.array([float(cell or "nan") for cell in cells], dtype=np.float64)
+    except ValueError as error:
+        why = f"{path} cannot be used: `{name}` has a cell that is no number ({error})"
+        raise PlanError([Diagnostic("E450", why, hint=f"`{name}` has numbers, or empty cells")]) from error
 
 
 def load_classes(table: Table) -> NDArray[np.str_]:

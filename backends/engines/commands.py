@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from math import inf
 
 from plandsl.backends.engines.flags import MODEL_FLAG, Settings
 from plandsl.backends.engines.server import Deployment, Server
@@ -11,8 +12,10 @@ from plandsl.backends.engines.sglang import write_sglang
 from plandsl.backends.engines.trtllm import write_trtllm
 from plandsl.backends.engines.vllm import write_vllm
 from plandsl.spec.plan import PlanSpec, WorkloadSpec
+from plandsl.spec.rates import arrivals_of
 from plandsl.spec.scheduler import SchedulerName
-from plandsl.spec.traffic import Steady, Uniform
+from plandsl.spec.traffic import Arrivals, AtOnce, Steady, TrafficSpec, Uniform, Varying, mean_rate
+from plandsl.values import sum_up
 
 LAUNCH: dict[SchedulerName, tuple[str, ...]] = {
     "vllm": ("vllm", "serve"),
@@ -147,18 +150,37 @@ def range_ratio(load: WorkloadSpec) -> str:
 
 
 def _arrivals(deployment: Deployment) -> list[tuple[str, ...]]:
-    """When requests are sent: all that may be in flight at once, or at a rate."""
-    load = deployment.load
-    copies = deployment.servers[-1].degrees.replicas
-    arrivals = load.traffic.arrivals if load.traffic is not None else None
-    if isinstance(arrivals, Steady):
-        count = load.requests or 1000
-        out: list[tuple[str, ...]] = [("--num-prompts", str(count)), ("--request-rate", f"{arrivals.rate:g}")]
-        plain = arrivals.shape in (1.0, None)
-        return out if plain else [*out, ("--burstiness", f"{arrivals.shape:g}")]
-    if load.traffic is not None and load.traffic.trace is not None:
-        return [("--num-prompts", str(load.requests or 1000))]
-    together = load.concurrency or load.batch * (load.in_flight or deployment.servers[-1].degrees.pipeline)
-    together *= copies
+    """When requests are sent: all that may be in flight at once, at a mean rate, or all at once."""
+    load, traffic = deployment.load, deployment.load.traffic
+    if traffic is not None and traffic.trace is not None:
+        return [("--num-prompts", str(load.requests or PROMPTS))]
+    if traffic is not None and load.concurrency is None:
+        return _open_loop(load, traffic)
+    degrees = deployment.servers[-1].degrees
+    together = (load.concurrency or load.batch * (load.in_flight or degrees.pipeline)) * degrees.replicas
     count = load.requests or (together if load.concurrency is None else 10 * together)
     return [("--num-prompts", str(count)), ("--max-concurrency", str(together))]
+
+
+PROMPTS = 1000
+"""Requests that are sent where neither a number nor a duration says how many: the default of SGLang's bench_serving."""
+
+
+def _open_loop(load: WorkloadSpec, traffic: TrafficSpec) -> list[tuple[str, ...]]:
+    """Requests at the mean rate of the load, as many as come in its duration; without a rate, all at once."""
+    rates = [_mean_rate(one, traffic.duration) for one in arrivals_of(load)]
+    rate = sum_up(one or 0.0 for one in rates)
+    lasting = PROMPTS if traffic.duration is None or not rate else max(1, round(rate * traffic.duration))
+    words: list[tuple[str, ...]] = [("--num-prompts", str(load.requests or lasting))]
+    if not rate:
+        return [*words, ("--request-rate", "inf")] if isinstance(traffic.arrivals, AtOnce) else words
+    shape = traffic.arrivals.shape if isinstance(traffic.arrivals, Steady) else 1.0
+    words.append(("--request-rate", f"{rate:g}"))
+    return words if shape in (1.0, None) else [*words, ("--burstiness", f"{shape:g}")]
+
+
+def _mean_rate(arrivals: Arrivals, duration: float | None) -> float | None:
+    """Mean arrivals per second in the first ``duration`` seconds, or in the long run."""
+    if isinstance(arrivals, Varying) and duration is not None and duration < (arrivals.every or inf):
+        arrivals = Varying(tuple(step for step in arrivals.steps if step[0] < duration), duration)
+    return mean_rate(arrivals)

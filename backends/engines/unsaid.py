@@ -16,7 +16,7 @@ from plandsl.diagnostics import Diagnostic, PlanError, Span
 from plandsl.spec.model import LORA_RANK, LoraSpec, inside_experts
 from plandsl.spec.plan import PlanSpec, WorkloadSpec
 from plandsl.spec.scheduler import SchedulerName, SchedulerSpec, scheduler_name
-from plandsl.spec.traffic import Fixed, Steady, TrafficSpec
+from plandsl.spec.traffic import AtOnce, Fixed, Steady, Traced, TrafficSpec
 
 LEFT: dict[str, tuple[object, ...]] = {
     "overlap": ("none",),
@@ -259,8 +259,12 @@ def _load_texts(load: WorkloadSpec, engine: SchedulerName) -> Iterator[str]:
 
 
 def _traffic_texts(load: WorkloadSpec, traffic: TrafficSpec) -> Iterator[str]:
-    if traffic.arrivals is not None and not isinstance(traffic.arrivals, Steady):
-        yield f"the benchmark has no arrivals like the plan's ({type(traffic.arrivals).__name__})"
+    if traffic.arrivals is not None and not isinstance(traffic.arrivals, Steady | AtOnce):
+        kind, sent = (
+            type(traffic.arrivals).__name__,
+            "all at once" if isinstance(traffic.arrivals, Traced) else "at a mean rate",
+        )
+        yield f"the benchmark has no arrivals like the plan's ({kind}): it sends {sent}"
     if traffic.duration is not None:
         yield "the benchmark stops by the number of requests, and not after `duration`"
     if traffic.trace is not None and traffic.trace.speed != 1:

@@ -340,18 +340,27 @@ def _of_rule(reading: Reading, place: Place) -> Iterator[Completion]:
 
 def _axes(reading: Reading, place: Place) -> list[str]:
     """The axes that the sharding at the cursor has, then those that degrees stand for."""
-    names: list[str] = []
-    last: list[str] = []
     head = next((frame.head for frame in reversed(place.frames) if frame.scope == "sharding"), ())  # not that of `in`
+    names: list[str] = []
+    depth, in_mesh, before = 0, False, reading.tokens[0]
     for token in reading.tokens:
         if head and token.span < head[0].span:
             continue
-        if token.kind == "RBRACE" and last:
+        depth += BRACES.get(token.kind, 0)
+        if token.kind == "RBRACE" and depth <= 0:
             break
-        last.append(token.text)
-        if len(last) > 2 and token.kind == "EQ" and ("mesh" in last[-20:]):
-            names.append(last[-2])
+        if token.kind == "NEWLINE":
+            in_mesh = in_mesh and before.kind == "COMMA"  # axes go on behind a comma
+            continue
+        if token.kind == "EQ" and in_mesh:
+            names.append(before.text)
+        in_mesh = in_mesh or token.kind == "MESH"
+        before = token
     return list(dict.fromkeys((*names, *(sugar.axis for sugar in SUGAR.values()))))
+
+
+BRACES = {"LBRACE": 1, "RBRACE": -1}
+"""By how many blocks a token goes deeper."""
 
 
 # ---- models

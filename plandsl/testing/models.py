@@ -28,6 +28,7 @@ from plandsl.spec.model import (
     walk,
 )
 from plandsl.testing.mixers import MIXERS, STORED, mixer_sizes, mixers
+from plandsl.testing.streams import with_rows_of_layers, with_streams
 
 X, H = Var("x"), Var("h")
 EMBEDDING = Weight("w_embed", ("vocab", "hidden"))
@@ -279,7 +280,8 @@ def exceptions(draw: DrawFn, paths: list[str]) -> tuple[tuple[str, str], ...]:
 def models(draw: DrawFn, windows: tuple[int, ...] = (3, 7), causal: bool = False) -> ModelSpec:
     """A decoder: any kind of attention, with experts or without; one block, or two by layer ranges or in turns.
 
-    With ``causal`` no token sees later tokens, so that guesses can be verified.
+    Some have several residual streams, or a row of each layer for each token. With ``causal`` no token sees later
+    tokens, so that guesses can be verified.
     """
     kv_heads = draw(st.sampled_from((2, 4, 8, 1, 3, 16)))
     heads = kv_heads * draw(st.sampled_from((1, 2, 4, 3)))
@@ -349,7 +351,7 @@ def models(draw: DrawFn, windows: tuple[int, ...] = (3, 7), causal: bool = False
     paths = ["embedding", ranges[0][0], *(["w_o"] if "w_o" in named else []), *([] if tied else ["head"])]
     last = {w.name for s in blocks[-1].statements for w in _weights(s.term)}
     paths += [f"{ranges[-1][0]}.w_o"] if len(ranges) > 1 and "w_o" in last else []
-    return ModelSpec(
+    found = ModelSpec(
         name="m",
         layers=layers,
         sizes=tuple((name, size) for name, size in sizes.items() if name in used),
@@ -369,6 +371,13 @@ def models(draw: DrawFn, windows: tuple[int, ...] = (3, 7), causal: bool = False
         lora=lora,
         index_cache=draw(st.sampled_from(("", "fp8_128"))) if sparse else "",
     )
+    match draw(st.integers(0, 11)):
+        case 0:
+            return draw(with_streams(found))
+        case 1:
+            return draw(with_rows_of_layers(found))
+        case _:
+            return found
 
 
 def _earlier(name: str) -> Apply:

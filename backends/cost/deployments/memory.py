@@ -297,15 +297,9 @@ class ProgramMemory(MemoryModel):
 
     @cached_property
     def kinds(self) -> list[int]:
-        """As its programs have them, on each kind of GPU.
-
-        Parts of stages, by which a cut is balanced, may be more than the stages that have GPUs: each is its own kind.
-        """
+        """As its programs have them, on each kind of GPU."""
         found = self.contents.kinds
-        if len(self.plan.kinds) == 1:
-            return found
-        gpus = [id(gpu) for gpu in self.gpus]
-        return find_kinds(found, gpus) if len(gpus) == len(found) else list(range(len(found)))
+        return found if len(self.plan.kinds) == 1 else find_kinds(found, [id(gpu) for gpu in self.gpus])
 
     @property
     def main(self) -> ProgramMemory:

@@ -38,7 +38,7 @@ class StageCosts:
         self.spans = [[self._spans(*phase, stage) for phase in phases] for stage in range(self.stages)]
         length, rounds = resident_tokens(one, load.input, load.output, ongoing=metrics.served is not None)
         pieces = _single_pieces(program, self.blocks)
-        memory = _piece_memory(main, tuple(pieces.values()))
+        memory = piece_memory(main, tuple(pieces.values()))
         engine, self.profile = model.plan.engine, memory.profile
         self.parts = (
             {n: memory.profile.parts(i) for i, n in enumerate(pieces)}
@@ -112,7 +112,7 @@ def _single_pieces(program: Program, blocks: list[Region]) -> dict[RegionName, t
     return found
 
 
-def _piece_memory(model: Single, pieces: tuple[tuple[Part, ...], ...]) -> ProgramMemory:
-    """The memory of a plan whose stages are ``pieces``."""
+def piece_memory(model: Single, pieces: tuple[tuple[Part, ...], ...]) -> ProgramMemory:
+    """The memory of a plan whose stages are ``pieces``, none of which has GPUs of its own: all are on one kind."""
     prefill, decode = (evolve(phase.schedule.program, stages=pieces) for phase in (model.prefill, model.decode))
-    return ProgramMemory(Contents(prefill, decode, model.prefill.extents), model.plan, model.plan.queries)
+    return ProgramMemory(Contents(prefill, decode, model.prefill.extents), model.plan.kinds[0], model.plan.queries)

@@ -61,7 +61,7 @@ class Adapters(NamedTuple):
         if self.experts is None:
             return self.each * met
         tokens = at.rows(self.rows) / maximum(met, 1)
-        touched = sum_up(load.touched for load in crowd_loads(self.experts.crowd, maximum(tokens, 1e-9)))
+        touched = sum_up(load.touched for load in crowd_loads(self.experts.crowd, tokens))
         return self.each * met * touched / self.experts.local
 
     def _moved(self, at: Binding) -> Number:

@@ -206,14 +206,20 @@ def crowd_loads(crowd: Sequence[tuple[Number, Number]], n: Number) -> Sequence[L
 
     An expert of chance p expects ``p n`` tokens, and gets any with the chance ``1 - (1 - p)^n``. Experts of
     neighbouring popularity form at most `GROUPS` groups. The fullest rank has at least one pair and touches at least
-    one expert; the two limits scale pairs and touched experts separately. Each GEMM of a layer asks for the same.
+    one expert, even of no token; the two limits scale pairs and touched experts separately. Each GEMM of a layer asks
+    for the same.
     """
     if are_numbers(n, *crowd[0], *crowd[-1]):
         return _crowd_loads(tuple(crowd), n)
     return _make_crowd_loads(crowd, n)
 
 
+NO_TOKEN = 1e-9
+"""Tokens that fall on experts as none would: so few that only the two limits count."""
+
+
 def _make_crowd_loads(crowd: Sequence[tuple[Number, Number]], n: Number) -> Sequence[Load]:
+    n = maximum(n, NO_TOKEN)
     met = [(there, p, 1 - (1 - p) ** n) for there, p in crowd]
     more = maximum(1 / (sum_up(there * p for there, p, _ in met) * n), 1.0)
     further = maximum(1 / sum_up(there * any_ for there, _, any_ in met), 1.0)
