@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
 
 from attrs import evolve
@@ -66,7 +66,7 @@ def verb_of(name: str, draw_one: Callable[[Random], tuple[Files, list[str]]]) ->
 def made(name: str, files: Files, words: list[str]) -> Case:
     """A case of a verb. A file that is `-` goes to standard input."""
     stdin = files.pop("-", b"")
-    return Case(files, (name, *(_tame(word, files) for word in words)), stdin)
+    return Case(files, (name, *_tamed(words, files)), stdin)
 
 
 def mutant(random: Random, corpus: Corpus, options: Options) -> Case:
@@ -90,7 +90,14 @@ def mutant(random: Random, corpus: Corpus, options: Options) -> Case:
                 words.insert(at, random.choice(words))
             case _:
                 words[at] = mutate(words[at].encode(), random).decode("utf-8", "replace").replace("\0", "")
-    return Case(files, (case.argv[0], *(_tame(word, files) for word in words)), case.stdin)
+    return Case(files, (case.argv[0], *_tamed(words, files)), case.stdin)
+
+
+def _tamed(words: Sequence[str], files: Files) -> Iterator[str]:
+    """The same words, but ones that stay in the folder, and legal numbers of requests that are served in a moment."""
+    for before, word in zip(("", *words), words, strict=False):
+        many = before == "--requests" and re.fullmatch(r"[0-9_]{4,9}", word)
+        yield word.replace("_", "")[:3] if many else _tame(word, files)
 
 
 def _tame(word: str, files: Files) -> str:
