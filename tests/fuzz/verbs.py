@@ -100,15 +100,6 @@ def _tamed(words: Sequence[str], files: Files) -> Iterator[str]:
         yield word.replace("_", "")[:3] if many else _tame(word, files)
 
 
-def _tamed(words: list[str], files: Files) -> list[str]:
-    """The same words, but they ask for no more requests than are served in a moment."""
-    tame = [_tame(word, files) for word in words]
-    for at, word in enumerate(tame[1:], 1):
-        if tame[at - 1] == "--requests" and len(word) > 3 and word.isascii() and word.isdigit():
-            tame[at] = word[:2]
-    return tame
-
-
 def _tame(word: str, files: Files) -> str:
     """The same word, but one that names no place beyond the folder, and asks for no network."""
     if word.startswith("--s") and not word.startswith(KNOWN):
