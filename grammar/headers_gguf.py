@@ -180,8 +180,8 @@ class _Reader:
         if prod(shape) > limits.MAX_TENSOR_ELEMENTS:
             raise Unreadable(f"the tensor {shown} would have {clip(str(prod(shape)), 30)} elements")
         block, size = _BLOCKS[_TYPES[number]]
-        if (shape[-1] if shape else 1) % block:
-            raise Unreadable(f"rows of {shape[-1]:,} elements of the tensor {shown} are no blocks of {block}")
+        if (row := shape[-1] if shape else 1) % block:
+            raise Unreadable(f"rows of {row:,} elements of the tensor {shown} are no blocks of {block}")
         return Tensor(name, _TYPES[number], shape, prod(shape) // block * size), place
 
     def _check_places(self, found: list[tuple[Tensor, int]], alignment: Any) -> None:

@@ -82,7 +82,8 @@ def _text(config: Config, source: str, checkpoint: Checkpoint | None) -> str:
         text = model_text(
             _name(config, source), plain, storage, shown, remarks=[*remarks, _sentence(config.found[-1])], tower=tower
         )
-    own = re.sub(r"^  tower \{$.*?^  \}$", "", text, flags=re.MULTILINE | re.DOTALL)  # a tower has sizes of its own
+    # remarks may quote what stands in the config, and a tower has sizes of its own
+    own = re.sub(r"^#[^\n]*$|^  tower \{$.*?^  \}$", "", text, flags=re.MULTILINE | re.DOTALL)
     for name in sorted(dimensions_in(own)):
         if not 0 < (size := shape.values.get(name, 1)) <= limits.MAX_DIMENSION:
             why = f"the size of `{name}` must be from 1 to {limits.MAX_DIMENSION:,}, and would be {size:,}"

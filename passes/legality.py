@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import accumulate
-from math import prod
+from math import gcd, prod
 from typing import NamedTuple
 
 from plandsl import limits
@@ -349,11 +349,12 @@ def _degrees(plan: PlanSpec, rule: RuleSpec, axis: AxisSpec | None, dims: list[s
     def fits(n: int) -> bool:
         return all(s % (n * o) == 0 or (rep and s < n * o and (n * o) % s == 0) for s, o, rep in needs)
 
-    below = next((n for n in range(axis.size - 1, 0, -1) if fits(n)), None)
-    top = min(
-        plan.gpus * max(1, axis.size // max(1, plan.sharding.ranks)),
-        max((s for s, _, _ in needs), default=1),
-    )
+    parts = [0 if s % o else s // o for s, o, rep in needs if not rep]
+    if 0 in parts:
+        return []
+    most = gcd(*parts) or max((s for s, _, _ in needs), default=1)  # what divides all of them is no larger
+    below = next((n for n in range(min(axis.size - 1, most), 0, -1) if fits(n)), None)
+    top = min(plan.gpus * axis.size // max(1, plan.sharding.ranks), most)
     above = next((n for n in range(axis.size + 1, min(top, 4096) + 1) if fits(n)), None)
     return [n for n in (below, above) if n is not None]
 

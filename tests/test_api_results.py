@@ -52,6 +52,14 @@ def answers() -> dict[str, Any]:
     }
 
 
+def test_a_program_names_its_mesh() -> None:
+    text = "plan p { model = llama_3_1_8b, node = h100_8, SHARDING workload { input = 9, output = 9 } }"
+    sharded = "sharding { tp = 2, sp = 2 },"
+    (alone,), (split,) = (plandsl.compile_all(text.replace("SHARDING", s)) for s in ("", sharded))
+    assert repr(alone.program("decode")).endswith(", on one device>")
+    assert repr(split.program("decode")).endswith(", on seq 2 x tensor 2>")
+
+
 def test_answers_are_a_line_a_report_and_html() -> None:
     for start, answer in answers().items():
         line, html = repr(answer), answer._repr_html_()

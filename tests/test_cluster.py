@@ -11,10 +11,14 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plandsl.answers.flows import Flows
+from plandsl.backends.cost import Deployment
+from plandsl.backends.cost.answers.flows import flows
 from plandsl.backends.cost.machine import links
 from plandsl.backends.cost.machine.machine import Machine
 from plandsl.backends.cost.work.crossing import Roads
 from plandsl.backends.cost.work.exchange import Exchange
+from plandsl.backends.graphviz import devices_cluster
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.ir.nodes import Boundary, NodeSpan, boundaries, groups, node_span
@@ -512,6 +516,19 @@ def test_the_picture_has_a_box_for_each_node(sharding: str) -> None:
     ranks = plan(sharding).spec.sharding.ranks
     assert all(f'  "node {i}" [' in dot for i in range(4))
     assert all(f'  "GPU {rank}" [' in dot for rank in range(ranks))
+
+
+def test_a_device_map_counts_what_ranks_send_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layout asks several times for the arrows between nodes, which tell it."""
+    asked: list[int | None] = []
+
+    def counted(model: Deployment, size: int | None = None) -> tuple[Flows, ...]:
+        asked.append(size)
+        return flows(model, size)
+
+    monkeypatch.setattr(devices_cluster, "flows", counted)
+    plan("tp = 8, pp = 4").draw("devices")
+    assert asked == [8]
 
 
 def test_the_picture_joins_nodes_that_exchange() -> None:

@@ -238,6 +238,18 @@ def test_a_command_that_cannot_work_says_so_in_the_plans_words(capsys: pytest.Ca
     assert "error[E508]: this command line makes no working plan" in err
 
 
+TWO = "trtllm-serve llama_3_1_8b", "sglang serve llama_3_1_8b --disaggregation-mode prefill"
+
+
+@pytest.mark.parametrize("command", TWO)
+def test_two_servers_of_one_kind_are_no_pools(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = tmp_path / "x.sh"
+    script.write_text(f"{command}\n{command}\n")
+    err = planc(capsys, "import", str(script))
+    assert err.startswith("error[E505]: 2 servers, of which none hands its KV cache to the other"), err
+    assert "x.sh:2:1" in err
+
+
 def test_flags_about_something_else_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["import", "--", "vllm", "serve", "llama_3_1_8b", "--port", "1", "--trust-remote-code"]) == 0
     out, err = capsys.readouterr()

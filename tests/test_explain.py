@@ -10,6 +10,7 @@ from attrs import evolve
 from hypothesis import given
 from rich.console import Console
 
+from plandsl.answers.communication import TRANSFER
 from plandsl.answers.text.explanation import print_explanation
 from plandsl.backends.cost.answers.figures import FIGURES
 from plandsl.backends.cost.answers.sensitivities import CLOSE, Variations, seconds_by_bound, unmoved_shares
@@ -510,7 +511,10 @@ def test_terms_of_pools_say_whose_they_are(bandwidth, limit):
     sent = [t for t in found.tpot.terms if t.part == "transfer"]
     assert sum(t.value for t in sent) == pytest.approx(metrics.sent, rel=1e-12)
     assert sent[0].bound == "transfer"
-    assert plan.estimate().pools.limit == limit
+    estimate = plan.estimate()
+    assert estimate.pools.limit == limit
+    (moved,) = estimate.communication.of(TRANSFER)
+    assert moved.share == pytest.approx(sum(t.value for t in sent) / metrics.tpot, rel=1e-12)
     for whole in (found.ttft, found.tpot, found.per_token):
         assert sum(t.value for t in whole.terms) == pytest.approx(whole.total, rel=1e-12)
     parts = {t.part for t in found.per_token.terms}
@@ -518,6 +522,16 @@ def test_terms_of_pools_say_whose_they_are(bandwidth, limit):
     if limit == "transfer":  # twice the bandwidth is twice the rate
         slope = next(s for s in plan.explain().sensitivities if s.key == "transfer").slopes["throughput"]
         assert slope.mean == pytest.approx(1, abs=1e-6)
+
+
+def test_terms_of_a_pool_that_limits_are_not_more_than_a_token_takes():
+    few = SPLIT.replace("BANDWIDTH", "500 GB/s").replace(
+        "input = 4000, output = 300, batch = 64", "input = 10, output = 3"
+    )
+    (plan,) = compile_text(few)
+    found = terms(plan.cost, plan.cost.evaluate()).per_token
+    assert plan.estimate().pools.limit == "decode"
+    assert all(t.value >= -1e-12 * found.total for t in found.terms)
 
 
 def test_a_figure_changes_in_both_pools():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 
 import numpy as np
@@ -160,6 +161,15 @@ def test_what_cannot_be_meant(text: str, code: str) -> None:
     with pytest.raises(PlanError) as caught:
         compile_text(f"plan p {{ node = h200_8; chunked_prefill = 512; {text} }}")
     assert [d.code for d in caught.value.diagnostics] == [code]
+
+
+def test_the_hint_of_e324_leaves_room_for_a_prompt() -> None:
+    with pytest.raises(PlanError) as caught:
+        plan("input = 900, output = 9, batch = 512")
+    (found,) = caught.value.diagnostics
+    assert found.code == "E324"
+    (budget,) = re.findall(r"chunked_prefill = (\d+)", found.hint)
+    assert plan("input = 900, output = 9, batch = 512", int(budget)).spec.chunked_prefill == int(budget)
 
 
 BESIDE = """

@@ -231,3 +231,4 @@ def test_searches_are_answered() -> None:
     assert codes(ask("estimate", SEARCH)) == []
     assert codes(ask("picture", SEARCH)) == ["E401"]
     assert codes(ask("search", PLAN)) == ["E401"]
+    assert codes(ask("search", "search s { vary output in 1..9")) == ["E104"]

@@ -352,6 +352,20 @@ def test_a_tradeoff_names_plans_bounds_and_knees(capsys, tmp_path) -> None:
     assert "TTFT" not in said(path)
 
 
+@pytest.mark.usefixtures("texts_apart")
+def test_what_is_encoded_has_a_latency_alone(capsys, tmp_path) -> None:
+    text = "plan p { model = llama_3_2_1b, node = h100_1, workload { input = 24, output = 0, batch = 4 } }"
+    status, out, _ = planc(capsys, tmp_path, text, "-o", tmp_path / "x.svg", "--json")
+    (told,) = json.loads(out)["curves"]
+    assert status == 0
+    assert {(p["ttft_s"], p["tpot_s"], p["tpot_s_band"]) for p in told["points"]} == {(None, None, None)}
+    assert all(p["latency_s"] > 0 for p in told["points"])
+    text = said(tmp_path / "x.svg")
+    assert "24 tokens in, nothing out" in text
+    assert "latency" in text
+    assert not any(word in text for word in ("TTFT", "TPOT"))
+
+
 def test_points_of_a_tradeoff_are_the_estimates_of_their_batch(capsys, tmp_path) -> None:
     status, out, _ = planc(capsys, tmp_path, BATCHES, "-o", tmp_path / "x.svg", "--json")
     one, two = json.loads(out)["curves"]

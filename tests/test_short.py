@@ -51,6 +51,21 @@ def test_of_a_large_load_the_first_requests_are_served() -> None:
     assert repr(short.ttft) == repr(made.simulate(short.requests).simulation.summary.ttft)
 
 
+def served(load: str, engine: str) -> int:
+    """How many requests of a large load a short simulation serves."""
+    short = plan(f"{load}, requests = 1_000_000", engine=engine).estimate().simulated
+    assert short is not None
+    return short.requests
+
+
+def test_more_requests_are_served_where_they_share_steps_or_stretches() -> None:
+    closed = "input = uniform(100, 300), output = 400, concurrency = {}"
+    assert served(closed.format(64), "vllm") > 2 * served(closed.format(1), "vllm")
+    # a stretch of four times the steps takes little longer
+    alone = "input = uniform(100, 300), output = {}, concurrency = 1"
+    assert served(alone.format(400), "sglang") > served(alone.format(100), "sglang") / 2
+
+
 def test_requirements_on_single_requests_are_checked_by_it() -> None:
     requires = "require p95(ttft) <= 1 us and memory <= 95 % and goodput >= 1 req/s and ttft <= 9 s"
     made = plan(RATE, requires)

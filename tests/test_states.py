@@ -9,9 +9,9 @@ from plandsl.answers.estimate import Estimate
 from plandsl.backends.cost.forms.recurrence import Shape, scan_flops, step_flops
 from plandsl.backends.reference.shrink import shrink
 from plandsl.backends.reference.states import recur
-from plandsl.backends.reference.verify import verify_long_prefill
+from plandsl.backends.reference.verify import verify_long_prefill, verify_programs
 from plandsl.diagnostics import PlanError
-from plandsl.driver import CompiledPlan, compile_text
+from plandsl.driver import CompiledPlan, compile_text, plain_programs, programs
 from plandsl.ir.ops import COLLECTIVES
 from plandsl.ir.states import Recurrence, ShortConv, state_bytes
 from plandsl.ir.text import read, show
@@ -112,6 +112,16 @@ def test_sharded_states_mean_what_the_whole_model_means(layer: str, sharding: st
 def test_decode_goes_on_from_the_state_of_the_prompt(layer: str) -> None:
     made = CompiledPlan(shrink(plan(layer, node="h100_1").spec), ())
     verdict = verify_long_prefill((made.prefill.program, made.decode.program), {"batch": 2, "input": 5}, steps=2)
+    assert verdict.ok, verdict.message
+
+
+def test_a_skip_adds_the_values_times_its_weights() -> None:
+    skipped = LAYERS["Mamba-1"]
+    added = skipped.replace(", skip = d[state_heads])", ")\n    a = a + u * d[state_heads]")
+    assert added != skipped
+    body = "node = h100_1, workload { input = 6, output = 4, batch = 2 }"
+    one, other = (compile_text(f"{model(x)}\nplan p {{ model = hybrid, {body} }}")[0].spec for x in (skipped, added))
+    verdict = verify_programs(programs(shrink(one)), plain_programs(shrink(other)), {"batch": 2, "input": 5})
     assert verdict.ok, verdict.message
 
 

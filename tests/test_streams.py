@@ -96,6 +96,13 @@ def test_the_elements_that_exceed_the_threshold_are_the_share_of_normal_numbers(
     assert np.allclose(out[out > 0], (x - 3.0 - 1.6449 * 2.0)[out > 0], atol=0.05)
 
 
+def test_what_exceeds_is_found_among_the_features_of_a_token() -> None:
+    made = plan("tp = 2")
+    ops = [op for region in made.prefill.program.regions for op in region.ops]
+    assert {op.over for op in ops if isinstance(op, Excess)} == {"ffn"}
+    assert {op.over for op in ops if isinstance(op, Moments)} == {"ffn"}
+
+
 def test_sums_of_parts_are_the_sums_of_the_whole() -> None:
     x = np.random.default_rng(1).normal(size=(3, 8))
     assert np.allclose(moments(x[:, :5], 1) + moments(x[:, 5:], 1), moments(x, 1))

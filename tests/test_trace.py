@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from plandsl.backends.cost.num import call_traced, clip, floor, maximum, minimum, where
 from plandsl.backends.cost.time.tape import Tape
-from plandsl.backends.cost.time.trace import HOT, Player, Writer, trace
+from plandsl.backends.cost.time.trace import HOT, Player, Staged, Writer, trace
 from plandsl.driver import CompiledPlan, compile_text
 from tests.draws import draws
 
@@ -70,6 +70,8 @@ def test_what_is_recorded_is_what_the_function_says(program: list[tuple[int, int
         assert flat(played) == said
         assert played["again"] is played["pair"].other[0], "a part that occurs twice is made once"
         assert flat(Writer(tape, inputs, result, arrays).compiled()(*numbers)) == said
+        staged, once = Staged(tape, inputs, result, arrays), (x, numbers[1])  # what comes again is a plain number
+        assert flat(staged(*once)) == flat(function(*once)) == flat(staged(*once))
 
 
 def test_a_record_is_compiled_when_it_is_asked_often(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,6 +82,23 @@ def test_a_record_is_compiled_when_it_is_asked_often(monkeypatch: pytest.MonkeyP
     assert not made
     assert [straight(i) for i in range(9)] == list(range(1, 10))
     assert len(made) == 1
+
+
+def test_what_follows_from_a_number_that_comes_again_is_computed_once_for_each_value() -> None:
+    """A step in which requests decode: what experts take depends on their number, and the next step has as many."""
+    asked: list[int] = []
+
+    def heavy(n: int) -> int:
+        asked.append(n)
+        return n * n
+
+    def step(n: Any, c: Any) -> Any:
+        return {"experts": [call_traced(heavy, n)], "attention": call_traced(heavy, n) + n * c}
+
+    straight = trace(step, "n", "c", again="n")
+    for n, c in [(3, 1.0), (3, 2.0), (4, 1.0), (3, 5.0), (4, 2.5)]:
+        assert straight(n, c) == {"experts": [n * n], "attention": n * n + n * c}
+    assert asked == [3, 4]
 
 
 def test_functions_that_decide_by_values_are_called() -> None:

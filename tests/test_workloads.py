@@ -217,6 +217,13 @@ def test_gaps_have_the_rate_and_the_burstiness_that_they_should(shape: float) ->
     assert near((gaps - 1 / rate) ** 2, variance, fourth - variance**2)
 
 
+@pytest.mark.parametrize("shape", [0.5, 1.0, 2.0])
+def test_gamma_numbers_have_the_moments_of_their_shape(shape: float) -> None:
+    values = Stream(5, Purpose.GAPS).gamma(N, shape)
+    assert near(values, 1.0, 1 / shape)
+    assert near((values - 1) ** 2, 1 / shape, (3 + 6 / shape - 1) / shape**2)
+
+
 def test_constant_and_scaled_arrivals() -> None:
     assert draw_arrivals(Steady(8.0, None), 4, seed=0).tolist() == [0.0, 0.125, 0.25, 0.375]
     times = draw_arrivals(Steady(8.0, 0.25, scaled=True), 1000, seed=0)

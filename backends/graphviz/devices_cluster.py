@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -144,6 +145,11 @@ class Nodes(Devices):
     def _hop_seconds(self, s: int) -> float:
         return float(self.facts.times.regions[self.facts.phase_model.boundaries[s]].span)
 
+    @cached_property
+    def joints(self) -> tuple[Joint, ...]:
+        """The arrows between nodes. The layout asks for them several times, and each counts what all ranks send."""
+        return tuple(self._joints())
+
     def _joints(self) -> Iterator[Joint]:
         """The arrows between nodes: one for each axis and pair of neighbours that exchange, and one for each hop."""
         program, per = self.facts.program, self.per_node
@@ -169,7 +175,7 @@ class Nodes(Devices):
         last = (self.drawn - 1) // across
         return any(
             joint.start // across == joint.end // across == last and abs(joint.start - joint.end) > 1
-            for joint in self._joints()
+            for joint in self.joints
             if max(joint.start, joint.end) < self.drawn
         )
 
@@ -316,7 +322,7 @@ class Nodes(Devices):
 
     def _draw_joints(self, places: list[Point], size: tuple[float, float], width: float) -> None:
         """Draw all arrows between nodes, and then their labels, on a ground that hides arrows below them."""
-        joints = [joint for joint in self._joints() if max(joint.start, joint.end) < self.drawn]
+        joints = [joint for joint in self.joints if max(joint.start, joint.end) < self.drawn]
         lanes = list(dict.fromkeys(joint.lane for joint in joints))
         apart = min(LANE_ACROSS, (size[0] - 30) / max(len(lanes), 1))
         drawn = []
@@ -397,7 +403,7 @@ class Nodes(Devices):
     def legend(self) -> list[Key]:
         """Every colour and its meaning."""
         keys = super().legend()
-        if any(joint.axis for joint in self._joints()):
+        if any(joint.axis for joint in self.joints):
             keys.append(Key("both", MUTED, "between nodes: bytes that leave a node along the axis"))
         return keys
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from math import nan
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,7 +33,10 @@ Percentiles = Mapping[str, float | None]
 
 
 class Point(NamedTuple):
-    """A load, and what comes of it: output tokens/s of each GPU, and latencies by metric with their bands."""
+    """A load, and what comes of it: tokens out per second of each GPU, and latencies by metric with their bands.
+
+    Of a plan that encodes texts it is tokens in, and the latency alone.
+    """
 
     load: float
     throughput_per_gpu: float
@@ -54,8 +58,8 @@ class LoadCurve(NamedTuple):
     percentiles: Percentiles
 
     def times(self, metric: str) -> Floats:
-        """A latency at each point, in seconds."""
-        return np.array([p.times[metric] for p in self.points])
+        """A latency at each point, in seconds; not a number where the plan has none."""
+        return np.array([p.times.get(metric, nan) for p in self.points])
 
     @property
     def throughput_per_gpu(self) -> Floats:
@@ -72,8 +76,8 @@ class LoadCurve(NamedTuple):
             {
                 "load": p.load,
                 "throughput_per_gpu_tokens_per_s": p.throughput_per_gpu,
-                **{f"{name}_s": value for name, value in p.times.items()},
-                **{f"{name}_s_band": list(p.bands[name]) if name in p.bands else None for name in p.times},
+                **{f"{name}_s": p.times.get(name) for name in METRICS},
+                **{f"{name}_s_band": list(p.bands[name]) if name in p.bands else None for name in METRICS},
             }
             for p in self.points
         ]
@@ -107,6 +111,11 @@ def load_curves(plans: Sequence[Compiled], tick: Tick = silent) -> list[LoadCurv
     return out
 
 
+def metrics_of(plan: PlanSpec) -> Collection[str]:
+    """The latencies that a request of a plan has: one that is encoded has no tokens to wait for."""
+    return ("latency",) if plan.workload.encodes else METRICS
+
+
 def _percentile(plans: Sequence[PlanSpec], metric: str) -> float | None:
     stated = [b.require.percentile for b in bounds_of(plans, metric)]
     return next((p for p in stated if p is not None), None)
@@ -117,7 +126,8 @@ def _percentile(plans: Sequence[PlanSpec], metric: str) -> float | None:
 
 def simulated_curve(served: Sweep, percentiles: Percentiles) -> LoadCurve:
     """The curve of a plan that was served at several rates; its bands are 95 % intervals."""
-    points = tuple(_served_point(one, percentiles) for one in served.runs)
+    stated = {name: percentiles[name] for name in metrics_of(served.plan)}
+    points = tuple(_served_point(one, stated) for one in served.runs)
     own = next((i for i, one in enumerate(served.runs) if one.factor == 1.0), None)
     return LoadCurve(served.plan, f"{{}} {served.unit}", points, own, percentiles)
 
@@ -161,7 +171,7 @@ def estimate_curve(made: Compiled, tick: Tick = silent) -> LoadCurve:
     for done, load in enumerate(loads, 1):
         found = at(load)
         if found.fits:
-            points.append(_estimated_point(load, found))
+            points.append(_estimated_point(load, found, metrics_of(plan)))
         tick(done, len(loads))
     at_own = next((i for i, p in enumerate(points) if p.load == own), None)
     return LoadCurve(plan, f"{varied} {{}}", tuple(points), at_own, {})
@@ -183,7 +193,7 @@ def _with_load(plan: PlanSpec, varied: str, load: int) -> PlanSpec:
     return evolve(plan, workload=workload, split=split)
 
 
-def _estimated_point(load: int, found: Estimate) -> Point:
-    times = {name: float(getattr(found, f"{name}_s")) for name in METRICS}
-    bands = {name: band for name in METRICS if (band := found.band(f"{name}_s")) is not None}
+def _estimated_point(load: int, found: Estimate, metrics: Collection[str]) -> Point:
+    times = {name: float(getattr(found, f"{name}_s")) for name in metrics}
+    bands = {name: band for name in metrics if (band := found.band(f"{name}_s")) is not None}
     return Point(load, found.throughput_per_gpu_tokens_per_s, times, bands)

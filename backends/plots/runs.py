@@ -53,7 +53,7 @@ def caption_of(plans: Sequence[PlanSpec]) -> str:
 def _lengths(load: WorkloadSpec) -> str:
     """The lengths of requests in a few words: ``9092 tokens in, 208 out``."""
     if load.traffic is None:
-        return f"{load.input} tokens in, {load.output} out"
+        return f"{load.input} tokens in, {'nothing' if load.encodes else load.output} out"
     return "requests from a trace" if load.traffic.trace else "requests over time"
 
 

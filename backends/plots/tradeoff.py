@@ -19,13 +19,14 @@ VERTICAL = "throughput_per_gpu"
 
 
 def draw_tradeoff(curves: Sequence[LoadCurve], path: Path, against: Collection[str] = tuple(METRICS)) -> None:
-    """Draw throughput per GPU over each latency ``against``, with a curve for each plan.
+    """Draw throughput per GPU over each latency ``against`` that a plan has, with a curve for each plan.
 
     Bounds are lines; shades are the bands of latencies; a diamond is the knee (`knee`), a dot the plan's own load.
     Raises `PlanError` (E405).
     """
     plt = plotting.pyplot()
     plans = [c.plan for c in curves]
+    against = [m for m in against if any(np.isfinite(c.times(m)).any() for c in curves)] or list(against)
     with plt.rc_context(plotting.SMALL):
         figure = new_figure(4.0)
         places = figure.subplots(1, len(against), sharey=True, squeeze=False)[0]

@@ -7,13 +7,15 @@ size takes the place of a library that users would have to install; tests read t
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 VARINT, BYTES = 0, 2
 """The two wire types."""
 
 
+@lru_cache(1 << 16)
 def varint(number: int) -> bytes:
-    """A number of 0 or more: seven bits a byte, the least first."""
+    """A number of 0 or more: seven bits a byte, the least first. A graph names the same nodes many times."""
     found = bytearray()
     while number > 127:
         found.append(number & 127 | 128)

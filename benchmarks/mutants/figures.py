@@ -34,7 +34,7 @@ def figures(root: Path, session: Session, seed: str) -> dict[str, Any]:
     for m in session.mutants.values():
         counted, result = groups[m.group], session.results.get(m.name)
         counted["drawn"] += 1
-        if result is None:
+        if result is None or not result.decided:
             continue
         counted["mutants"] += 1
         if result.killed:

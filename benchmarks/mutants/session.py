@@ -31,6 +31,9 @@ OWN = 10
 MANY = 2
 """So many cases of a test come first, before cases of others that take longer."""
 
+PASSED = "passed"
+"""How a mutant stands that no test found on loaded functions: it is tried next in a process that imports it."""
+
 LOADING = "loading"
 """Before files: none of their tests could be loaded."""
 
@@ -40,7 +43,7 @@ J = TypeVar("J")
 
 
 class Result(NamedTuple):
-    """What came of a mutant: `killed` by a test, or not by all that were tried."""
+    """What came of a mutant so far: `killed` by a test, or not by all that were tried."""
 
     name: str
     killed: bool
@@ -49,6 +52,11 @@ class Result(NamedTuple):
     passed: int
     of: int
     seconds: float
+
+    @property
+    def decided(self) -> bool:
+        """Whether the mutant needs no further trial."""
+        return self.how != PASSED
 
 
 class Session:
@@ -74,13 +82,14 @@ class Session:
             self.results = {r.name: r for r in found}
 
     def waiting(self, *, again: bool) -> list[Mutant]:
-        """The mutants without a result, and with ``again`` those that survived."""
-        known = {name for name, result in self.results.items() if result.killed or not again}
+        """The mutants without a verdict, and with ``again`` those that survived."""
+        known = {name for name, result in self.results.items() if result.killed or (result.decided and not again)}
         return [m for name, m in self.mutants.items() if name not in known]
 
     def loaded(self, mutants: Sequence[Mutant], workers: int, *, again: bool) -> None:
-        """Try each on loaded functions, with ``again`` also by new tests; what survives has no result yet."""
+        """Try each on loaded functions, with ``again`` also by new tests; what survives has no verdict yet."""
         new = self._new() if again else frozenset()
+        mutants = [m for m in mutants if again or m.name not in self.results]
         files = sorted({file for m in mutants for file in files_of(self._near(m).exact)} | set(files_of(new)))
         if not mutants:
             return
@@ -154,7 +163,7 @@ class Session:
     ) -> None:
         """Run all, and write what came of them; a test that fails without the mutant too is left out.
 
-        With ``keep`` a mutant that no test finds has survived, else it has no result yet.
+        With ``keep`` a mutant that no test finds has survived, else it has no verdict yet.
         """
         waiting = list(jobs)
         for job, outcome in _parallel(waiting, start, workers):
@@ -164,13 +173,8 @@ class Session:
                 waiting.append(Job(job.mutant, job.without | {outcome.test}))
             elif outcome.verdict in ("failed", "hung"):
                 self._write(job.mutant, outcome, killed=True)
-            elif keep:
-                self._write(job.mutant, outcome, killed=False)
             else:
-                print(
-                    f"  later  {outcome.passed} of {outcome.of} passed, {outcome.seconds:.0f} s  {job.mutant.name}",
-                    flush=True,
-                )
+                self._write(job.mutant, outcome._replace(verdict="survived" if keep else PASSED), killed=False)
 
     def _is_sound(self, test: str, alone: Callable[[str], Fork]) -> bool:
         """Whether a test passes alone on the code as it is."""
@@ -196,9 +200,9 @@ class Session:
         self._kills[outcome.test.split("[")[0]] += 1
         with self._file.open("a", encoding="utf-8") as out:
             out.write(json.dumps(result) + "\n")
-        word = "killed" if killed else "SURVIVED"
+        word = "killed" if killed else "SURVIVED" if result.decided else "later"
         print(f"{word}  {result.how} {result.test} {result.passed}/{result.of} {result.seconds:.1f} s", flush=True)
-        if not killed:
+        if not killed and result.decided:
             print(mutant.diff(), flush=True)
 
     def _near(self, m: Mutant) -> Nearness:

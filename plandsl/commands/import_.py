@@ -222,6 +222,10 @@ def _plan(found: _Found, arguments: Namespace) -> tuple[str, list[Diagnostic]]:
         problems += reading.found
     if problems:
         raise PlanError(problems, found.sources)
+    if len(servers) == 2 and {server.role for server in servers} != set(ROLES):
+        hint = "import one of them; two pools are a server that says it is for prefill and one for decode"
+        why = "2 servers, of which none hands its KV cache to the other: they are no two pools"
+        raise PlanError([Diagnostic("E505", why, launches[-1].start, hint=hint)], found.sources)
     load = _load_of_a_copy(found.load, servers)
     if len(servers) == 1 and servers[0].role:
         servers = [servers[0]._replace(role="")]

@@ -120,7 +120,7 @@ def simulate(asked: Asked, until: float) -> dict[str, Any]:
 
 
 def search(asked: Asked, until: float) -> dict[str, Any]:
-    """The answer of each search of a text, as `planc search` prints it."""
+    """The answer of each search of a text, as `planc search` prints it. Raises `PlanError` where it cannot be read."""
     from plandsl.searches.ask import Asked as Wanted
     from plandsl.searches.ask import keep_most, read_searches, tell
     from plandsl.searches.run import Run
@@ -128,6 +128,8 @@ def search(asked: Asked, until: float) -> dict[str, Any]:
     from plandsl.searches.spread import Workers
 
     reading, wanted, here = _read(asked), Wanted(), Workers(None)
+    if _wrong(reading.unit.found):
+        raise PlanError(reading.unit.found, reading.module.sources)
     out: dict[str, list[dict[str, Any]]] = {}
     for one in read_searches(reading.module.again(), None):
         start = time.monotonic()

@@ -61,9 +61,9 @@ def draw_tables(random: Random, fits: bool = False) -> Files:
     """A file or a few of them, each under the name of its kind. What ``fits`` has enough rows of kernels for a fit."""
     known = sorted(set(WHOLE).difference(SERVERS)) if fits and random.random() < 0.95 else sorted(WHOLE)
     names = random.sample(known, 1 if fits else random.choice((1, 1, 1, 2)))
-    if fits and random.random() < 0.85:
+    if fits and random.random() < 0.93:
         names = [QUICK]
-    rows = random.choice((12, 12, 12, 14)) if fits and random.random() < 0.7 else None
+    rows = random.choice((12, 12, 12, 14)) if fits and random.random() < 0.65 else None
     return {f"data/{name}.csv": draw_table(random, name, 1 if name in SERVERS else rows) for name in names}
 
 

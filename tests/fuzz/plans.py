@@ -188,7 +188,8 @@ def _rate(random: Random, rates: bool) -> str:
 def _over_time(files: Files, random: Random, rates: bool) -> str:
     """Fields of a load whose requests arrive over time, or with lengths that vary."""
     count = random.choice((1, 2, 5, 10, 20, 20, 40))
-    lengths = f"input = {_length(random)}, output = {_length(random)}"
+    short = rates and random.random() < 0.8  # the rate that a server bears is searched, one simulation a step
+    lengths = f"input = {_length(random)}, output = {random.choice((1, 2, 5)) if short else _length(random)}"
     match random.randrange(8):
         case 0 if not rates:
             found = f"{lengths}, concurrency = {random.choice((1, 4, 16))}, requests = {count}"

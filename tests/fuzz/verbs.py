@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
 
 from attrs import evolve
@@ -26,7 +26,7 @@ Options = Callable[[Random, Files], list[str]]
 PLAN = "p.plan"
 
 
-MUTANTS, MUTATED = 0.2, 0.15
+MUTANTS, MUTATED = 0.2, 0.2
 """The share of cases that are mutants of one in the corpus, and of the others that are mutated as they are drawn."""
 
 
@@ -66,7 +66,7 @@ def verb_of(name: str, draw_one: Callable[[Random], tuple[Files, list[str]]]) ->
 def made(name: str, files: Files, words: list[str]) -> Case:
     """A case of a verb. A file that is `-` goes to standard input."""
     stdin = files.pop("-", b"")
-    return Case(files, (name, *(_tame(word, files) for word in words)), stdin)
+    return Case(files, (name, *_tamed(words, files)), stdin)
 
 
 def mutant(random: Random, corpus: Corpus, options: Options) -> Case:
@@ -90,7 +90,23 @@ def mutant(random: Random, corpus: Corpus, options: Options) -> Case:
                 words.insert(at, random.choice(words))
             case _:
                 words[at] = mutate(words[at].encode(), random).decode("utf-8", "replace").replace("\0", "")
-    return Case(files, (case.argv[0], *(_tame(word, files) for word in words)), case.stdin)
+    return Case(files, (case.argv[0], *_tamed(words, files)), case.stdin)
+
+
+def _tamed(words: Sequence[str], files: Files) -> Iterator[str]:
+    """The same words, but ones that stay in the folder, and legal numbers of requests that are served in a moment."""
+    for before, word in zip(("", *words), words, strict=False):
+        many = before == "--requests" and re.fullmatch(r"[0-9_]{4,9}", word)
+        yield word.replace("_", "")[:3] if many else _tame(word, files)
+
+
+def _tamed(words: list[str], files: Files) -> list[str]:
+    """The same words, but they ask for no more requests than are served in a moment."""
+    tame = [_tame(word, files) for word in words]
+    for at, word in enumerate(tame[1:], 1):
+        if tame[at - 1] == "--requests" and len(word) > 3 and word.isascii() and word.isdigit():
+            tame[at] = word[:2]
+    return tame
 
 
 def _tame(word: str, files: Files) -> str:
@@ -131,8 +147,10 @@ WRONG = (
 def common(random: Random, files: Files) -> list[str]:
     """`--set`, `--json`: sometimes."""
     words: list[str] = []
+    over_time = is_timed(_text(files)) and random.random() < 0.9  # such a load has fields of its own
+    usual = [one for one in SETS if not (over_time and one.startswith("workload."))]
     while random.random() < 0.2:
-        override = random.choice(SETS) if random.random() < 0.9 else random.choice(WRONG)
+        override = random.choice(usual) if random.random() < 0.9 else random.choice(WRONG)
         if random.random() < 0.05:
             override = mutate(override.encode(), random).decode("utf-8", "replace").replace("\0", "")
         words += ["--set", override]
@@ -197,7 +215,7 @@ def _fmt(random: Random, files: Files) -> list[str]:
 
 
 def _explain(random: Random, files: Files) -> list[str]:
-    if random.random() < 0.6:
+    if random.random() < 0.7:
         word = random.choice(
             ("TTFT", "KV cache", "hbm", "band", "tpot", "comm_share", "xyz", "E", "É", "\x1b[1m", "MFU", *CODES)
         )
@@ -259,7 +277,7 @@ def _with_search(random: Random, files: Files) -> list[str]:
 def _search(random: Random, files: Files) -> list[str]:
     words = [*_with_search(random, files), *common(random, files), "--top", _number(random, 1, 3, 10)]
     words += random.choice(([], [], ["-o", "best.plan"], ["--rows", "rows.csv"], ["--rows", "rows.parquet"]))
-    if random.random() < 0.5:
+    if random.random() < 0.3:
         words += ["--simulate", "1", "--requests", _number(random, 3, 10)]
     return [_input(random, files), *words]
 
@@ -304,7 +322,7 @@ def _export(random: Random, files: Files) -> list[str]:
 def _report(random: Random, files: Files) -> list[str]:
     words = common(random, files)
     words += _with_search(random, files) if random.random() < 0.1 else _chosen(random, files)
-    words += ["--requests", _number(random, 5, 20)] if random.random() < 0.8 else []
+    words += ["--requests", _number(random, 2, 5, 20)] if random.random() < 0.9 else []
     return [_input(random, files), *words, "-o", _one_of(random, ("x.html",) * 8 + ("-",), ("x.txt",))]
 
 
@@ -321,7 +339,14 @@ def _laws(random: Random, files: Files) -> list[str]:
 def _autoscale(random: Random, files: Files) -> list[str]:
     every = _one_of(random, ("1h", "15min", "1 min", "30 s"), ("0", "-1 s", "x"))
     words = [*_chosen(random, files), *common(random, files), "--every", every]
-    return [_input(random, files), *words, "--requests", _number(random, 2, 5, 20), "--least", _number(random, 0, 1, 2)]
+    return [
+        _input(random, files),
+        *words,
+        "--requests",
+        _number(random, 1, 2, 2, 5),
+        "--least",
+        _number(random, 0, 1, 2),
+    ]
 
 
 def _compare_comm(random: Random, files: Files) -> list[str]:
@@ -333,7 +358,7 @@ def _init(random: Random, files: Files) -> list[str]:
     files.clear()
     words = [_one_of(random, ("first.plan", "x.plan", "out/x.plan"), ("x",))] if random.random() < 0.7 else []
     if random.random() < 0.6:  # each knob of the start is tried, so that those with few layers come up more often
-        usual = COMMON[:3] if random.random() < 0.8 else catalog.names("model")
+        usual = COMMON[:3] if random.random() < 0.9 else catalog.names("model")
         words += ["--model", _one_of(random, usual, ("llama", "\x1b[2J", "nobody"))]
     if random.random() < 0.6:
         words += ["--node", _one_of(random, catalog.names("node"), ("h100", "x" * 300))]
@@ -417,15 +442,15 @@ VERBS: tuple[Target, ...] = (
     verb("check", _check),
     verb("compile", _compile),
     verb("fmt", _fmt),
-    verb("explain", _explain, over_time=0.02, lean=0.9),
-    verb("diff", _diff, over_time=0.02, lean=0.93),
-    verb("verify", _verify, lean=0.93),
-    verb("render", _render, lean=0.93),
-    verb("search", _search, lean=0.93),
-    verb("simulate", _simulate, over_time=0.9, lean=0.93),
-    verb("export", _export, lean=0.93),
-    verb("report", _report, lean=0.93),
-    verb("laws", _laws, lean=0.93),
+    verb("explain", _explain, over_time=0.02, lean=0.95),
+    verb("diff", _diff, over_time=0.02, lean=0.96),
+    verb("verify", _verify, lean=0.96),
+    verb("render", _render, lean=0.96),
+    verb("search", _search, lean=0.96),
+    verb("simulate", _simulate, over_time=0.9, lean=0.96),
+    verb("export", _export, lean=0.96),
+    verb("report", _report, lean=0.96),
+    verb("laws", _laws, lean=0.96),
     verb("autoscale", _autoscale, rates=0.95),
     verb("compare-comm", _compare_comm),
     evolve(verb("init", _init), writes=("first.plan",)),

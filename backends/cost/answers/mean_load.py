@@ -175,7 +175,7 @@ def load_notes(plan: PlanSpec, model: Deployment) -> list[Diagnostic]:
     many = "1 request" if load.concurrency == 1 else f"{load.concurrency} requests"
     why = f"closed form: {many} in flight, {lengths}"
     if mean.rate is not None:
-        served = float(model.evaluate().throughput) / mean.counted
+        served = float(model.own.throughput) / mean.counted
         why += f", at the mean rate of {mean.rate:.3g} req/s"
         if served < mean.rate * (1 - 1e-9):
             why = f"closed form: of {mean.rate:.3g} req/s, {lengths}, at most {served:.3g} req/s are served"

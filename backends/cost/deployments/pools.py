@@ -6,7 +6,6 @@ Sources: Zhong et al., "DistServe", OSDI 2024; Patel et al., "Splitwise", ISCA 2
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 from math import inf
 from typing import NamedTuple
 
@@ -99,6 +98,7 @@ class Pools(Deployment):
         super().__init__(plan)
         self.split, self.prefill, self.decode = split, prefill, decode
         self._transfer = Transfer(split, prefill.memory, decode.memory)
+        self._tokens: dict[bool, Callable[..., Number]] = {}
 
     @property
     def pools(self) -> tuple[Replicas, ...]:
@@ -276,19 +276,22 @@ class Pools(Deployment):
         """Seconds of a token in the decode pool with batches of ``batch`` requests."""
         return (decode_step(self.decode.one, batch, i, o).period + self._host(batch)) / self.decode.gain
 
-    @cached_property
-    def _quick_token(self) -> Callable[..., Number]:
-        """`_token` for plain numbers, compiled as straight-line code."""
-        from plandsl.backends.cost.time.trace import trace
+    def _quick_token(self, arrays: bool) -> Callable[..., Number]:
+        """`_token` as straight-line code, for plain numbers or for arrays; itself where guesses are arrays."""
+        if not are_numbers(self.decode.gain):
+            return self._token
+        if arrays not in self._tokens:
+            from plandsl.backends.cost.time.trace import trace
 
-        return trace(self._token, "batch", "i", "o")
+            self._tokens[arrays] = trace(self._token, "batch", "i", "o", arrays=arrays)
+        return self._tokens[arrays]
 
     def _running(
         self, n: Number, i: Number, o: Number, room: Number, turn: Number, own: Number,
         exposed: Number, servers: Number, rate: Number,
     ) -> Number:  # fmt: skip
         """Requests in the decode pool or on their way to it: ``d`` of `Flow`, found by bisection."""
-        token = self._quick_token if are_numbers(n, i, o, room) else self._token
+        token = self._quick_token(not are_numbers(n, i, o, room))
         places, steps = self.decode.n * self.decode.in_flight, maximum(o - 1, 0)
 
         def all_of(d: Number) -> Number:

@@ -20,6 +20,9 @@ from plandsl.backends.cost.time.trace import trace
 ASKED = 8
 """Steps of one shape that are asked of the server; then its answer is recorded, which takes as long as some of them."""
 
+DECODES = False, False, True
+"""The shape of steps without prompts. As many requests often decode in the next step, in longer contexts."""
+
 MOST = 100_000
 """Costs of steps that are kept at once."""
 
@@ -59,13 +62,12 @@ class Kernels:
 
     def decode_seconds(self, count: int, means: Floats) -> tuple[Sequence[Any], Any, Any]:
         """Seconds of each stage, of a hop and of a draft, in steps in which so many decode."""
-        found: tuple[Sequence[Any], Any, Any] = self.decode(float(count), means)
+        found: tuple[Sequence[Any], Any, Any] = self._decode(float(count), means)
         return found
 
     @cached_property
-    def decode(self) -> Callable[..., Any]:
-        """The same of arrays of both numbers."""
-        return trace(self._of_shape((False, False, True)), "n", "c", arrays=True)
+    def _decode(self) -> Callable[..., Any]:
+        return trace(self._of_shape(DECODES), "n", "c", arrays=True, again="n")
 
     def _ask(self, prompt: Prompt | None, count: int, mean: float, parts: int) -> Cost:
         numbers: list[Any] = []
@@ -76,7 +78,8 @@ class Kernels:
             numbers += [count / parts if parts > 1 else count, mean]
         asked = self._asked[shape] = self._asked.get(shape, 0) + 1
         if asked > ASKED and shape not in self._hot:
-            self._hot[shape] = trace(self._of_shape(shape), *(f"n{i}" for i in range(len(numbers))))
+            names = [f"n{i}" for i in range(len(numbers))]
+            self._hot[shape] = trace(self._of_shape(shape), *names, again="n0" if shape == DECODES else None)
         kernels = self._hot.get(shape) or self._of_shape(shape)
         stages, hop, draft = kernels(*numbers)
         return Cost(stages, hop, draft, parts)
@@ -123,7 +126,8 @@ class TabledKernels(Kernels):
     @cached_property
     def decodes(self) -> Contexts:
         """Seconds of kernels in a step without prompts."""
-        return Contexts(lambda n, c: self.decode(n, c)[0][0], self.bends)
+        decode = trace(self._of_shape(DECODES), "n", "c", arrays=True)
+        return Contexts(lambda n, c: decode(n, c)[0][0], self.bends)
 
     def decode_seconds(self, count: int, means: Floats) -> tuple[Sequence[Any], Any, Any]:
         """Seconds of the stage, in steps in which so many decode."""

@@ -24,15 +24,24 @@ Inputs: TypeAlias = Mapping[str, Traced]
 """Nodes whose values are given, in the order of arguments, each with a name."""
 
 
-def trace(function: Callable[..., Any], *names: str, arrays: bool = False) -> Callable[..., Any]:
+KEPT = 1024
+"""Values of a number that is asked for again for which a `Staged` record keeps what follows from it alone."""
+
+
+def trace(
+    function: Callable[..., Any], *names: str, arrays: bool = False, again: str | None = None
+) -> Callable[..., Any]:
     """``function`` of the numbers ``names`` as straight-line code; it returns tuples, lists, dicts and numbers.
 
-    The code takes plain numbers, or with ``arrays`` numpy arrays. Raises `TypeError` where the function branches on the
-    value of a number.
+    The code takes plain numbers, or with ``arrays`` numpy arrays. ``again`` is the first of the names where it is a
+    plain number with few values: what follows from it alone is computed once for each. Raises `TypeError` where the
+    function branches on the value of a number.
     """
     tape = Tape()
     inputs = {name: tape.node("input", cast(Any, name)) for name in names}
-    return Straight(tape, inputs, function(*inputs.values()), arrays)
+    made = Staged if again else Straight
+    assert again in (None, names[0]), "what is asked for again comes first"
+    return made(tape, inputs, function(*inputs.values()), arrays)
 
 
 class Straight:
@@ -55,6 +64,29 @@ class Straight:
             if not self._left:
                 self._code = Writer(*self._record).compiled()
         return cast("Callable[..., Any]", self._code)(*numbers)
+
+
+class Staged:
+    """A record whose first input is asked for again and again: what follows from it alone is kept for each value."""
+
+    def __init__(self, tape: Tape, inputs: Inputs, result: object, arrays: bool) -> None:
+        first = next(iter(inputs))
+        border = list(border_of(tape, {first: inputs[first]}, result))
+        self._before = Straight(tape, {first: inputs[first]}, border, arrays)
+        given = {f"b{node.index}": node for node in border}
+        self._behind = Straight(
+            tape, given | {name: node for name, node in inputs.items() if name != first}, result, arrays
+        )
+        self._known: dict[float, list[Any]] = {}
+
+    def __call__(self, first: float, *others: Any) -> Any:
+        """The result for these inputs, in their order."""
+        known = self._known.get(first)
+        if known is None:
+            if len(self._known) >= KEPT:
+                self._known.clear()
+            known = self._known[first] = self._before(first)
+        return self._behind(*known, *others)
 
 
 class Player:
@@ -136,6 +168,20 @@ def last_readers(tape: Tape, inputs: Inputs, result: object) -> list[int | None]
                 if isinstance(x, Traced) and found[x.index] is None:
                     found[x.index] = index
     return found
+
+
+def border_of(tape: Tape, inputs: Inputs, result: object) -> list[Traced]:
+    """Of the nodes that follow from ``inputs`` alone those that the result has, or that others of its nodes read."""
+    last, given = last_readers(tape, {}, result), {node.index for node in inputs.values()}
+    alone = list[bool]()
+    for index, (op, operands) in enumerate(tape.nodes):
+        read = [alone[x.index] for x in operands if isinstance(x, Traced)]
+        alone.append(index in given or (op != "input" and all(read)))
+    found = {node.index: node for node in nodes_of(result, set()) if alone[node.index]}
+    for index, reader in enumerate(last):
+        if reader is not None and not alone[index]:
+            found |= {x.index: x for x in tape.nodes[index][1] if isinstance(x, Traced) and alone[x.index]}
+    return [found[index] for index in sorted(found)]
 
 
 def nodes_of(value: object, seen: set[int]) -> Iterator[Traced]:
