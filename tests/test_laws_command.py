@@ -337,7 +337,7 @@ def test_laws_of_models_see_what_grows_and_what_is_told_of_output() -> None:
 
 def test_requests_out_of_order_are_found() -> None:
     plan = plan_of("traffic")
-    run = laws_traffic._run(plan)
+    run = laws_traffic.serve_some(plan)
     records, steps = run.records, run.records.steps
     for law, wrong in (
         (laws_traffic.requests_pass_in_order, records._replace(first_s=records.arrival_s - 1)),
@@ -348,7 +348,7 @@ def test_requests_out_of_order_are_found() -> None:
         ),
         (laws_traffic.one_seed_is_one_run, records._replace(finish_s=records.finish_s + 1)),
     ):
-        with patch.object(laws_traffic, "_run", lambda plan, wrong=wrong: run._replace(records=wrong)):
+        with patch.object(laws_traffic, "serve_some", lambda plan, wrong=wrong: run._replace(records=wrong)):
             assert broken(law, plan)
 
 

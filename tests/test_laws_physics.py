@@ -14,6 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plandsl import driver
+from plandsl.answers.autoscale import Autoscale
+from plandsl.backends.cost.answers import autoscale
 from plandsl.backends.cost.answers.figures import FIGURES
 from plandsl.backends.cost.deployments import memory
 from plandsl.backends.cost.deployments.memory import MemoryModel
@@ -24,12 +26,21 @@ from plandsl.backends.cost.serving.replica import Replica, Worker
 from plandsl.backends.cost.serving.requests import Requests
 from plandsl.backends.cost.serving.scheduler import Live, Policy
 from plandsl.backends.cost.serving.simulate import simulate
+from plandsl.backends.cost.serving.tiers import Shelf
 from plandsl.backends.cost.time.phase import PhaseModel, PhaseTimes
 from plandsl.backends.cost.work.exchange import Exchange
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.ir import extents
 from plandsl.spec.scheduler import ROUTERS, RouterName
-from plandsl.testing import laws_bounds, laws_cost, laws_growth, laws_text, laws_traffic
+from plandsl.testing import (
+    laws_autoscale,
+    laws_bounds,
+    laws_cost,
+    laws_growth,
+    laws_text,
+    laws_tiers,
+    laws_traffic,
+)
 from plandsl.testing.known import Law
 from tests.draws import some
 from tests.serving import Steady
@@ -43,6 +54,8 @@ TEXT = """plan p {{
 BATCH = "input = 64, output = 16, batch = 8"
 QUEUE = "input = uniform(20, 900), output = 9, rate = 500 req/s, requests = 40, seed = 3"
 FEW = "engine = vllm with { max_requests = 2 }"
+DAY = "input = 900, output = 20, rate = varying([[0 s, 60 req/s], [60 s, 240 req/s]], every = 120 s), seed = 3"
+"""Arrivals that come and go."""
 SHARED = "mesh own = 2\n batch -> own"
 """Each rank has requests of its own."""
 
@@ -55,6 +68,14 @@ def made(sharding: str = "tp = 2", load: str = BATCH, more: str = "") -> Compile
     share = f"memory_fraction = {0.9 - next(NUMBERS) * 1e-5:.5f}"
     (plan,) = compile_text(TEXT.format(sharding=sharding, load=load, more=f"{share}\n{more}"))
     return plan
+
+
+def crowded(more: str) -> CompiledPlan:
+    """Conversations whose prompts have no room on the GPU for long, so that they come back to a tier."""
+    load = f"{QUEUE.replace('40', '60').replace('500', '20')}; sessions {{ turns = 2, think = 1 s }}"
+    plan = made("tp = 1", load=load, more=more)
+    own = 0.0566 + (plan.spec.memory_fraction - 0.9) / 1000  # some 130 blocks, of which a request takes up to 114
+    return CompiledPlan(evolve(plan.spec, memory_fraction=own), ())
 
 
 def scaled(of: type, name: str, factor: float) -> Any:
@@ -123,7 +144,7 @@ def last_come_first_served() -> Any:
 
 def lost_requests() -> Any:
     """A request that is refused is said to be served by the first server."""
-    real = laws_traffic._run
+    real = laws_traffic.serve_some
 
     def lose(plan: CompiledPlan) -> Any:
         run = real(plan)
@@ -131,7 +152,44 @@ def lost_requests() -> Any:
         finish[3] = np.nan
         return run._replace(records=run.records._replace(finish_s=finish))
 
-    return patch.object(laws_traffic, "_run", lose)
+    return patch.object(laws_traffic, "serve_some", lose)
+
+
+def tiers_that_fill_the_gpu() -> Any:
+    """With tiers, a GPU has room for more."""
+    real = MemoryModel.capacity
+
+    def more(self: MemoryModel, stage: int, *given: Any) -> Any:
+        return real(self, stage, *given) + 1e9 * bool(self.plan.effective_engine.scheduler.tiers)
+
+    return patch.object(MemoryModel, "capacity", more)
+
+
+def shelves_without_end() -> Any:
+    """A tier keeps all that comes, whatever its size."""
+    return patch.object(Shelf, "put", lambda self, key: self.keys.setdefault(key))
+
+
+def loads_from_nowhere() -> Any:
+    """Blocks are loaded of prompts that nobody has computed."""
+    real = laws_tiers.serve_some
+
+    def load(plan: CompiledPlan) -> Any:
+        run = real(plan)
+        return run._replace(records=run.records._replace(loaded=run.records.loaded + 16))
+
+    return patch.object(laws_tiers, "serve_some", load)
+
+
+def replicas_otherwise(number: Callable[..., int]) -> Any:
+    """Another number of replicas in each interval, by the ``number`` of an interval's own."""
+    real = autoscale.fewest_replicas
+
+    def fewest(*given: Any) -> Any:
+        found = real(*given)
+        return found._replace(replicas=number(found.replicas))
+
+    return patch.object(autoscale, "fewest_replicas", fewest)
 
 
 POOLS = "prefill { batch = 2 }, decode { }, transfer { bandwidth = 1 GB/s, latency = 1 us }"
@@ -199,6 +257,42 @@ BREAKS: dict[str, tuple[Law, Callable[[], CompiledPlan], Callable[[], Any], str]
         last_come_first_served,
         "which came earlier",
     ),
+    "tiers that leave more room": (
+        laws_tiers.tiers_change_no_closed_form,
+        lambda: made(more="engine = vllm"),
+        tiers_that_fill_the_gpu,
+        "without tiers",
+    ),
+    "tiers that keep more than they hold": (
+        laws_tiers.tiers_without_room_are_none,
+        lambda: crowded("engine = vllm"),
+        shelves_without_end,
+        "without room",
+    ),
+    "prompts that come from nowhere": (
+        laws_tiers.tiers_give_what_was_kept,
+        lambda: crowded("engine = vllm with { kv_tiers = [[1 GB, 50 GB/s]] }"),
+        loads_from_nowhere,
+        "are loaded",
+    ),
+    "hours that are forgotten": (
+        laws_autoscale.replicas_are_paid_by_the_hour,
+        lambda: made("tp = 1", load=DAY, more="engine = vllm"),
+        lambda: patch.object(Autoscale, "gpu_hours", property(lambda self: 2 * self.fixed_gpu_hours)),
+        "GPU hours are told",
+    ),
+    "a floor that nobody keeps": (
+        laws_autoscale.the_least_replicas_are_a_floor,
+        lambda: made("tp = 1", load=DAY, more="engine = vllm"),
+        lambda: replicas_otherwise(lambda own: 1),
+        "at least 3",
+    ),
+    "fewer replicas for more arrivals": (
+        laws_autoscale.replicas_follow_arrivals,
+        lambda: made("tp = 1", load=DAY, more="engine = vllm"),
+        lambda: replicas_otherwise(lambda own: 99 - own),
+        "replicas for",
+    ),
 }
 
 
@@ -218,10 +312,10 @@ def check_break(name: str) -> None:
     """Break what a law is about, and see that it says so."""
     law, plan, broken, words = BREAKS[name]
     law(plan())
-    laws_traffic._run.cache_clear()
+    laws_traffic.serve_some.cache_clear()
     with broken(), pytest.raises(AssertionError, match=words):
         law(plan())
-    laws_traffic._run.cache_clear()
+    laws_traffic.serve_some.cache_clear()
 
 
 # ---- first come, first served, with step times held fixed

@@ -24,6 +24,7 @@ except ModuleNotFoundError:
     _MISSING = True
 else:
     _MISSING = False
+    from plandsl.testing.engines import engines
     from plandsl.testing.hardware import calibrations, clusters, gpus, links, nodes
     from plandsl.testing.mixtures import deployments, mixtures
     from plandsl.testing.models import models
@@ -44,6 +45,7 @@ __all__ = [
     "clusters",
     "compiled",
     "deployments",
+    "engines",
     "gpus",
     "laws",
     "links",

@@ -8,6 +8,7 @@ from typing import TypeAlias
 from plandsl.diagnostics import Diagnostic, PlanError, suggest
 from plandsl.driver import CompiledPlan
 from plandsl.testing import (
+    laws_autoscale,
     laws_bounds,
     laws_cost,
     laws_growth,
@@ -17,6 +18,7 @@ from plandsl.testing import (
     laws_relations,
     laws_schedule,
     laws_text,
+    laws_tiers,
     laws_traffic,
 )
 
@@ -67,6 +69,12 @@ LAWS: tuple[Law, ...] = (
     laws_traffic.servers_hold_what_their_requests_need,
     laws_traffic.servers_keep_their_limits,
     laws_traffic.one_seed_is_one_run,
+    laws_tiers.tiers_change_no_closed_form,
+    laws_tiers.tiers_without_room_are_none,
+    laws_tiers.tiers_give_what_was_kept,
+    laws_autoscale.replicas_are_paid_by_the_hour,
+    laws_autoscale.the_least_replicas_are_a_floor,
+    laws_autoscale.replicas_follow_arrivals,
     laws_program.passes_keep_their_promises,
     laws_program.fusing_twice_is_fusing_once,
     laws_program.text_reads_back,
@@ -128,7 +136,13 @@ OF_KERNELS = OF_BATCHES - {laws_cost.shares_follow_their_figures, laws_models.st
 """Laws of steps without the time that an engine adds to them."""
 
 
-OF_TRAFFIC = frozenset(law for law in LAWS if law.__module__ == laws_traffic.__name__)
+OF_TRAFFIC = frozenset(
+    (
+        laws_tiers.tiers_without_room_are_none,
+        laws_tiers.tiers_give_what_was_kept,
+        *(law for law in LAWS if law.__module__ in (laws_traffic.__name__, laws_autoscale.__name__)),
+    )
+)
 """Laws of requests that are served one by one."""
 
 
@@ -150,6 +164,7 @@ OF_POOLS = frozenset(
         laws_cost.parts_add_up,
         laws_cost.terms_add_up,
         laws_cost.shares_follow_their_figures,
+        laws_tiers.tiers_change_no_closed_form,
     )
 )
 """Laws that two pools keep together, beside each by itself."""

@@ -22,7 +22,7 @@ SLACK = 1e-9
 
 
 @lru_cache(maxsize=2)
-def _run(plan: CompiledPlan) -> Run:
+def serve_some(plan: CompiledPlan) -> Run:
     """Some requests of the plan's load, served one by one."""
     load = plan.spec.workload
     if not load.over_time:
@@ -37,7 +37,7 @@ def _run(plan: CompiledPlan) -> Run:
 
 def requests_pass_in_order(plan: CompiledPlan) -> None:
     """No request is admitted before it arrives, none has its first token before that, or its last before its first."""
-    records = _run(plan).records
+    records = serve_some(plan).records
     served = records.served
     moments = np.stack([records.arrival_s, records.admitted_s, records.first_s, records.finish_s])[:, served]
     late = np.diff(moments, axis=0) >= -SLACK
@@ -50,7 +50,7 @@ def requests_are_served_once(plan: CompiledPlan) -> None:
 
     Of two pools, one server makes the first token, and another one the rest, if there are more.
     """
-    records = _run(plan).records
+    records = serve_some(plan).records
     served, refused = records.served, records.replica < 0
     lost = np.flatnonzero(served == refused)
     assert not lost.size, f"{lost[:3].tolist()} are neither served nor refused, or both"
@@ -67,7 +67,7 @@ def requests_are_served_once(plan: CompiledPlan) -> None:
 
 def every_request_gets_its_tokens(plan: CompiledPlan) -> None:
     """Steps compute each token of each prompt once, and bring each token of each answer once."""
-    run = _run(plan)
+    run = serve_some(plan)
     records = run.records
     if plan.spec.speculate is not None:
         raise DoesNotApply("a step brings several guessed tokens at once")
@@ -82,7 +82,7 @@ def every_request_gets_its_tokens(plan: CompiledPlan) -> None:
 
 def servers_hold_what_their_requests_need(plan: CompiledPlan) -> None:
     """No server holds more blocks of KV memory than it has, or has more steps on their way than batches in flight."""
-    run = _run(plan)
+    run = serve_some(plan)
     steps, most = run.records.steps, max(pool.in_flight for pool in plan.cost.pools)
     if len(plan.pools) == 1:
         assert steps.blocks.max(initial=0) <= run.blocks, f"{steps.blocks.max()} of {run.blocks} blocks are in use"
@@ -104,7 +104,7 @@ def servers_keep_their_limits(plan: CompiledPlan) -> None:
 
     A step begins when it was composed or later, ends behind its begin, and not before the step before it.
     """
-    steps = _run(plan).records.steps
+    steps = serve_some(plan).records.steps
     pools = list(zip(plan.pools, plan.cost.pools, strict=True))
     first = 0
     for pool, servers in pools:
@@ -126,7 +126,7 @@ def first_come_first_served(plan: CompiledPlan) -> None:
     The law is silent where an engine may choose otherwise: by priority or by prefix, among adapters, where blocks
     are loaded from tiers or shared by requests, and where ranks have queues of their own.
     """
-    run = _run(plan)
+    run = serve_some(plan)
     records = run.records
     first = plan.pools[0]
     engine = first.spec.effective_engine
@@ -154,7 +154,7 @@ def first_come_first_served(plan: CompiledPlan) -> None:
 
 def one_seed_is_one_run(plan: CompiledPlan) -> None:
     """The same load from the same seed is served in exactly the same way."""
-    first = _run(plan)
+    first = serve_some(plan)
     again = plan.simulate(len(first.records.input))
     for name, column in first.columns().items():
         same = np.array_equal(column, again.columns()[name], equal_nan=column.dtype.kind == "f")

@@ -1,0 +1,38 @@
+"""Drawn engines with tiers of KV memory: they read back, and keep the laws of tiers."""
+
+from __future__ import annotations
+
+import pytest
+from attrs import evolve
+from hypothesis import given
+
+from plandsl.driver import CompiledPlan, compile_text
+from plandsl.show import show_plan
+from plandsl.spec.hardware import EngineSpec
+from plandsl.testing import engines, laws_tiers, same
+from plandsl.testing.ask import ask
+from tests.draws import draws
+
+(BASE,) = compile_text("""plan p {
+  model = llama_3_2_1b, node = h100_1, sharding { tp = 1 }
+  workload { input = uniform(20, 900), output = 9, rate = 20 req/s, requests = 60, seed = 3
+    sessions { turns = 2, think = 1 s } }
+}""")
+
+
+@draws(1 / 2)
+@given(engine=engines())
+def test_law_drawn_engines_read_back_and_their_tiers_change_no_closed_form(engine: EngineSpec) -> None:
+    plan = CompiledPlan(evolve(BASE.spec, engine=engine), ())
+    (again,) = compile_text(show_plan(plan.spec))
+    assert same(plan.spec, again.spec)
+    assert bool(ask(laws_tiers.tiers_change_no_closed_form, plan).why_not) == (not engine.scheduler.prefix_cache)
+
+
+@pytest.mark.slow
+@draws(4)
+@given(engine=engines())
+def test_law_tiers_of_drawn_engines_serve_what_was_kept(engine: EngineSpec) -> None:
+    plan = CompiledPlan(evolve(BASE.spec, engine=engine), ())
+    for law in (laws_tiers.tiers_without_room_are_none, laws_tiers.tiers_give_what_was_kept):
+        ask(law, plan)
