@@ -66,13 +66,13 @@ class Cut(NamedTuple):
     expert: bool
 
 
-Check: TypeAlias = Callable[[PlanSpec], Iterator[Diagnostic]]
+Check: TypeAlias = Callable[[PlanSpec], bool]
 
 
-def check_groups(plan: PlanSpec, check_sizes: Check) -> Iterator[Diagnostic]:
+def check_groups(plan: PlanSpec, sizes_fit: Check) -> Iterator[Diagnostic]:
     """An error (E345) for each axis that cuts groups where the engine refuses that, else a note (N345).
 
-    A hint names only degrees in which ``check_sizes`` finds no error.
+    A hint names only degrees of which ``sizes_fit``.
     """
     refused: dict[str, list[Cut]] = {}
     shared: dict[str, list[Cut]] = {}
@@ -81,7 +81,7 @@ def check_groups(plan: PlanSpec, check_sizes: Check) -> Iterator[Diagnostic]:
         if refuses or not cut.kernel:
             (refused if refuses else shared).setdefault(cut.axes[-1], []).append(cut)
     for axis, cuts in refused.items():
-        yield _refusal(plan, next(a for a in plan.sharding.axes if a.name == axis), cuts, check_sizes)
+        yield _refusal(plan, next(a for a in plan.sharding.axes if a.name == axis), cuts, sizes_fit)
     for axis, cuts in shared.items():
         pads = refuses_cuts(plan.engine)
         what = "the engine pads them, which is not counted" if pads else "ranks hold the same scales"
@@ -192,13 +192,13 @@ def _shown(cuts: list[Cut]) -> str:
     return ", ".join(texts[:MOST]) + (", ..." if len(texts) > MOST else "")
 
 
-def _refusal(plan: PlanSpec, axis: AxisSpec, cuts: list[Cut], check_sizes: Check) -> Diagnostic:
+def _refusal(plan: PlanSpec, axis: AxisSpec, cuts: list[Cut], sizes_fit: Check) -> Diagnostic:
     assert plan.engine is not None, "an engine refuses"
     first = cuts[0]
     dims = ", ".join(dict.fromkeys(dim for cut in cuts for dim in cut.dims))
     why = f"{plan.engine.name} refuses {_degree(axis)}: it cuts {_shown(cuts)}"
     needs = f"{first.part:,} is no multiple of {first.unit}"
-    good = _degrees(plan, axis, check_sizes)
+    good = _degrees(plan, axis, sizes_fit)
     hint = (
         f"nearest degrees that cut no group: {', '.join(map(str, good))}" if good else f"split {dims} over fewer ranks"
     )
@@ -211,13 +211,18 @@ def _refusal(plan: PlanSpec, axis: AxisSpec, cuts: list[Cut], check_sizes: Check
     return Diagnostic("E345", why, axis.span or plan.sharding.span, needs, hint, labels=labels)
 
 
-def _degrees(plan: PlanSpec, axis: AxisSpec, check_sizes: Check) -> list[int]:
+def with_size(plan: PlanSpec, axis: AxisSpec, size: int) -> PlanSpec:
+    """The plan with another size of one axis."""
+    axes = tuple(a._replace(size=size) if a.name == axis.name else a for a in plan.sharding.axes)
+    return evolve(plan, sharding=evolve(plan.sharding, axes=axes))
+
+
+def _degrees(plan: PlanSpec, axis: AxisSpec, sizes_fit: Check) -> list[int]:
     """The nearest sizes of ``axis``, below and above, with which the plan cuts no group and is legal otherwise."""
 
     def fits(size: int) -> bool:
-        axes = tuple(a._replace(size=size) if a.name == axis.name else a for a in plan.sharding.axes)
-        trial = evolve(plan, sharding=evolve(plan.sharding, axes=axes))
-        if trial.sharding.ranks > plan.gpus or any(d.severity == "error" for d in check_sizes(trial)):
+        trial = with_size(plan, axis, size)
+        if trial.sharding.ranks > plan.gpus or not sizes_fit(trial):
             return False
         return all(cut.stored in PADDED for cut in find_cuts(trial))
 

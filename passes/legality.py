@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import accumulate
-from math import gcd, prod
-from typing import NamedTuple
+from math import prod
+from typing import Literal, NamedTuple
 
 from plandsl import limits
 from plandsl.diagnostics import Diagnostic, Label
@@ -20,7 +20,7 @@ from plandsl.ir.types import PADDED, REPLICATED, Value
 from plandsl.passes.build import arithmetic
 from plandsl.passes.cut_stages import split_layers, stage_axes
 from plandsl.passes.fitting import check_engine, check_load
-from plandsl.passes.groups import check_groups, refuses_cuts
+from plandsl.passes.groups import check_groups, refuses_cuts, with_size
 from plandsl.spec.earlier import BEFORE, group_starts, spans
 from plandsl.spec.formats import GGUF, base_format
 from plandsl.spec.model import ADAPTERS, Apply, walk
@@ -44,7 +44,7 @@ def check(plan: PlanSpec, *, drafts: bool = False) -> Iterator[Diagnostic]:
 
         yield from check_nodes(plan, plan.cluster)
     yield from check_sizes(plan)
-    yield from check_groups(plan, check_sizes)
+    yield from check_groups(plan, sizes_fit)
     yield from _stages(plan)
     yield from _shared_axes(plan)
     yield from _continues(plan)
@@ -284,29 +284,52 @@ def check_sizes(plan: PlanSpec) -> Iterator[Diagnostic]:
     """An error (E301) for each axis whose size does not divide the dimensions that it splits; E487 on adapters."""
     sizes = dict(plan.model.sizes)
     wrong: dict[AxisSpec | RuleSpec, list[str]] = {}
-    for dim in dict.fromkeys(d for r in plan.sharding.rules for d in r.dims):
-        size = sizes.get(dim)
+    for dim in _split_dims(plan):
         if dim == ADAPTERS:
             hint = f"leave `{ADAPTERS}` out: the weights of adapters are split as those of their targets are"
             rule, _ = _asking(plan, dim)
             yield Diagnostic("E487", f"`{ADAPTERS}` cannot be split: a rank has its part of each", rule.span, hint=hint)
             continue
-        if dim in FREE or size is None:
-            continue
-        ways = _shards(plan, dim)
-        if size % ways == 0:
-            continue
-        rule, axis = _asking(plan, dim)
-        if dim == plan.model.embedding.dims[0] and (padded := _padded_vocab(plan, size)) % ways == 0:
-            why = f"{plan.engine.name if plan.engine else ''} pads {dim} = {size:,} to {padded:,} before it is split"
-            yield Diagnostic("N346", why, rule.span)
-        elif dim in REPLICATED and all(_replicates(size, cut) for cut in _cuts(plan, dim)):
-            why = f"{dim} = {size} over {ways} shards: {ways // size} ranks hold each"
-            yield Diagnostic("N302", why, rule.span)
-        else:
-            wrong.setdefault(axis or rule, []).append(dim)
+        size, ways, (rule, axis) = sizes[dim], _shards(plan, dim), _asking(plan, dim)
+        match _how_split(plan, dim, size):
+            case "whole":
+                pass
+            case "padded":
+                padded = _padded_vocab(plan, size)
+                why = (
+                    f"{plan.engine.name if plan.engine else ''} pads {dim} = {size:,} to {padded:,} before it is split"
+                )
+                yield Diagnostic("N346", why, rule.span)
+            case "copied":
+                why = f"{dim} = {size} over {ways} shards: {ways // size} ranks hold each"
+                yield Diagnostic("N302", why, rule.span)
+            case _:
+                wrong.setdefault(axis or rule, []).append(dim)
     for dims in wrong.values():
         yield _does_not_divide(plan, dims)
+
+
+def sizes_fit(plan: PlanSpec) -> bool:
+    """Whether `check_sizes` finds no error."""
+    sizes = dict(plan.model.sizes)
+    return all(dim != ADAPTERS and _how_split(plan, dim, sizes[dim]) for dim in _split_dims(plan))
+
+
+def _split_dims(plan: PlanSpec) -> list[str]:
+    """The dimensions with a size that rules split, each once; `ADAPTERS` too."""
+    sizes = dict(plan.model.sizes)
+    named = dict.fromkeys(d for r in plan.sharding.rules for d in r.dims)
+    return [d for d in named if d == ADAPTERS or (d in sizes and d not in FREE)]
+
+
+def _how_split(plan: PlanSpec, dim: str, size: int) -> Literal["whole", "padded", "copied", ""]:
+    """How the rules split a dimension: into equal parts, once it is padded, with copies of single items; or not."""
+    ways = _shards(plan, dim)
+    if size % ways == 0:
+        return "whole"
+    if dim == plan.model.embedding.dims[0] and _padded_vocab(plan, size) % ways == 0:
+        return "padded"
+    return "copied" if dim in REPLICATED and all(_replicates(size, cut) for cut in _cuts(plan, dim)) else ""
 
 
 def _padded_vocab(plan: PlanSpec, size: int) -> int:
@@ -341,21 +364,19 @@ def _degrees(plan: PlanSpec, rule: RuleSpec, axis: AxisSpec | None, dims: list[s
     if axis is None:
         return []
     sizes = dict(plan.model.sizes)
-    needs = []  # size, shards that other axes ask for, replicable
-    for name in {*dims, *(d for r in plan.sharding.rules if axis.name in r.axes for d in r.dims)}:
-        if name in sizes and name not in FREE:
-            needs.append((sizes[name], max(1, _shards(plan, name) // axis.size), name in REPLICATED))
+    asked = {*dims, *(d for r in plan.sharding.rules if axis.name in r.axes for d in r.dims)}
+    named = [name for name in asked if name in sizes and name not in FREE]
+    divided = [sizes[name] for name in named if name not in REPLICATED and name != plan.model.embedding.dims[0]]
 
     def fits(n: int) -> bool:
-        return all(s % (n * o) == 0 or (rep and s < n * o and (n * o) % s == 0) for s, o, rep in needs)
+        if any(size % n for size in divided):
+            return False
+        trial = with_size(plan, axis, n)
+        return all(_how_split(trial, name, sizes[name]) for name in named)
 
-    parts = [0 if s % o else s // o for s, o, rep in needs if not rep]
-    if 0 in parts:
-        return []
-    most = gcd(*parts) or max((s for s, _, _ in needs), default=1)  # what divides all of them is no larger
-    below = next((n for n in range(min(axis.size - 1, most), 0, -1) if fits(n)), None)
-    top = min(plan.gpus * axis.size // max(1, plan.sharding.ranks), most)
-    above = next((n for n in range(axis.size + 1, min(top, 4096) + 1) if fits(n)), None)
+    largest = min(max(sizes[name] for name in named), plan.gpus * axis.size // max(1, plan.sharding.ranks))
+    below = next((n for n in range(axis.size - 1, 0, -1) if fits(n)), None)
+    above = next((n for n in range(axis.size + 1, min(largest, 4096) + 1) if fits(n)), None)
     return [n for n in (below, above) if n is not None]
 
 
