@@ -96,6 +96,7 @@ def test_plans_whose_ranks_have_parts_of_groups_share_no_program_with_those_that
     assert structure(plan_of("tp = 4").spec) != structure(plan_of("tp = 8").spec)
     plain = "rms_norm(v, gain = none) * g[heads, head_dim]"
     assert structure(plan_of("tp = 4", plain).spec) == structure(plan_of("tp = 8", plain).spec)
+    assert structure(plan_of("tp = 4", plain).spec) != structure(plan_of("tp = 1", plain).spec)
 
 
 def test_it_prints_and_reads_back() -> None:
