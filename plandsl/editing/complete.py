@@ -349,7 +349,9 @@ def _axes(reading: Reading, place: Place) -> list[str]:
         depth += BRACES.get(token.kind, 0)
         if token.kind == "RBRACE" and depth <= 0:
             break
-        if token.kind == "NEWLINE":
+        if token.kind == "COMMENT":
+            continue
+        if token.kind in ("NEWLINE", "SEMICOLON"):
             in_mesh = in_mesh and before.kind == "COMMA"  # axes go on behind a comma
             continue
         if token.kind == "EQ" and in_mesh:
