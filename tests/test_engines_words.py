@@ -130,6 +130,11 @@ SENT = {
     f"{SHORT}, rate = at_once, requests = 9": "--num-prompts 9 --request-rate inf ",
     f"requests = 9; class a {{ rate = 4 req/s, {SHORT} }}; class b {{ rate = 5 req/s, {SHORT} }}":
         "--num-prompts 9 --request-rate 9 ",
+    f"{SHORT}, rate = 4 req/s, duration = 50 s, sessions {{ turns = 3, think = 1 s }}":
+        "--num-prompts 600 --request-rate 12 ",
+    f"rate = 8 req/s, requests = 9; class a {{ share = 75 %, {SHORT} }}; "
+    f"class b {{ share = 25 %, {SHORT}, sessions {{ turns = uniform(2, 4), think = 1 s }} }}":
+        "--num-prompts 9 --request-rate 12 ",
     f"{SHORT}, concurrency = 3": "--num-prompts 30 --max-concurrency 3 ",
 }  # fmt: skip
 """Loads, and how the benchmark sends them."""

@@ -12,9 +12,18 @@ from plandsl.backends.engines.sglang import write_sglang
 from plandsl.backends.engines.trtllm import write_trtllm
 from plandsl.backends.engines.vllm import write_vllm
 from plandsl.spec.plan import PlanSpec, WorkloadSpec
-from plandsl.spec.rates import arrivals_of
 from plandsl.spec.scheduler import SchedulerName
-from plandsl.spec.traffic import Arrivals, AtOnce, Steady, TrafficSpec, Uniform, Varying, mean_rate
+from plandsl.spec.traffic import (
+    Arrivals,
+    AtOnce,
+    SessionsSpec,
+    Steady,
+    TrafficSpec,
+    Uniform,
+    Varying,
+    mean_of,
+    mean_rate,
+)
 from plandsl.values import sum_up
 
 LAUNCH: dict[SchedulerName, tuple[str, ...]] = {
@@ -168,8 +177,7 @@ PROMPTS = 1000
 
 def _open_loop(load: WorkloadSpec, traffic: TrafficSpec) -> list[tuple[str, ...]]:
     """Requests at the mean rate of the load, as many as come in its duration; without a rate, all at once."""
-    rates = [_mean_rate(one, traffic.duration) for one in arrivals_of(load)]
-    rate = sum_up(one or 0.0 for one in rates)
+    rate = _request_rate(traffic)
     lasting = PROMPTS if traffic.duration is None or not rate else max(1, round(rate * traffic.duration))
     words: list[tuple[str, ...]] = [("--num-prompts", str(load.requests or lasting))]
     if not rate:
@@ -179,8 +187,24 @@ def _open_loop(load: WorkloadSpec, traffic: TrafficSpec) -> list[tuple[str, ...]
     return words if shape in (1.0, None) else [*words, ("--burstiness", f"{shape:g}")]
 
 
-def _mean_rate(arrivals: Arrivals, duration: float | None) -> float | None:
-    """Mean arrivals per second in the first ``duration`` seconds, or in the long run."""
+def _request_rate(traffic: TrafficSpec) -> float:
+    """Mean requests per second, of all classes; each turn of a conversation is a request. 0 where no rate is stated."""
+    parts = [(1.0, traffic.arrivals, traffic.sessions)]
+    if traffic.classes:
+        parts = [(one.share or 1.0, one.arrivals or traffic.arrivals, one.sessions) for one in traffic.classes]
+    return sum_up(
+        share * (_mean_rate(arrivals, traffic.duration) or 0.0) * _turns(sessions)
+        for share, arrivals, sessions in parts
+    )
+
+
+def _turns(sessions: SessionsSpec | None) -> float:
+    """Mean requests of an arrival; 1 where only a file says how many turns a conversation has."""
+    return 1.0 if sessions is None else mean_of(sessions.turns) or 1.0
+
+
+def _mean_rate(arrivals: Arrivals | None, duration: float | None) -> float | None:
+    """Mean arrivals per second in the first ``duration`` seconds, or in the long run; None as of `mean_rate`."""
     if isinstance(arrivals, Varying) and duration is not None and duration < (arrivals.every or inf):
         arrivals = Varying(tuple(step for step in arrivals.steps if step[0] < duration), duration)
     return mean_rate(arrivals)
