@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from attrs import evolve
 
+from plandsl import limits
 from plandsl.backends.cost import Metrics
 from plandsl.backends.cost.answers.figures import change_pools
 from plandsl.driver import CompiledPlan
@@ -17,6 +18,9 @@ from plandsl.testing.laws_traffic import serve_some
 
 HOST = TierSpec(200e9, 50e9, 10e-6)
 """Assumed: host memory for each GPU, and a link to it. A plan without tiers is asked with such a one."""
+
+FIGURES = Metrics._fields[: Metrics._fields.index("phases")]
+"""What the closed form tells of a plan, up to whether it fits: the other fields say how it came to that."""
 
 
 def _with_tiers(spec: PlanSpec, *tiers: TierSpec) -> PlanSpec:
@@ -45,9 +49,13 @@ def tiers_change_no_closed_form(plan: CompiledPlan) -> None:
     own = _own_tiers(plan)
     better = tuple(TierSpec(2 * t.memory, 2 * t.bandwidth, t.latency / 2) for t in own)
     before = plan.cost.on(_with_tiers(plan.spec)).evaluate()
-    for what, tiers in (("its tiers", own), ("better tiers", better), ("one tier more", (*own, HOST)[:8])):
+    for what, tiers in (
+        ("its tiers", own),
+        ("better tiers", better),
+        ("one tier more", (*own, HOST)[: limits.MAX_TIERS]),
+    ):
         after = plan.cost.on(_with_tiers(plan.spec, *tiers)).evaluate()
-        for name in Metrics._fields[:9]:
+        for name in FIGURES:
             was, now = getattr(before, name), getattr(after, name)
             assert was == now, f"{name} is {was} without tiers, {now} with {what}"
 
