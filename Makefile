@@ -132,7 +132,7 @@ seeds: $(DEV)  ## the property tests, drawn from each of ten seeds
 fuzz: $(DEV)  ## MINUTES=1 [SEED=0] [TARGETS="check verify"]: drawn inputs for readers and verbs; build/fuzz keeps a corpus
 	$(BIN)/python -m tests.fuzz $(TARGETS) --minutes $(or $(MINUTES),1) --seed $(or $(SEED),0) --workers $(or $(WORKERS),1)
 
-quality: $(QUALITY)  ## tests and those of extras under coverage; branches run by package, at least 95 %, and the last mutants' figures
+quality: $(QUALITY)  ## tests under coverage, also those of extras: branches that run, by package, at least 95 %, and the last mutants' figures
 	$(BIN)/python -m benchmarks.quality $(if $(SEED),--seed '$(SEED)')
 
 mutants: $(QUALITY)  ## [SAMPLE=400] [SEED=1] [WORKERS=1] [AGAIN=1]: change the code in one place, many times; do tests fail?

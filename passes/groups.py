@@ -72,7 +72,7 @@ Check: TypeAlias = Callable[[PlanSpec], bool]
 def check_groups(plan: PlanSpec, sizes_fit: Check) -> Iterator[Diagnostic]:
     """An error (E345) for each axis that cuts groups where the engine refuses that, else a note (N345).
 
-    A hint names only degrees of which ``sizes_fit``.
+    A hint names only degrees for which ``sizes_fit`` holds.
     """
     refused: dict[str, list[Cut]] = {}
     shared: dict[str, list[Cut]] = {}

@@ -323,7 +323,7 @@ def _split_dims(plan: PlanSpec) -> list[str]:
 
 
 def _how_split(plan: PlanSpec, dim: str, size: int) -> Literal["whole", "padded", "copied", ""]:
-    """How the rules split a dimension: into equal parts, once it is padded, with copies of single items; or not."""
+    """How the rules split a dimension: into equal parts, or so once padded, or with copies of items; empty if not."""
     ways = _shards(plan, dim)
     if size % ways == 0:
         return "whole"

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, cast
 from plandsl.backends.cost.time.tape import Operand, Tape, Traced
 
 HOT = 100
-"""Calls of a record from which on it is compiled."""
+"""A record is compiled at this call."""
 
 INLINE = 12
 """The deepest nesting of an expression; a deeper part gets a name."""
@@ -25,7 +25,7 @@ Inputs: TypeAlias = Mapping[str, Traced]
 
 
 KEPT = 1024
-"""Values of a number that is asked for again for which a `Staged` record keeps what follows from it alone."""
+"""Values of its first input for which a `Staged` record keeps the results that follow from that input alone."""
 
 
 def trace(
@@ -45,9 +45,9 @@ def trace(
 
 
 class Straight:
-    """What a tape makes of ``inputs``, as a function of these: ``result`` may be of tuples, lists, dicts and nodes.
+    """A record as a function of ``inputs``. ``result`` consists of tuples, lists, dicts, constants and nodes.
 
-    Inputs may be any nodes that the result is made of, and of which all its other nodes are.
+    An input may be any node. All nodes of the result must follow from inputs and constants.
     """
 
     def __init__(self, tape: Tape, inputs: Inputs, result: object, arrays: bool = False) -> None:
@@ -171,7 +171,7 @@ def last_readers(tape: Tape, inputs: Inputs, result: object) -> list[int | None]
 
 
 def border_of(tape: Tape, inputs: Inputs, result: object) -> list[Traced]:
-    """Of the nodes that follow from ``inputs`` alone those that the result has, or that others of its nodes read."""
+    """The nodes that follow from ``inputs`` alone, and that the result has or that a node which needs more reads."""
     last, given = last_readers(tape, {}, result), {node.index for node in inputs.values()}
     alone = list[bool]()
     for index, (op, operands) in enumerate(tape.nodes):
