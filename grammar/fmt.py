@@ -72,7 +72,7 @@ class _Formatter:
                 self._add_comment(token)
             else:
                 self._add(token, self.kinds.get(token.span, ""))
-        return _join_lines(self.lines)
+        return join_lines(self.lines)
 
     def _add_comment(self, token: Token) -> None:
         if not self.code:
@@ -133,11 +133,11 @@ def _attribute_brackets(tokens: list[Token]) -> dict[Any, str]:
     return found
 
 
-def _join_lines(lines: list[tuple[str, str]]) -> str:
+def join_lines(lines: list[tuple[str, str]]) -> str:
+    """Lines of code and comment as text, the comments of neighbouring lines below each other."""
     out: list[str] = []
     for lined, group in groupby(_collapse_blank_lines(lines), key=lambda line: bool(line[0].strip() and line[1])):
         run = list(group)
-        # comments at the ends of neighbouring lines stand below each other
         width = max(len(code) for code, _ in run) + 2 if lined else 0
         out += [(code.ljust(width) + comment) if comment else code for code, comment in run]
     return "".join(line + "\n" for line in out)

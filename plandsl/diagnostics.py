@@ -159,6 +159,8 @@ def clip(text: str, limit: int = 40) -> str:
 
 def visible(text: str) -> str:
     """``text`` whose characters that steer a terminal are written as codes, such as ``\\x1b``; lines stay lines."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 

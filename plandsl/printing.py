@@ -12,6 +12,7 @@ from rich.segment import Segment
 from rich.table import Column, Table
 from rich.text import Text
 
+from plandsl.diagnostics import visible
 from plandsl.tables import Bar, Sheet, cell_text
 
 WIDE = 100
@@ -50,7 +51,7 @@ def _fits(sheet: Sheet, width: int) -> bool:
 
 
 class _Trimmed:
-    """The lines of a group, without trailing spaces."""
+    """The lines of a group, without trailing spaces and without characters that steer a terminal."""
 
     def __init__(self, whole: Group) -> None:
         self.whole = whole
@@ -59,9 +60,10 @@ class _Trimmed:
         for line in console.render_lines(self.whole, options, pad=False):
             while line and not line[-1].text.strip():
                 line.pop()
-            yield from line[:-1]
+            for segment in line[:-1]:
+                yield segment._replace(text=visible(segment.text))
             for last in line[-1:]:
-                yield Segment(last.text.rstrip(), last.style, last.control)
+                yield Segment(visible(last.text.rstrip()), last.style, last.control)
             yield Segment.line()
 
 

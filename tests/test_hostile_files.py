@@ -216,3 +216,13 @@ def test_a_script_in_a_manifest_is_found_whatever_ends_its_lines(
     said = refused(tmp_path, "m.yaml", MANIFEST.replace("\n", end), capsys)
     assert "error[E506]" in said
     assert ":9:46" in said
+
+
+@pytest.mark.parametrize("sign", ["\x1b[31m", "\x7f", "\x9b0m"])
+def test_cells_of_tables_steer_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str], sign: str) -> None:
+    (tmp_path / "elementwise.csv").write_text(f"gpu,op,dtype,rows,cols,time_s\nh{sign}x,,,,,\n", encoding="utf-8")
+    for form in ([], ["--json"]):
+        main(["accuracy", str(tmp_path), *form])
+        said = capsys.readouterr().out
+        assert sign[1:] + "x" in said
+        assert sign[0] not in said

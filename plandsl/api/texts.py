@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from plandsl.arguments import Arguments
 from plandsl.diagnostics import Diagnostic, PlanError, Span, clip
 from plandsl.grammar import syntax as s
-from plandsl.grammar.fmt import format_text
+from plandsl.grammar.fmt import format_text, join_lines
 from plandsl.grammar.parse import parse
 
 if TYPE_CHECKING:
@@ -69,7 +69,14 @@ def slice_text(lines: list[str], span: Span) -> str:
     if "{" not in "".join(found):
         joined = " ".join(_without_comment(line).strip() for line in found)
         return format_text(f"let v = {joined}\n", "<value>").removeprefix("let v = ").rstrip()
-    return "\n".join([found[0], *(line[min(indent, len(line) - len(line.lstrip())) :] for line in found[1:])])
+    found[1:] = [line[min(indent, len(line) - len(line.lstrip())) :] for line in found[1:]]
+    # the lines around them may have moved their comments
+    return join_lines([_code_and_comment(line) for line in found]).rstrip()
+
+
+def _code_and_comment(line: str) -> tuple[str, str]:
+    code = _without_comment(line)
+    return code.rstrip() if code.strip() else code, line[len(code) :]
 
 
 def _without_comment(line: str) -> str:

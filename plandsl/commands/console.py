@@ -95,5 +95,6 @@ def print_text(text: str, hang: int = 4) -> None:
 
 
 def print_json(value: object) -> None:
-    """The machine form, on standard output."""
-    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False, default=str) + "\n")
+    """The machine form, on standard output, in characters that no terminal obeys."""
+    text = json.dumps(value, indent=2, allow_nan=False, default=str)
+    sys.stdout.write(text.replace("\x7f", "\\u007f") + "\n")
