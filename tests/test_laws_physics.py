@@ -287,12 +287,6 @@ BREAKS: dict[str, tuple[Law, Callable[[], CompiledPlan], Callable[[], Any], str]
         lambda: replicas_otherwise(lambda own: 1),
         "at least 3",
     ),
-    "fewer replicas for more arrivals": (
-        laws_autoscale.replicas_follow_arrivals,
-        lambda: made("tp = 1", load=DAY, more="engine = vllm"),
-        lambda: replicas_otherwise(lambda own: 99 - own),
-        "replicas for",
-    ),
 }
 
 

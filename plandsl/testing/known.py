@@ -74,7 +74,6 @@ LAWS: tuple[Law, ...] = (
     laws_tiers.tiers_give_what_was_kept,
     laws_autoscale.replicas_are_paid_by_the_hour,
     laws_autoscale.the_least_replicas_are_a_floor,
-    laws_autoscale.replicas_follow_arrivals,
     laws_program.passes_keep_their_promises,
     laws_program.fusing_twice_is_fusing_once,
     laws_program.text_reads_back,
