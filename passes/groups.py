@@ -226,7 +226,15 @@ def _degrees(plan: PlanSpec, axis: AxisSpec, sizes_fit: Check) -> list[int]:
             return False
         return all(cut.stored in PADDED for cut in find_cuts(trial))
 
-    most = plan.gpus * axis.size // plan.sharding.ranks
+    return nearest_degrees(axis, plan.gpus * axis.size // plan.sharding.ranks, fits)
+
+
+def nearest_degrees(axis: AxisSpec, most: int, fits: Callable[[int], bool]) -> list[int]:
+    """The nearest size below that of ``axis`` that ``fits``, and the nearest one above, which is at most ``most``."""
     below = next((n for n in range(axis.size - 1, 0, -1) if fits(n)), None)
-    above = next((n for n in range(axis.size + 1, min(most, 4096) + 1) if fits(n)), None)
+    above = next((n for n in range(axis.size + 1, min(most, TRIED) + 1) if fits(n)), None)
     return [n for n in (below, above) if n is not None]
+
+
+TRIED = 4096
+"""The largest degree that a hint looks for."""

@@ -20,7 +20,7 @@ from plandsl.ir.types import PADDED, REPLICATED, Value
 from plandsl.passes.build import arithmetic
 from plandsl.passes.cut_stages import split_layers, stage_axes
 from plandsl.passes.fitting import check_engine, check_load
-from plandsl.passes.groups import check_groups, refuses_cuts, with_size
+from plandsl.passes.groups import check_groups, nearest_degrees, refuses_cuts, with_size
 from plandsl.spec.earlier import BEFORE, group_starts, spans
 from plandsl.spec.formats import GGUF, base_format
 from plandsl.spec.model import ADAPTERS, Apply, walk
@@ -365,7 +365,7 @@ def _degrees(plan: PlanSpec, rule: RuleSpec, axis: AxisSpec | None, dims: list[s
         return []
     sizes = dict(plan.model.sizes)
     asked = {*dims, *(d for r in plan.sharding.rules if axis.name in r.axes for d in r.dims)}
-    named = [name for name in asked if name in sizes and name not in FREE]
+    named = [name for name in _split_dims(plan) if name in asked and name != ADAPTERS]
     divided = [sizes[name] for name in named if name not in REPLICATED and name != plan.model.embedding.dims[0]]
 
     def fits(n: int) -> bool:
@@ -375,9 +375,7 @@ def _degrees(plan: PlanSpec, rule: RuleSpec, axis: AxisSpec | None, dims: list[s
         return all(_how_split(trial, name, sizes[name]) for name in named)
 
     largest = min(max(sizes[name] for name in named), plan.gpus * axis.size // max(1, plan.sharding.ranks))
-    below = next((n for n in range(axis.size - 1, 0, -1) if fits(n)), None)
-    above = next((n for n in range(axis.size + 1, min(largest, 4096) + 1) if fits(n)), None)
-    return [n for n in (below, above) if n is not None]
+    return nearest_degrees(axis, largest, fits)
 
 
 def _stages(plan: PlanSpec) -> Iterator[Diagnostic]:
