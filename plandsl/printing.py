@@ -60,10 +60,8 @@ class _Trimmed:
         for line in console.render_lines(self.whole, options, pad=False):
             while line and not line[-1].text.strip():
                 line.pop()
-            for segment in line[:-1]:
-                yield segment._replace(text=visible(segment.text))
-            for last in line[-1:]:
-                yield Segment(visible(last.text.rstrip()), last.style, last.control)
+            line[-1:] = [last._replace(text=last.text.rstrip()) for last in line[-1:]]
+            yield from (segment._replace(text=visible(segment.text)) for segment in line)
             yield Segment.line()
 
 

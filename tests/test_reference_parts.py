@@ -12,16 +12,12 @@ from plandsl.ir.compute import Attention, Map, Norm, Rope
 from plandsl.ir.experts import TopK
 from plandsl.ir.index import PickKeys
 from plandsl.ir.latent import LatentAttention
-from plandsl.ir.text import read_type
-from plandsl.ir.types import Mesh, Value
+from plandsl.ir.types import Mesh
+from tests.test_ir import value
 
 MESH = Mesh((("a", 2), ("b", 2)))
 SIZES = {"batch": 4, "position": 4, "context": 4, "hidden": 8, "heads": 6, "groups": 3, "head_dim": 4, "experts": 4}
 SIZES |= {"kv_rank": 4, "rope_dim": 2, "nope_dim": 2, "n": 2, "d": 4, "picks.2": 2}
-
-
-def value(name: str, text: str) -> Value:
-    return Value(name, read_type(text))
 
 
 X = value("x", "bf16[batch, position, hidden]")

@@ -260,10 +260,8 @@ def _load_texts(load: WorkloadSpec, engine: SchedulerName) -> Iterator[str]:
 
 def _traffic_texts(load: WorkloadSpec, traffic: TrafficSpec) -> Iterator[str]:
     if traffic.arrivals is not None and not isinstance(traffic.arrivals, Steady | AtOnce):
-        kind, sent = (
-            type(traffic.arrivals).__name__,
-            "all at once" if isinstance(traffic.arrivals, Traced) else "at a mean rate",
-        )
+        kind = type(traffic.arrivals).__name__
+        sent = "all at once" if isinstance(traffic.arrivals, Traced) else "at a mean rate"
         yield f"the benchmark has no arrivals like the plan's ({kind}): it sends {sent}"
     if traffic.duration is not None:
         yield "the benchmark stops by the number of requests, and not after `duration`"

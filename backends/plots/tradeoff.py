@@ -10,7 +10,7 @@ import numpy as np
 
 from plandsl import plotting
 from plandsl.backends.plots.bounds import METRICS, Bound, bounds_of, widen
-from plandsl.backends.plots.curves import LoadCurve, show_load
+from plandsl.backends.plots.curves import LoadCurve, metrics_of, show_load
 from plandsl.backends.plots.runs import caption_of, draw_legend, labels, new_figure
 from plandsl.spec.plan import PlanSpec
 from plandsl.units import show_time
@@ -26,7 +26,7 @@ def draw_tradeoff(curves: Sequence[LoadCurve], path: Path, against: Collection[s
     """
     plt = plotting.pyplot()
     plans = [c.plan for c in curves]
-    against = [m for m in against if any(np.isfinite(c.times(m)).any() for c in curves)] or list(against)
+    against = [m for m in against if any(m in metrics_of(plan) for plan in plans)] or list(against)
     with plt.rc_context(plotting.SMALL):
         figure = new_figure(4.0)
         places = figure.subplots(1, len(against), sharey=True, squeeze=False)[0]

@@ -346,7 +346,7 @@ def _axes(reading: Reading, place: Place) -> list[str]:
     for token in reading.tokens:
         if head and token.span < head[0].span:
             continue
-        depth += BRACES.get(token.kind, 0)
+        depth += (token.kind == "LBRACE") - (token.kind == "RBRACE")
         if token.kind == "RBRACE" and depth <= 0:
             break
         if token.kind == "COMMENT":
@@ -359,10 +359,6 @@ def _axes(reading: Reading, place: Place) -> list[str]:
         in_mesh = in_mesh or token.kind == "MESH"
         before = token
     return list(dict.fromkeys((*names, *(sugar.axis for sugar in SUGAR.values()))))
-
-
-BRACES = {"LBRACE": 1, "RBRACE": -1}
-"""By how many blocks a token goes deeper."""
 
 
 # ---- models
