@@ -1,6 +1,6 @@
-"""What the kernels of a step take: the server's answers, each asked for once, or tables made of them.
+"""Seconds that the kernels of a step take: a server tells them once for each step, or tables have them.
 
-The engine's own time is not here. So runs with engines that differ in nothing else share one of these.
+The engine's own time is not part of them. So engines that differ in their own time alone share the kernels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from plandsl.backends.cost.time.tape import Tape
 from plandsl.backends.cost.time.trace import trace
 
 ASKED = 8
-"""Steps of one shape that are asked of the server; then its answer is recorded, which takes as long as some of them."""
+"""After so many steps of one shape the server's arithmetic is recorded. A record takes as long as a few steps."""
 
 DECODES = False, False, True
 """The shape of steps without prompts. As many requests often decode in the next step, in longer contexts."""

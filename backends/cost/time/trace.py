@@ -101,7 +101,7 @@ class Player:
         self.result = result
         self.start: list[object] = [None] * len(inputs)
         self.places = {node.index: at for at, node in enumerate(inputs.values())}
-        self.steps: list[tuple[Callable[..., Any], int, Any, int]] = []  # of two places, or of a list of them and -1
+        self.steps: list[tuple[Callable[..., Any], int, Any, int]] = []  # see `__call__`
         last, free = last_readers(tape, inputs, result), list[int]()
         for index, reader in enumerate(last):
             if reader is None or index in self.places:
@@ -121,7 +121,10 @@ class Player:
         return len(self.start) - 1
 
     def __call__(self, *numbers: Any) -> Any:
-        """The result for these inputs."""
+        """The result for these inputs.
+
+        A step has a function, the place of what it gives, and the places of two operands: or a list of places, and -1.
+        """
         values: list[Any] = [*numbers, *self.start[len(numbers) :]]
         for function, at, a, b in self.steps:
             values[at] = function(values[a], values[b]) if b >= 0 else function(*[values[i] for i in a])
@@ -157,7 +160,7 @@ PLAYED: Mapping[str, Callable[..., Any]] = {
 
 
 def last_readers(tape: Tape, inputs: Inputs, result: object) -> list[int | None]:
-    """For each node the last node that reads it, beyond all for those of the result; None for one that nobody needs."""
+    """For each node the index of the last node that reads it: None if none does, the number of nodes for the result."""
     given, beyond = {node.index for node in inputs.values()}, len(tape.nodes)
     found: list[int | None] = [None] * beyond
     for node in nodes_of(result, set()):
@@ -185,7 +188,7 @@ def border_of(tape: Tape, inputs: Inputs, result: object) -> list[Traced]:
 
 
 def nodes_of(value: object, seen: set[int]) -> Iterator[Traced]:
-    """The nodes in a result; those of a part that occurs several times once."""
+    """The nodes in a result. A part that occurs several times is looked at once."""
     if isinstance(value, Traced):
         yield value
     elif isinstance(value, dict | list | tuple) and id(value) not in seen:
