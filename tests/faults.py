@@ -96,20 +96,28 @@ class Interrupt:
     """Raises `KeyboardInterrupt` once in a call, at the line with the number ``at``; 0: never.
 
     Lines count that run in modules whose path ends in ``inside``; with ``opcodes``, each instruction of theirs does.
-    ``count`` is the number that ran.
+    ``count`` is the number that ran. ``dropped``: Python dropped the exception, as it does in a finalizer; a process of
+    its own ends at once then (`plandsl.ending.watch`), and a run in this one goes on.
     """
 
     def __init__(self, at: int, inside: tuple[str, ...], opcodes: bool = False) -> None:
-        self.at, self.inside, self.opcodes, self.count = at, inside, opcodes, 0
+        self.at, self.inside, self.opcodes, self.count, self.dropped = at, inside, opcodes, 0, False
 
     def call(self, act: Callable[[], int]) -> int:
         """The result of ``act``."""
-        before = sys.gettrace()
+        before, sys.unraisablehook = (sys.gettrace(), sys.unraisablehook), self._see
         sys.settrace(self._at_call)
         try:
             return act()
         finally:
-            sys.settrace(before)
+            sys.settrace(before[0])
+            sys.unraisablehook = before[1]
+
+    def _see(self, found: Any) -> None:
+        if isinstance(found.exc_value, KeyboardInterrupt):
+            self.dropped = True
+        else:
+            sys.__unraisablehook__(found)
 
     def _at_call(self, frame: FrameType, event: str, argument: object) -> Any:
         if not frame.f_code.co_filename.endswith(self.inside):
