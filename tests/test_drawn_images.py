@@ -66,6 +66,16 @@ def test_the_closed_form_has_the_mean_of_what_fits(images: str, mean: float) -> 
     assert drawn.mean() == pytest.approx(mean, rel=0.03)
 
 
+def test_the_seed_of_a_load_draws_its_images() -> None:
+    lengths = np.full(1000, 1000)
+    one, again, other = (
+        draw_images(plan_of("", load("uniform(0, 4)") + f", seed = {seed}").spec.workload, lengths)
+        for seed in (1, 1, 2)
+    )
+    assert np.array_equal(one, again)
+    assert np.mean(one != other) > 0.5
+
+
 def test_it_prints_and_reads_back() -> None:
     plan = plan_of("", load("uniform(0, 4)"))
     assert "images = uniform(0, 4)\n" in show_plan(plan.spec)
