@@ -7,6 +7,7 @@ import shlex
 from math import inf
 
 from plandsl.backends.engines.flags import MODEL_FLAG, Settings
+from plandsl.backends.engines.sent import sent_lengths
 from plandsl.backends.engines.server import Deployment, Server
 from plandsl.backends.engines.sglang import write_sglang
 from plandsl.backends.engines.trtllm import write_trtllm
@@ -15,7 +16,6 @@ from plandsl.spec.plan import PlanSpec, WorkloadSpec
 from plandsl.spec.scheduler import SchedulerName
 from plandsl.spec.traffic import (
     Arrivals,
-    AtOnce,
     SessionsSpec,
     Steady,
     TrafficSpec,
@@ -135,14 +135,14 @@ def _lengths(load: WorkloadSpec, sglang: bool) -> list[tuple[str, ...]]:
     if traffic is not None and traffic.trace is not None:
         return [("--dataset-name", "mooncake" if sglang else "timed_trace"),
                 ("--dataset-path", shlex.quote(traffic.trace.file.shown))]  # fmt: skip
-    cached = round(load.input * load.reuse)
+    sent = sent_lengths(load)
     out: list[tuple[str, ...]] = [
         ("--dataset-name", "random"),
-        ("--random-input-len", str(load.input - (0 if sglang else cached))),
-        ("--random-output-len", str(load.output)),
+        ("--random-input-len", str(sent.new + (sent.earlier if sglang else 0))),
+        ("--random-output-len", str(sent.output)),
         ("--random-range-ratio", "1" if sglang else range_ratio(load)),
     ]
-    return out if sglang or not cached else [*out, ("--random-prefix-len", str(cached))]
+    return out if sglang or not sent.earlier else [*out, ("--random-prefix-len", str(sent.earlier))]
 
 
 def range_ratio(load: WorkloadSpec) -> str:
@@ -181,7 +181,7 @@ def _open_loop(load: WorkloadSpec, traffic: TrafficSpec) -> list[tuple[str, ...]
     lasting = PROMPTS if traffic.duration is None or not rate else max(1, round(rate * traffic.duration))
     words: list[tuple[str, ...]] = [("--num-prompts", str(load.requests or lasting))]
     if not rate:
-        return [*words, ("--request-rate", "inf")] if isinstance(traffic.arrivals, AtOnce) else words
+        return [*words, ("--request-rate", "inf")]
     shape = traffic.arrivals.shape if isinstance(traffic.arrivals, Steady) else 1.0
     words.append(("--request-rate", f"{rate:g}"))
     return words if shape in (1.0, None) else [*words, ("--burstiness", f"{shape:g}")]
