@@ -137,6 +137,8 @@ SENT = {
     f"rate = 8 req/s, requests = 9; class a {{ share = 75 %, {SHORT} }}; "
     f"class b {{ share = 25 %, {SHORT}, sessions {{ turns = uniform(2, 4), think = 1 s }} }}":
         "--num-prompts 9 --request-rate 12 ",
+    f"{SHORT}, rate = gamma(mean = 4 req/s, burstiness = 0.5), requests = 9":
+        "--num-prompts 9 --request-rate 4 --burstiness 0.5 ",
     f"{SHORT}, concurrency = 3": "--num-prompts 30 --max-concurrency 3 ",
 }  # fmt: skip
 """Loads, and how the benchmark sends them."""
@@ -177,12 +179,22 @@ def test_the_benchmark_sends_prompts_as_long_as_the_plan_does(
 def test_the_benchmark_sends_as_many_requests_as_the_load_has(load: str) -> None:
     script, _ = exported("vllm", f"model = llama_3_1_8b, workload {{ {load} }}")
     assert SENT[load] in " ".join(script.replace("\\\n", " ").split())
+    other, _ = exported("sglang", f"model = llama_3_1_8b, workload {{ {load} }}")
+    assert "--burstiness" not in other, "SGLang's benchmark has no such flag"
 
 
 @pytest.mark.parametrize(
     ("engine", "fields", "why"),
     [
-        ("vllm", f"model = llama_3_1_8b, engine = vllm, {WAVES}", "no arrivals like the plan's (OnOff)"),
+        ("vllm", f"model = llama_3_1_8b, engine = vllm, {WAVES}", 
+         "no arrivals like `on_off`: it sends at a mean rate, as a Poisson process"),
+        ("vllm", f"model = llama_3_1_8b, workload {{ {SHORT}, rate = constant(2 req/s) }}", "arrivals like `constant`"),
+        ("sglang", f"model = llama_3_1_8b, workload {{ {SHORT}, rate = gamma(mean = 2 req/s, cv = 2) }}",
+         "no arrivals like `gamma`"),
+        ("vllm", f"model = llama_3_1_8b, workload {{ "
+         f"class a {{ {SHORT}, rate = varying([[0 s, 2 req/s]], every = 9 s) }}; "
+         f"class b {{ {SHORT}, rate = gamma(mean = 2 req/s, cv = 2) }} }}",
+         "no arrivals like `varying` and `gamma`"),
         ("vllm", f"model = llama_3_1_8b, engine = vllm, {WAVES}", "and not after `duration`"),
         ("vllm", "model = llama_3_1_8b, engine = vllm, workload { rate = 9 req/s, requests = 20, "
          "class a { share = 40 %, input = 20, output = 3 }, class b { share = 60 %, input = 40, output = 3 } }",

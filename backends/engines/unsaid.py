@@ -14,11 +14,12 @@ from plandsl.backends.engines.towers import read_tower
 from plandsl.backends.engines.trtllm import fill_qkv
 from plandsl.backends.engines.vllm import lora_rank
 from plandsl.diagnostics import Diagnostic, PlanError, Span
+from plandsl.show_traffic import arrivals_word
 from plandsl.spec.model import LORA_RANK, LoraSpec, inside_experts
 from plandsl.spec.plan import PlanSpec, WorkloadSpec
-from plandsl.spec.rates import has_sessions
+from plandsl.spec.rates import arrivals_of, has_sessions
 from plandsl.spec.scheduler import SchedulerName, SchedulerSpec, scheduler_name
-from plandsl.spec.traffic import AtOnce, Fixed, Steady, Traced, TrafficSpec
+from plandsl.spec.traffic import Arrivals, AtOnce, Fixed, Steady, Traced, TrafficSpec
 
 LEFT: dict[str, tuple[object, ...]] = {
     "overlap": ("none",),
@@ -261,10 +262,7 @@ def _load_texts(load: WorkloadSpec, engine: SchedulerName) -> Iterator[str]:
 
 
 def _traffic_texts(load: WorkloadSpec, traffic: TrafficSpec, engine: SchedulerName) -> Iterator[str]:
-    if traffic.arrivals is not None and not isinstance(traffic.arrivals, Steady | AtOnce):
-        kind = type(traffic.arrivals).__name__
-        sent = "all at once" if isinstance(traffic.arrivals, Traced) else "at a mean rate"
-        yield f"the benchmark has no arrivals like the plan's ({kind}): it sends {sent}"
+    yield from _arrivals_texts(arrivals_of(load), engine)
     if traffic.duration is not None:
         yield "the benchmark stops by the number of requests, and not after `duration`"
     if traffic.trace is not None and traffic.trace.speed != 1:
@@ -276,6 +274,26 @@ def _traffic_texts(load: WorkloadSpec, traffic: TrafficSpec, engine: SchedulerNa
     mixed = [one for one in traffic.lengths or () if not isinstance(one, Fixed)]
     if mixed and range_ratio(load) == "0":
         yield "the benchmark has no distribution like the plan's: it sends the mean lengths"
+
+
+def _arrivals_texts(arrivals: Sequence[Arrivals], engine: SchedulerName) -> Iterator[str]:
+    """What the benchmark sends in place of arrivals that it does not have; of one load, or of each of its classes."""
+    other = [one for one in arrivals if not _is_sent(one, len(arrivals) == 1 and engine != "sglang")]
+    if not other:
+        return
+    traced = [isinstance(one, Traced) for one in arrivals]
+    sent = "at a mean rate, as a Poisson process"
+    if any(traced):
+        sent = "all at once" if all(traced) else f"{sent}, without the requests of `trace_rate`"
+    words = " and ".join(dict.fromkeys(f"`{arrivals_word(one)}`" for one in other))
+    yield f"the benchmark has no arrivals like {words}: it sends {sent}"
+
+
+def _is_sent(arrivals: Arrivals, bursty: bool) -> bool:
+    """Whether a benchmark has such arrivals: all at once, Poisson, or gamma gaps where it may be ``bursty``."""
+    if isinstance(arrivals, Steady):
+        return arrivals.shape == 1 or (bursty and arrivals.shape is not None)
+    return isinstance(arrivals, AtOnce)
 
 
 def _conversations(sent: Sent, engine: SchedulerName) -> str:
