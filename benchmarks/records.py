@@ -1,7 +1,7 @@
 """When a record of the cost model pays: `python -m benchmarks.records`, ratios of CPU time within one run.
 
-`ASKED` of `cost/serving/kernels.py` says when the arithmetic of a step is recorded, `HOT` of `cost/time/trace.py` when a
-record is compiled. A step is asked for that was not asked for before, since answers are kept.
+`ASKED` of `cost/serving/kernels.py` says when the arithmetic of a step is recorded, `HOT` of `cost/time/trace.py` when
+a record is compiled. A step is asked for that was not asked for before, since answers are kept.
 """
 
 from __future__ import annotations
