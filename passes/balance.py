@@ -6,7 +6,9 @@ Passes know no times: the cost of a stage's layers, and whether they fit, are qu
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -18,6 +20,9 @@ Costs = tuple[float, float]
 CostOf = Callable[[int, int, int], Costs]
 FitsOn = Callable[[int, int, int], bool]
 """Questions about a stage, and the layers ``start..stop`` on it."""
+
+KEPT = 1 << 16
+"""Answers that are kept: a bisection asks the same of a stage again and again."""
 
 HALVINGS = 60
 """Most steps of a bisection: more than a float has bits of precision."""
@@ -33,10 +38,11 @@ def balance(layers: int, stages: int, costs: CostOf, fits: FitsOn = lambda stage
     Method: it is cheap to test whether some cut keeps both costs within given limits. Bisection finds the least limit
     on one cost for a given limit on the other. Walking over these pairs of limits finds the pair with the least sum.
     """
-    for room in (fits, lambda stage, start, stop: True):
-        limits = _least_limits(_Stages(layers, stages, costs, room))
+    known = lru_cache(KEPT)(costs)
+    for room in (lru_cache(KEPT)(fits), lambda stage, start, stop: True):
+        limits = _least_limits(_Stages(layers, stages, known, room))
         if limits is not None:
-            return _most_even(_Stages(layers, stages, costs, room), limits)
+            return _most_even(_Stages(layers, stages, known, room), limits)
     raise AssertionError("there are as many layers as stages")
 
 
@@ -61,12 +67,14 @@ class _Stages(NamedTuple):
         """
         ends = [0]
         for stage in range(self.stages):
-            start = stop = ends[-1]
-            while stop < self.latest_end(stage) and self.allows(stage, start, stop + 1, most):
-                stop += 1
-            if stop == start:
+            start = ends[-1]
+            stops = range(start + 1, self.latest_end(stage) + 1)
+            taken = bisect_left(
+                stops, True, key=lambda stop, at=stage, since=start: not self.allows(at, since, stop, most)
+            )
+            if taken == 0:
                 return self.search(most)
-            ends.append(stop)
+            ends.append(start + taken)
         return ends if ends[-1] == self.layers else None
 
     def search(self, most: Costs) -> list[int] | None:

@@ -131,7 +131,7 @@ MAX_YAML_NODES = Limit(
 MAX_YAML_LEVELS = Limit("yaml_levels", 32, "levels", what="a YAML file", codes="E509")
 
 MAX_TRACE_EVENTS = Limit(
-    "trace_events", 1_000_000, "events", what="an exported trace; or nodes of all its files", codes="E511"
+    "trace_events", 100_000, "events", what="an exported trace; or nodes of all its files", codes="E511"
 )
 MAX_TRACE_PASSES = Limit(
     "trace_passes", 300_000, "passes", what="an exported trace: batches through stages", codes="E511"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from plandsl.answers.flows import Flows
 from plandsl.backends.cost import Deployment
-from plandsl.backends.cost.answers.flows import flows
+from plandsl.backends.cost.answers.flows import phase_flows
 from plandsl.backends.cost.machine import links
 from plandsl.backends.cost.machine.machine import Machine
 from plandsl.backends.cost.work.crossing import Roads
@@ -520,15 +520,15 @@ def test_the_picture_has_a_box_for_each_node(sharding: str) -> None:
 
 def test_a_device_map_counts_what_ranks_send_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The layout asks several times for the arrows between nodes, which tell it."""
-    asked: list[int | None] = []
+    asked: list[tuple[str, int | None]] = []
 
-    def counted(model: Deployment, size: int | None = None) -> tuple[Flows, ...]:
-        asked.append(size)
-        return flows(model, size)
+    def counted(model: Deployment, phase: str, size: int | None = None) -> Flows:
+        asked.append((phase, size))
+        return phase_flows(model, phase, size)
 
-    monkeypatch.setattr(devices_cluster, "flows", counted)
+    monkeypatch.setattr(devices_cluster, "phase_flows", counted)
     plan("tp = 8, pp = 4").draw("devices")
-    assert asked == [8]
+    assert asked == [("prefill", 8)]
 
 
 def test_the_picture_joins_nodes_that_exchange() -> None:

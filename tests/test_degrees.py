@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -44,3 +45,11 @@ def test_keys_may_be_copied_over_what_other_axes_leave() -> None:
     error = refused(8, 2, 3, 2)
     assert error is not None
     assert error.diagnostics[0].hint == "nearest degrees that divide: 2, 4"
+
+
+def test_all_that_one_axis_cannot_split_is_one_error() -> None:
+    text = PLAN.format(heads=8, kv_heads=8, a=5, b=1).replace("kv_heads -> a, b", "kv_heads -> a\n    ffn -> a")
+    with pytest.raises(PlanError) as told:
+        compile_text(text)
+    (found,) = (d.message for d in told.value.diagnostics if d.code == "E301")
+    assert re.findall(r"(\w+) = \d", found) == ["heads", "kv_heads", "ffn"]

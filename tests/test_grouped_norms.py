@@ -97,6 +97,8 @@ def test_plans_whose_ranks_have_parts_of_groups_share_no_program_with_those_that
     plain = "rms_norm(v, gain = none) * g[heads, head_dim]"
     assert structure(plan_of("tp = 4", plain).spec) == structure(plan_of("tp = 8", plain).spec)
     assert structure(plan_of("tp = 4", plain).spec) != structure(plan_of("tp = 1", plain).spec)
+    one, two = (structure(plan_of(f"mesh a = {n}\n heads -> a", plain).spec) for n in (1, 2))
+    assert one != two, "an axis of one rank splits nothing"
 
 
 def test_it_prints_and_reads_back() -> None:

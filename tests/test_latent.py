@@ -12,6 +12,7 @@ from plandsl.answers.phases import OpTime
 from plandsl.backends.cost.forms.attention import Chip, visible_pairs
 from plandsl.backends.cost.forms.mla import mla_decode_seconds, mla_prefill_seconds
 from plandsl.backends.cost.work.attention import Softmax
+from plandsl.backends.cost.work.latent import LatentForm
 from plandsl.backends.cost.work.work import Binding
 from plandsl.backends.reference.shrink import shrink
 from plandsl.backends.reference.verify import Phases, compare, verify_long_prefill
@@ -334,6 +335,14 @@ def test_the_fitted_forms_answer_for_heads_of_the_size_that_was_measured() -> No
         cache_item=2.0,
     )
     assert seconds[at] == pytest.approx(wanted, rel=1e-12)
+
+
+def test_heads_of_other_sizes_have_no_fitted_form() -> None:
+    """Kernels were measured with DeepSeek's heads alone, and those of other sizes have tiles of their own."""
+    measured, wide = DEEPSEEK, DEEPSEEK.replace("rope_dim = 64", "rope_dim = 96")
+    for phase in ("prefill", "decode"):
+        found = [softmax(plan_of("tp = 4", sizes), phase).form for sizes in (measured, wide, "")]
+        assert [isinstance(form, LatentForm) for form in found] == [True, False, False], phase
 
 
 def test_the_measured_prefill_fills_the_cache_itself() -> None:

@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from plandsl.backends.cost.serving.clock import Cost
 from plandsl.backends.cost.serving.leaping import leap
-from plandsl.backends.cost.serving.records import Records
+from plandsl.backends.cost.serving.records import Records, Steps
 from plandsl.backends.cost.serving.replica import Worker
 from plandsl.backends.cost.serving.requests import Closed, Requests
 from plandsl.backends.cost.serving.scheduler import Batch
 from plandsl.backends.cost.serving.simulate import simulate, simulate_steps
 from plandsl.backends.cost.serving.stream import stream
 from plandsl.backends.cost.serving.table import Pieces
+from plandsl.backends.cost.serving.unroll import Path
 from plandsl.backends.cost.serving.vllm import Vllm
+from plandsl.driver import compile_text
 
 
 class Bent:
@@ -140,6 +143,11 @@ AT_ONCE = np.zeros(13)
              np.array([16, 8, 14, 4, 19, 2, 6, 14, 1, 10, 3, 20, 7, 18, 7, 17, 2, 2, 6, 12, 4, 13])),
     tokens=21, block=1, caching=False, closed=5, bend=4.0, steep=0.0, timed=False,
 )  # fmt: skip
+@example(  # more servers than requests, of which one does not fit
+    chosen=[Vllm(9, 3), Vllm(9, 3), Vllm(9, 3), Vllm(9, 3)],
+    load=Requests(np.array([1.5, 0.5, 2.5]), np.array([5, 30, 7]), np.array([12, 10, 19])),
+    tokens=30, block=4, caching=True, closed=None, bend=4.0, steep=0.02, timed=False,
+)  # fmt: skip
 @given(
     st.lists(schedulers(), min_size=1, max_size=2), loads(), st.integers(20, 60), st.sampled_from((1, 3, 4, 16)),
     st.booleans(), st.sampled_from((None, None, 1, 5)), st.sampled_from((4.0, 15.5, 40.0)),
@@ -155,6 +163,22 @@ def test_servers_that_leap_equal_servers_that_step(
     fast = leap(workers, load, loop, "round_robin", thinks)
     assume(fast is not None)
     assert_same(fast, simulate_steps(workers, load, loop, think_s=thinks))
+
+
+def test_steps_are_unrolled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be fifty times as many steps as requests."""
+    asked: list[int] = []
+    unroll = Path.steps
+
+    def counted(path: Path) -> tuple[Steps, np.ndarray]:
+        asked.append(path.number)
+        return unroll(path)
+
+    monkeypatch.setattr(Path, "steps", counted)
+    text = "plan p { model = llama_3_2_1b, node = h100_8, engine = vllm, sharding { dp = 8 }, workload { LOAD } }"
+    load = "input = 100, output = 9, rate = 2 req/s, requests = 3"
+    compile_text(text.replace("LOAD", load))[0].simulate()
+    assert asked == [0, 1, 2]
 
 
 def test_servers_with_stages_or_guesses_say_that_they_step() -> None:

@@ -165,6 +165,20 @@ def test_a_mean_over_contexts_is_cut_at_the_windows_among_them() -> None:
     assert sum(weight for weight, _ in model.contexts(1, 1000)) == pytest.approx(1)
 
 
+def test_many_contexts_asked_at_once_give_the_times_of_each_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = "".join(FEW_LAYERS.format(i=i, end=i + 1, window=100 + i) for i in range(12))
+    text = PLAN.replace("STAGES", "12").replace("pp = 12", "pp = 3")
+    start, end = text.index("  block"), text.index("  head")
+    (made,) = compile_text(text[:start] + blocks + "\n" + text[end:])
+    model = made.cost.pools[0].main.decode
+    contexts, bind = model.contexts(50.5, 150.5), {"batch": 4, "context": 100, "queries": 1}
+    assert len(contexts) > phase.AT_ONCE
+    others = model, model.on([model.machine])
+    at_once = [other.at(bind, 2, contexts) for other in others]
+    monkeypatch.setattr(phase, "AT_ONCE", 1000)
+    assert at_once == [other.at(bind, 2, contexts) for other in others]
+
+
 def test_timelines_of_many_passes_are_not_played(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ does not, and what is called equivalent is in the code still.
 
 from __future__ import annotations
 
+import ast
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -55,3 +56,33 @@ def test_what_is_called_equivalent_is_in_the_code_and_argued() -> None:
         assert mutant["before"] in "\n".join(rows), mutant
         assert mutant["before"] != mutant["after"]
         assert len(mutant["why"].split()) > 5
+
+
+@pytest.mark.extras
+def test_a_star_of_a_signature_is_no_product() -> None:
+    pytest.importorskip("cosmic_ray")
+    from benchmarks.mutants.places import places
+
+    text = "def f(a, *, b):\n    return a * b\n\ndef g(*a, **b):\n    return a\n"
+    found = {(place.line, place.operator.split("_")[0]) for place in places("x.py", text)}
+    assert found == {(2, "ReplaceBinaryOperator")}
+
+
+@pytest.mark.extras
+@pytest.mark.parametrize(
+    ("text", "left_out"),
+    [
+        ("@pytest.mark.slow\n@draws(2)\ndef test_a(): ...", True),
+        ("@pytest.mark.parametrize('x', [1, pytest.param(2, marks=pytest.mark.slow)])\ndef test_a(): ...", False),
+        ("@slow\ndef test_a(): ...", False),
+        ("pytestmark = [pytest.mark.extras]", True),
+        ("NAMES = [fuzz.slow]", False),
+    ],
+)
+def test_tests_that_no_trial_runs_take_nothing_of_its_time(text: str, left_out: bool) -> None:
+    """They once took all of it: a mutant outside functions was tried by no test, and survived."""
+    pytest.importorskip("coverage")
+    from benchmarks.mutants.session import _has_mark
+
+    (node,) = ast.parse(text).body
+    assert any(map(_has_mark, getattr(node, "decorator_list", [node]))) == left_out

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from attrs import evolve
 
 from plandsl.backends.reference.compute import Local, OnDevice, compute
-from plandsl.backends.reference.placement import TOLERANCE, Mismatch, Placement
+from plandsl.backends.reference.placement import TOLERANCE, Mismatch, Placement, assemble, positions
 from plandsl.backends.reference.verify import Expected, judge
 from plandsl.ir.compute import Attention, Map, Norm, Rope
 from plandsl.ir.experts import TopK
@@ -79,6 +80,27 @@ def test_a_device_without_a_part_of_an_operand_is_refused() -> None:
     del here.values["x"][3]
     with pytest.raises(Mismatch, match="rank 3 holds no part of"):
         compute(op, here)
+
+
+@pytest.mark.parametrize(("fn", "found"), [("add", 2.0), ("sub", 0.0), ("mul", 1.0)])
+def test_maps_of_two_operands(fn: str, found: float) -> None:
+    op = Map(X, (X, X), fn)
+    (out,) = compute(op, local(op, 0))
+    assert np.all(out == found)
+
+
+def test_gates_add_up_to_one_unless_they_are_scaled() -> None:
+    op = TopK(X, value("l", "bf16[batch, experts]"), None, 2)
+    assert np.allclose(np.sum(compute(op, local(op, 0)), axis=-1), 1.0)
+    assert np.allclose(np.sum(compute(evolve(op, scale=2.5), local(op, 0)), axis=-1), 2.5)
+
+
+def test_a_part_is_put_together_from_parts_of_several_ranges() -> None:
+    """Each holds elements of both ranges that are wanted: a rank with two runs of a padded dimension."""
+    whole = np.arange(10.0)
+    blocks = [(((0, 1), (6, 7)),), (((1, 2), (7, 8)),)]
+    sources = [(block, whole[list(positions(block[0]))]) for block in blocks]
+    assert assemble((((0, 2), (6, 8)),), sources, "x").tolist() == [0, 1, 6, 7]
 
 
 def test_runs_are_judged_by_their_worst_step() -> None:

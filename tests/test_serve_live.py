@@ -420,7 +420,7 @@ def test_other_hosts_are_warned_of() -> None:
     host = "0.0.0.0"
     command = [sys.executable, "-m", "plandsl", "serve", "--port", "0", "--host", host, "--for", "0.2"]
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False, env={**os.environ}
+        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False, env={**os.environ}
     )
     assert done.returncode == 0
     assert "warning[W555]" in done.stderr

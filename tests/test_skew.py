@@ -73,8 +73,9 @@ def test_the_fullest_rank_has_the_most_that_experts_dealt_in_turn_come_to(ways: 
     assert isclose(extents.local(Dim(PLACES, ("e",))), 8 * max(shares), rel_tol=1e-12)
 
 
-def test_arrays_of_ranks_equal_numbers() -> None:
-    program = Program("m", "decode", Mesh(), ((PLACES, 128),), (), imbalance=((PLACES, Zipf(0.6)),))
+@pytest.mark.parametrize("skew", [Zipf(0.6), 1.5, 9.0])
+def test_arrays_of_ranks_equal_numbers(skew: float | Zipf) -> None:
+    program = Program("m", "decode", Mesh(), ((PLACES, 128),), (), imbalance=((PLACES, skew),))
     many = np.array([1, 2, 8, 64])
     found = Extents(program, {}, {"e": many}).local(Dim(PLACES, ("e",)))
     alone = [Extents(program, {}, {"e": int(n)}).local(Dim(PLACES, ("e",))) for n in many]

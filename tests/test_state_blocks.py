@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from plandsl.backends.cost.forms.recurrence import Shape, block_flops
 from plandsl.backends.cost.time.mixed import Mix
 from plandsl.backends.reference import states as reference
+from plandsl.backends.reference.compute import Local
+from plandsl.backends.reference.placement import Placement
 from plandsl.backends.reference.shrink import shrink
 from plandsl.backends.reference.verify import Parts, compare
 from plandsl.driver import CompiledPlan
@@ -18,6 +20,7 @@ from plandsl.ir.collectives import AllGather
 from plandsl.ir.program import Program
 from plandsl.ir.states import BlockState, BlockTail, Recurrence, ShortConv
 from plandsl.ir.text import read, show
+from plandsl.ir.types import Mesh, Value, tensor
 from tests.draws import draws
 from tests.test_states import LAYERS, plan
 
@@ -166,3 +169,16 @@ def test_the_matrix_of_a_block_is_the_product_of_its_tokens() -> None:
     state, does = rng.standard_normal((2, 3, 4, 5)), rng.standard_normal((2, 3, 4, 9))
     wanted = np.einsum("bhnm,bhmp->bhnp", does[..., 5:], state) + does[..., :5]
     assert np.allclose(reference.pass_block(state, does, True), wanted)
+
+
+def test_heads_with_slopes_forget_at_fixed_rates_and_others_nothing() -> None:
+    """Head h of n keeps `exp(-2^(-8 (h + 1) / n))` of its state at each token, head 0 the least."""
+    heads, positions = 4, 6
+    place = Placement(Mesh(()), {"batch": 1, "position": positions, "heads": heads, "n": 2, "p": 3})
+    k = Value("k", tensor("bf16", ("batch", "position", "heads", "n")))
+    v = Value("v", tensor("bf16", ("batch", "position", "heads", "p")))
+    parts = {x.name: {0: np.ones(place.shape(x.type, 0))} for x in (k, v)}
+    here = Local(0, place, parts, past=0, ids=np.zeros((1, positions), int), requests=np.arange(1))
+    kept = [reference.hand_on(BlockState(k, k, v, (), slopes=slopes), here)[0, 0, :, 0, -1] for slopes in (True, False)]
+    assert np.allclose(kept[0], np.exp(-positions * 2.0 ** (-8 * np.arange(1, heads + 1) / heads)))
+    assert kept[1].tolist() == [1.0] * heads

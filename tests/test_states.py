@@ -12,6 +12,7 @@ from plandsl.backends.reference.states import recur
 from plandsl.backends.reference.verify import verify_long_prefill, verify_programs
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text, plain_programs, programs
+from plandsl.ir.meaning.states import unit_length
 from plandsl.ir.ops import COLLECTIVES
 from plandsl.ir.states import Recurrence, ShortConv, state_bytes
 from plandsl.ir.text import read, show
@@ -333,3 +334,9 @@ def test_the_delta_rule_replaces_what_a_key_stands_for() -> None:
     found, states = recur(op, (keys, keys, values), np.ones((1, 4, 1, 1)), None, start)
     assert np.allclose(found, values)
     assert np.allclose(states[-1][0, 0, :2], values[0, 2:, 0])
+
+
+def test_keys_that_are_normalized_have_length_one_and_queries_less() -> None:
+    q, k = unit_length(_tokens(7, 2, 3, 16), _tokens(8, 2, 3, 16))
+    assert np.allclose(np.linalg.norm(k, axis=-1), 1, atol=1e-6)
+    assert np.allclose(np.linalg.norm(q, axis=-1), 1 / 4, atol=1e-6), "of 16 elements: one by their square root"

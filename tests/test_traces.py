@@ -42,12 +42,19 @@ ROWS = [
     ("ep", "own", "imbalance", "pools", "lookup"),
     ("tp", "unlike", "overlap", "chunks", "megatron", "pp"),
     ("gather", "latent", "balanced", "window", "reuse_shared"),
+    ("two values in a hop",),
 ]
 """Plans of many features: each kind of parallelism and of deployment."""
+
+HANDED = """plan p { model = gemma_4_e4b, node = h100_8, sharding { pp = 2, tp = 2 }
+  workload { input = 100, output = 9, batch = 4 } }"""
+"""Each layer reads a part of the embedding, so that a stage hands on two values."""
 
 
 @lru_cache(maxsize=8)
 def plan_of(*features: str) -> CompiledPlan:
+    if features == ("two values in a hop",):
+        return compile_text(HANDED)[0]
     said = together(*features)
     assert said is not None
     return compile_text(text(said), plan="p")[0]

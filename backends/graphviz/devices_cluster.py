@@ -8,7 +8,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
-from plandsl.backends.cost.answers.flows import flows
+from plandsl.backends.cost.answers.flows import phase_flows
 from plandsl.backends.cost.work.crossing import near_boundaries
 from plandsl.backends.graphviz.canvas import Canvas, Point
 from plandsl.backends.graphviz.devices import Devices, describe, describe_torus
@@ -181,8 +181,7 @@ class Nodes(Devices):
 
     def _leaving(self) -> dict[str, float]:
         """The bytes that leave the first node along each axis, in the phase of the picture."""
-        every = flows(self.facts.model, size=self.per_node)
-        (found,) = (one for one in every if one.phase == self.facts.phase)
+        found = phase_flows(self.facts.model, self.facts.phase, size=self.per_node)
         sums: dict[str, float] = {}
         for cell in found.cells:
             if cell.sender == 0 != cell.receiver:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from plandsl._version import __version__
@@ -49,20 +50,33 @@ class Node(NamedTuple):
         exact: Attribute = ("duration_nanos", UINT64, round((self.end - self.start) * 1e9))
         parts = [
             number_field(1, self.id),
-            text_field(2, self.name),
-            number_field(3, self.type),
+            _kind(self.name, self.type),
             packed_field(4, self.control),
             packed_field(5, self.data),
             number_field(6, first),
             number_field(7, last - first),
-            *(bytes_field(10, _attribute(a)) for a in (("is_cpu_op", BOOL, 0), *self.attributes, exact)),
+            _attributes(tuple(self.attributes)),
+            _attribute(exact),
         ]
         return delimited(b"".join(parts))
 
 
-def _attribute(attribute: Attribute) -> bytes:
-    name, field, value = attribute
-    return text_field(1, name) + (text_field(field, value) if isinstance(value, str) else number_field(field, value))
+# passes are alike: most of their nodes differ by number and time alone
+@lru_cache(1 << 14)
+def _kind(name: str, type_: int) -> bytes:
+    return text_field(2, name) + number_field(3, type_)
+
+
+@lru_cache(1 << 14)
+def _attributes(attributes: tuple[Attribute, ...]) -> bytes:
+    return b"".join(map(_attribute, (("is_cpu_op", BOOL, 0), *attributes)))
+
+
+@lru_cache(1 << 14)
+def _attribute(attribute: Attribute, field: int = 10) -> bytes:
+    name, kind, value = attribute
+    said = text_field(kind, value) if isinstance(value, str) else number_field(kind, value)
+    return bytes_field(field, text_field(1, name) + said)
 
 
 def compute(flops: float, moved: float) -> list[Attribute]:
@@ -89,7 +103,7 @@ def encode_trace(about: Mapping[str, str | int], nodes: Iterable[Node]) -> bytes
     """The file of one rank: `GlobalMetadata`, then its nodes."""
     attributes: list[Attribute] = [("generator", TEXT, f"plandsl {__version__}")]
     attributes += [(name, TEXT if isinstance(value, str) else INT64, value) for name, value in sorted(about.items())]
-    metadata = text_field(1, "1.0.0") + b"".join(bytes_field(2, _attribute(a)) for a in attributes)
+    metadata = text_field(1, "1.0.0") + b"".join(_attribute(a, field=2) for a in attributes)
     return delimited(metadata) + b"".join(node.encode() for node in nodes)
 
 

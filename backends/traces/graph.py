@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias, assert_never
 
@@ -115,19 +116,20 @@ class Rank:
 
     def nodes(self) -> Iterator[Node]:
         """All nodes, in the order in which they start."""
-        hops = {(hop.stage, hop.batch, hop.round): hop for hop in self.phase.hops}
+        hops = defaultdict[tuple[int, int, int], list[Hop]](list)
+        for hop in self.phase.hops:
+            hops[hop.stage, hop.batch, hop.round].append(hop)
         for turn in self.phase.turns_of(self.stage):
             yield from self._take_tokens(turn)
-            before = hops.get((self.stage - 1, turn.batch, turn.round)) if not turn.part else None
-            if before is not None:
+            ends = self.stage - 1, self.stage
+            before, after = ([] if turn.part else hops[stage, turn.batch, turn.round] for stage in ends)
+            if before:
                 yield from self._receive(before)
             self.made[turn.batch] = sorted({*self.made.get(turn.batch, ()), *self.last})
             for layer in turn.work.layers:
                 yield from self._layer(turn, layer)
             self.last = self.made[turn.batch]
-            after = hops.get((self.stage, turn.batch, turn.round)) if not turn.part else None
-            if after is not None:
-                yield from self._send(after)
+            yield from self._send(after)
             yield from self._give_tokens(turn)
 
     def _layer(self, turn: Turn, layer: Layer) -> Iterator[Node]:
@@ -239,21 +241,25 @@ class Rank:
             yield from (sent, got)
             needed = [sent.id, got.id]
 
-    def _send(self, hop: Hop) -> Iterator[Node]:
-        other = self.phase.placement.across(self.rank, hop.stage + 1)
-        for number in range(hop.op.line.count):
+    def _send(self, hops: Sequence[Hop]) -> Iterator[Node]:
+        for number, hop in self._messages(hops):
+            other = self.phase.placement.across(self.rank, hop.stage + 1)
             given = self._message(self.rank, other, self._hop_bytes(hop))
             needed = self.made.get(hop.batch, [])
             yield self._node(f"hop_{number}", chakra.SEND, HOP, needed, time=(hop.start, hop.end), given=given)
 
-    def _receive(self, hop: Hop) -> Iterator[Node]:
+    def _receive(self, hops: Sequence[Hop]) -> Iterator[Node]:
         """The messages of a hop; what the stage does behind them waits for all of them, not for its own stream."""
-        other, got = self.phase.placement.across(self.rank, hop.stage), []
-        for number in range(hop.op.line.count):
-            given = self._message(other, self.rank, self._hop_bytes(hop))
+        got = []
+        for number, hop in self._messages(hops):
+            given = self._message(self.phase.placement.across(self.rank, hop.stage), self.rank, self._hop_bytes(hop))
             got.append(self._node(f"hop_{number}", chakra.RECEIVE, "", (), time=(hop.start, hop.end), given=given))
         yield from got
-        self.made[hop.batch] = [node.id for node in got]
+        self.made[hops[0].batch] = [node.id for node in got]
+
+    def _messages(self, hops: Sequence[Hop]) -> Iterator[tuple[int, Hop]]:
+        """Each message of ``hops`` with its number: a model that hands on several values sends each by itself."""
+        return enumerate(hop for hop in hops for _ in range(hop.op.line.count))
 
     def _give_tokens(self, turn: Turn) -> Iterator[Node]:
         """The last stage says which tokens it chose to those that begin the next round, before they do."""

@@ -54,14 +54,14 @@ class StagePass(NamedTuple):
 
 
 class Passes(NamedTuple):
-    """One pass of the program of ``run`` on each stage, and behind each stage but the last the op of its hop.
+    """One pass of the program of ``run`` on each stage, and behind each stage but the last the ops of its hop.
 
     A pass is one of ``run.steps`` equal steps, and has an equal part of the seconds and bytes of ``run``.
     """
 
     run: ProgramRun
     stages: tuple[StagePass, ...]
-    hops: tuple[Ran, ...]
+    hops: tuple[tuple[Ran, ...], ...]
 
     @property
     def program(self) -> Program:
@@ -71,7 +71,7 @@ class Passes(NamedTuple):
     @property
     def hop_seconds(self) -> list[float]:
         """Seconds of each hop."""
-        return [hop.busy for hop in self.hops]
+        return [max((ran.end for ran in hop), default=0.0) for hop in self.hops]
 
 
 def passes_of(run: ProgramRun) -> Passes:
@@ -94,8 +94,7 @@ def passes_of(run: ProgramRun) -> Passes:
             layers.append(Layer(program.region(name), number, at, seconds, ran))
             at += seconds
         stages.append(StagePass(tuple(layers), at))
-    hops = [ops(stage, SEND)[0] for stage in range(len(stages) - 1)]
-    return Passes(run, tuple(stages), tuple(ran for (ran,) in hops))
+    return Passes(run, tuple(stages), tuple(ops(stage, SEND)[0] for stage in range(len(stages) - 1)))
 
 
 def in_order(parts: tuple[Part, ...]) -> Iterator[tuple[RegionName, int | None]]:

@@ -44,7 +44,7 @@ class Turn(NamedTuple):
 
 
 class Hop(NamedTuple):
-    """The results of a pass on their way from ``stage`` to the next one, which waits for them."""
+    """A result of a pass on its way from ``stage`` to the next one, which waits for it."""
 
     op: Ran
     stage: int
@@ -137,10 +137,11 @@ class Phase:
                 if self.host > 0 and run.batch % self.parts == self.parts - 1:
                     self.hosts.append(Host(run.batch // self.parts, turn.end, turn.end + self.host))
         for send in play_sends(runs, self.main.hop_seconds):
-            hop = self.main.hops[send.stage]
-            self.hops.append(
-                Hop(hop, send.stage, send.batch, first + send.round, start=at + send.start, end=at + send.end)
-            )
+            begin = at + send.start
+            self.hops += [
+                Hop(ran, send.stage, send.batch, first + send.round, start=begin + ran.start, end=begin + ran.end)
+                for ran in self.main.hops[send.stage]
+            ]
         return end
 
     def turns_of(self, stage: int) -> Iterator[Turn]:

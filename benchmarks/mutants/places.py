@@ -12,7 +12,7 @@ Some operators are not used, and some places are left out:
 - the operators that put random numbers in the place of variables, because a run could not be repeated;
 - decorators that only cache, and those that speak to type checkers;
 - `assert`, and `strict` of `zip`: they state what always holds, so that a weaker one changes nothing;
-- annotations, names of types and `if TYPE_CHECKING`, which do not run;
+- annotations, names of types and `if TYPE_CHECKING`, which do not run; the `*` of a signature, which is no product;
 - text: no operator changes a message or a comment; nor does one change what an exception's text shows, and whether a
   class has a text or `__slots__` made for it (`repr`, `slots`).
 """
@@ -164,6 +164,8 @@ def places(file: str, text: str) -> Iterator[Place]:
 
 
 def _is_silent(node: NodeOrLeaf) -> bool:
+    if node.type == "operator":
+        return node.parent is not None and node.parent.type in ("parameters", "param")
     return node.type == "decorator" and node.get_code().strip().removeprefix("@").split("(")[0].strip() in _SILENT
 
 

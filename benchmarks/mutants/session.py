@@ -17,7 +17,7 @@ import pytest
 from benchmarks.mutants.covering import Covering, Nearness
 from benchmarks.mutants.mutant import Mutant
 from benchmarks.mutants.swap import Changed, Functions
-from benchmarks.mutants.trial import Fork, Outcome, Tell, collect, files_of, name_of, run
+from benchmarks.mutants.trial import NOT_RUN, Fork, Outcome, Tell, collect, files_of, name_of, run
 
 PAGES = ("tests/test_docs.py", "tests/test_readme.py", "tests/test_gallery.py")
 """Tests of the pages' commands, which a change that all others miss may reach through a cache."""
@@ -213,9 +213,11 @@ class Session:
         found = set()
         for path in sorted((self._root / "tests").rglob("test_*.py")):
             module = ".".join(path.relative_to(self._root).with_suffix("").parts)
-            for node in ast.parse(path.read_text(encoding="utf-8")).body:
-                if isinstance(node, ast.FunctionDef) and node.name.startswith("test"):
-                    found.add(f"{module}.{node.name}")
+            body = ast.parse(path.read_text(encoding="utf-8")).body
+            if any(isinstance(node, ast.Assign) and _has_mark(node) for node in body):  # `pytestmark`
+                continue
+            tests = [node for node in body if isinstance(node, ast.FunctionDef) and node.name.startswith("test")]
+            found |= {f"{module}.{test.name}" for test in tests if not any(map(_has_mark, test.decorator_list))}
         return frozenset(found) - self._covering.known
 
     def _in_turn(self, m: Mutant, limit: float) -> list[frozenset[str]]:
@@ -258,6 +260,13 @@ class Job(NamedTuple):
 
     mutant: Mutant
     without: frozenset[str] = frozenset()
+
+
+def _has_mark(node: ast.AST) -> bool:
+    """Whether a decorator of a test, or what a module assigns, has one of `NOT_RUN`."""
+    if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("parametrize"):
+        return False  # a mark of one of its cases
+    return any(isinstance(n, ast.Attribute) and n.attr in NOT_RUN and "mark" in ast.unparse(n) for n in ast.walk(node))
 
 
 def _words(path: str) -> frozenset[str]:

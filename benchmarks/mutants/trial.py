@@ -32,9 +32,12 @@ WALL = 900.0
 PLUGINS = ("_hypothesis_pytestplugin", "xdist")
 """What the suite's options and marks need; others that are installed would only cost time around each test."""
 
+NOT_RUN = ("extras", "slow", "release")
+"""The marks of tests that no trial runs."""
+
 OPTIONS = (
     "-q", "-n0", "-s", "-p", "no:cacheprovider", "-p", "no:logging",
-    "-m", "not extras and not slow and not release", "--assert=plain", "--hypothesis-seed=1", "--tb=no",
+    "-m", " and ".join(f"not {mark}" for mark in NOT_RUN), "--assert=plain", "--hypothesis-seed=1", "--tb=no",
 )  # fmt: skip
 
 

@@ -72,15 +72,10 @@ class Boundary(NamedTuple):
 
 def boundaries(mesh: Mesh, stage_axes: tuple[str, ...], per_node: int) -> list[Boundary]:
     """The boundary between each pair of neighbouring stages; a rank sends to the same rank of the next stage."""
-    offsets = [0]
-    for axis in stage_axes:
-        offsets = [o + i * mesh.stride(axis) for o in offsets for i in range(mesh.size(axis))]
-    firsts = [0]
-    for axis, size in mesh.axes:
-        if axis not in stage_axes:
-            firsts = [f + i * mesh.stride(axis) for f in firsts for i in range(size)]
+    others = [axis for axis, _ in mesh.axes if axis not in stage_axes]
+    firsts = {first % per_node for first in mesh.offsets(others)}  # whole nodes before a rank change nothing
     out = []
-    for a, b in pairwise(offsets):
+    for a, b in pairwise(mesh.offsets(stage_axes)):
         far = [(f + a) // per_node != (f + b) // per_node for f in firsts]
         out.append(Boundary(any(far), not all(far), any(far) and (b - a) % per_node > 0))
     return out

@@ -185,6 +185,14 @@ class Mesh:
             index = index * self.size(axis) + coordinates.get(axis, 0)
         return index
 
+    def offsets(self, axes: Iterable[str]) -> list[int]:
+        """The ranks at each position along ``axes`` that are at 0 along all others; counted major first."""
+        found = [0]
+        for axis in axes:
+            step = self.stride(axis)
+            found = [at + i * step for at in found for i in range(self.size(axis))]
+        return found
+
     def stride(self, axis: str) -> int:
         """Distance in ranks between neighbours along ``axis``."""
         step = 1

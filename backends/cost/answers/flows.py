@@ -11,11 +11,11 @@ from plandsl.backends.cost.answers.flows_pools import transfer_flows
 from plandsl.backends.cost.answers.lines import PhaseLines
 from plandsl.backends.cost.answers.ranks import Sums, rank_blocks, ranks_per_node, stage_ranks
 from plandsl.backends.cost.deployments.deployment import Deployment
-from plandsl.backends.cost.time.phase import PhaseTimes
 from plandsl.ir.collectives import HOP_WORDS, Ring
 from plandsl.ir.names import axes_of
 from plandsl.ir.nodes import groups
-from plandsl.ir.program import DECODE, PREFILL, Program
+from plandsl.ir.program import DECODE, PREFILL
+from plandsl.ir.types import Mesh
 from plandsl.values import sum_up
 
 RINGS = ("ring", "nccl", "torch", "fitted", "measured")
@@ -36,51 +36,49 @@ def flows(model: Deployment, size: int | None = None) -> tuple[Flows, ...]:
     of a phase times the ranks of a stage (a draft runs on the ranks of all stages). The bytes of a rank are spread over
     the other ranks of its group as the algorithm sends them (`spread`).
     """
-    metrics = model.own
-    basis = bases(metrics, model.plan.workload.output, model.pools[-1].one.gain)
-    phases = ((PREFILL, metrics.prefill, basis[0]), (DECODE, metrics.decode, basis[1]))
-    found = [
-        _phase_flows(phase, times, list(stage_calls(times, one, PhaseLines.of_main(times))), size)
-        for phase, times, one in phases[: 1 if metrics.encodes else 2]
-    ]
+    phases = (PREFILL,) if model.own.encodes else (PREFILL, DECODE)
+    found = [phase_flows(model, phase, size) for phase in phases]
     if model.transfer is not None:
         found.append(transfer_flows(model, size))
     return tuple(found)
 
 
-def _phase_flows(phase: str, times: PhaseTimes, calls: Sequence[StageCalls], size: int | None) -> Flows:
+def phase_flows(model: Deployment, phase: str, size: int | None = None) -> Flows:
+    """What ranks send to ranks in one ``phase``, as `flows` has it."""
+    metrics = model.own
+    first, step = bases(metrics, model.plan.workload.output, model.pools[-1].one.gain)
+    times, basis = (metrics.prefill, first) if phase == PREFILL else (metrics.decode, step)
     plan, program = times.main.plan, times.main.phase.schedule.program
     per_node = ranks_per_node(plan)
     blocks = rank_blocks(program.mesh, per_node, size)
-    sums, far = Sums(len(blocks[0])), Sums(per_node)
-
-    def add(senders: Sequence[int], receivers: Sequence[int], axis: str, wire: float) -> None:
-        for each in (sums, far):
-            each.add(senders, receivers, axis, wire)
+    sums = Sums(len(blocks[0]))
+    far = sums if sums.size == per_node else Sums(per_node)
+    counted = [sums] if far is sums else [sums, far]
 
     placed = stage_ranks(plan, program)
     wires: dict[tuple[str, int, str, str], float] = {}
     grouped: dict[tuple[str, str], list[list[Sequence[int]]]] = {}
-    meshes = {call.run.part: call.run.phase.schedule.program for call in calls}
-    for call in calls:
+    meshes: dict[str, Mesh] = {}
+    for call in stage_calls(times, basis, PhaseLines.of_main(times)):
+        meshes[call.run.part] = call.run.phase.schedule.program.mesh
         key = (call.run.part, call.stage, call.kind.axis, _way(call))
         wires[key] = wires.get(key, 0.0) + call.traffic.wire
     for (part, stage, axis, way), wire in wires.items():
         if way == HOP:
-            for here, there in zip(placed[stage], placed[stage + 1], strict=True):
-                for a, b in zip(here, there, strict=True):
-                    add((a,), (b,), axis, wire)
+            for each in counted:
+                each.add_hops(placed[stage], placed[stage + 1], axis, wire)
             continue
         if (part, axis) not in grouped:
             grouped[part, axis] = _groups(part, axis, meshes[part], placed)
         for group in grouped[part, axis][stage]:
             for senders, receivers, sent in spread(group, way, wire, per_node):
-                add(senders, receivers, axis, sent)
+                for each in counted:
+                    each.add(senders, receivers, axis, sent)
     between = sum_up(value for (a, b, _), value in far.found.items() if a != b)
     return Flows(phase, blocks, blocks, (per_node, per_node), cells=sums.cells(), between_nodes=between)
 
 
-def _groups(part: str, axis: str, program: Program, placed: list[list[list[int]]]) -> list[list[Sequence[int]]]:
+def _groups(part: str, axis: str, mesh: Mesh, placed: list[list[list[int]]]) -> list[list[Sequence[int]]]:
     """The groups of ranks along ``axis`` in each stage.
 
     A draft has one stage, and runs in whole copies on the ranks of every stage of the model.
@@ -88,15 +86,15 @@ def _groups(part: str, axis: str, program: Program, placed: list[list[list[int]]
     if not part:
         stage_of = {rank: stage for stage, replicas in enumerate(placed) for ranks in replicas for rank in ranks}
         found: list[list[Sequence[int]]] = [[] for _ in placed]
-        for group in groups(program.mesh, axis):
+        for group in groups(mesh, axis):
             found[stage_of[group[0]]].append(group)
         return found
-    own = [tuple(group) for group in groups(program.mesh, axis)]
+    own = [tuple(group) for group in groups(mesh, axis)]
     copies = (
-        ranks[first : first + program.mesh.ranks]
+        ranks[first : first + mesh.ranks]
         for stages in placed
         for ranks in stages
-        for first in range(0, len(ranks), program.mesh.ranks)
+        for first in range(0, len(ranks), mesh.ranks)
     )
     return [[[ranks[i] for i in group] for ranks in copies for group in own]]
 

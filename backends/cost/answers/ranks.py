@@ -34,11 +34,8 @@ def rank_blocks(mesh: Mesh, per_node: int, size: int | None = None) -> tuple[ran
 def stage_ranks(plan: PlanSpec, program: Program) -> list[list[list[int]]]:
     """The ranks of each replica, by stage."""
     mesh, stages, replicas = program.mesh, program.stage_axes, plan.sharding.replica_axes
-    found: list[list[list[int]]] = [[[] for _ in range(plan.sharding.replicas)] for _ in range(mesh.ways(stages))]
-    for rank in range(mesh.ranks):
-        at = mesh.coordinates(rank)
-        found[mesh.index(at, stages)][mesh.index(at, replicas)].append(rank)
-    return found
+    others = mesh.offsets(axis for axis, _ in mesh.axes if axis not in (*stages, *replicas))
+    return [[[a + b + c for c in others] for b in mesh.offsets(replicas)] for a in mesh.offsets(stages)]
 
 
 class Sums:
@@ -57,6 +54,15 @@ class Sums:
             for b, others in theirs.items():
                 if pairs := many * (others - (same and a == b)):
                     self.found[a, b, axis] += wire * pairs / (len(receivers) - same)
+
+    def add_hops(
+        self, senders: Sequence[Sequence[int]], receivers: Sequence[Sequence[int]], axis: str, wire: float
+    ) -> None:
+        """Each sender of each replica sends ``wire`` bytes to the receiver of its replica at the same place."""
+        size, other, found = self.size, self.other, self.found
+        for here, there in zip(senders, receivers, strict=True):
+            for a, b in zip(here, there, strict=True):
+                found[a // size, b // other, axis] += wire
 
     def cells(self) -> tuple[Cell, ...]:
         """The sums, by sender and receiver."""

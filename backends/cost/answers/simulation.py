@@ -458,8 +458,9 @@ def _occupancy(records: Records, room: int, servers: range) -> Occupancy:
     """Means over the time of all steps of ``servers``, and peaks; ``room`` is the number of blocks of a server."""
     if not records.keeps_steps:
         return NO_OCCUPANCY
-    own = (records.steps.replica >= servers.start) & (records.steps.replica < servers.stop)
-    steps = Steps._make(values[own] for values in records.steps)
+    every = records.steps  # unrolled when asked for
+    own = (every.replica >= servers.start) & (every.replica < servers.stop)
+    steps = Steps._make(values[own] for values in every)
     span = steps.end_s - steps.start_s
     whole = float(span.sum())
     if not whole:

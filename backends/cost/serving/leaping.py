@@ -39,6 +39,8 @@ def leap(
     follow = waits(requests, closed)
     count = len(requests.input)
     shares = [np.arange(count)] if follow else deal(requests, len(workers))
+    workers = workers[: min(len(workers), max(count, 1))]  # the others have no requests, and take no step
+    shares = shares[: len(workers)]
     replica, arrival = np.full(count, -1), requests.arrival_s.astype(np.float64)
     tracks: list[Track] = []
     over = 0
@@ -71,7 +73,7 @@ def deal(requests: Requests, many: int) -> list[Ints]:
 def can_leap(workers: Sequence[Worker], requests: Requests, closed: Closed | None, by: RouterName) -> bool:
     """Whether each server knows its requests from the start, or is alone, and leaps; and prompts share no blocks."""
     apart = len(workers) == 1 or (by == "round_robin" and not waits(requests, closed))
-    return apart and not shares_blocks(requests) and all(map(_leaps, workers))
+    return apart and not shares_blocks(requests) and all(map(_leaps, {id(w): w for w in workers}.values()))
 
 
 def take_stretches(workers: Sequence[Worker], by: RouterName) -> bool:
@@ -149,7 +151,7 @@ def _records(
     preemptions, longest = np.zeros(count, np.int64), np.zeros(count)
     paths = []
     for at, (worker, share, track) in enumerate(zip(workers, shares, tracks, strict=True), number):
-        mine = arrival[replica == at]
+        mine = arrival[share[replica[share] == at]]
         path = Path.of(track, mine, number=at, size=worker.block, ahead=worker.policy.ahead)
         admitted[share], first[share], finish[share] = track.admitted, track.first, track.finish
         preemptions[share], longest[share] = track.preemptions, path.longest(len(share))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 
 from plandsl.backends.cost.machine.machine import Machine, Rates, Side
-from plandsl.backends.cost.num import are_numbers
+from plandsl.backends.cost.num import are_numbers, are_traced
 from plandsl.backends.cost.work.costing import sides_of
 from plandsl.backends.cost.work.numbers import number_ops
 from plandsl.backends.cost.work.work import Binding, Work
@@ -55,10 +55,10 @@ class Known:
         return found
 
     def at(self, at: Binding, context: Number) -> Binding:
-        """``at`` with another context."""
-        if not are_numbers(context):
+        """``at`` with another context, a number or the array of all contexts of a mean."""
+        if are_traced(context):
             return at.at(context)
-        key = at, context
+        key = (at, context) if are_numbers(context) else (at, context.shape, context.tobytes())
         found = self._bindings.get(key)
         if found is None:
             found = self._bindings[key] = at.at(context)

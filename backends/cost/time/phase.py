@@ -7,7 +7,7 @@ from copy import copy
 from functools import cached_property, lru_cache
 from itertools import pairwise, product
 from math import prod
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from attrs import evolve
 
@@ -28,11 +28,18 @@ from plandsl.ir.types import Number
 from plandsl.spec.plan import PlanSpec
 from plandsl.values import sum_up
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 GAUSS = ((5 / 18, 0.5 - 0.15**0.5), (8 / 18, 0.5), (5 / 18, 0.5 + 0.15**0.5))
 """Three-point Gauss-Legendre weights and nodes on 0..1: exact for polynomials up to degree five."""
 
 MOST_CUTS = 32
 """Most windows of attention that cut the contexts of a mean: each adds three contexts at which all ops are asked."""
+
+AT_ONCE = 24
+"""So many contexts of a mean, or more, are one array: ops and regions are asked once, not once for each."""
 
 BINDINGS = 64
 """Bindings of plain numbers that are kept, over all phases: an estimate asks for each several times."""
@@ -329,7 +336,12 @@ class PhaseModel:
         seconds = self.seconds(bind)
         if len(contexts) == 1 or not self.attends:
             return self.play_stages(seconds(contexts[0][1]), in_flight)
-        return _mean_times([w for w, _ in contexts], [self.play_stages(seconds(c), in_flight) for _, c in contexts])
+        weights, each = [w for w, _ in contexts], [c for _, c in contexts]
+        if len(each) >= AT_ONCE and are_numbers(in_flight, *bind.values(), *weights, *each):
+            import numpy as np
+
+            return _mean_at_once(np.array(weights), self.play_stages(seconds(np.array(each)), in_flight))
+        return _mean_times(weights, [self.play_stages(seconds(c), in_flight) for c in each])
 
     def seconds(self, bind: Mapping[str, Number]) -> Callable[[Number], dict[RunKey, list[Number]]]:
         """A function from the context to the seconds of each op under ``bind``, at the rates of the engine."""
@@ -558,4 +570,25 @@ def _mean_times(weights: list[Number], runs: list[PhaseTimes]) -> PhaseTimes:
         through=mean([r.through for r in runs]),
         period=mean([r.period for r in runs]),
         hops=first.hops,
+    )
+
+
+def _mean_at_once(weights: NDArray[np.float64], run: PhaseTimes) -> PhaseTimes:
+    """The weighted mean of a timing whose times are arrays over contexts, with the digits of `_mean_times`."""
+
+    def mean(value: Number) -> float:
+        return float((weights * value).cumsum()[-1])  # one after the other, as `_mean_times` adds
+
+    def played(p: Played) -> Played:
+        return Played(mean(p.span), mean(p.compute))
+
+    means = {id(stage): played(stage) for stage in run.stages}
+    return PhaseTimes(
+        {name: [t if are_numbers(t) else mean(t) for t in times] for name, times in run.seconds.items()},
+        {name: played(region) for name, region in run.regions.items()},
+        stages=[means[id(stage)] for stage in run.stages],
+        hop=run.hop,
+        through=mean(run.through),
+        period=mean(run.period),
+        hops=run.hops,
     )
