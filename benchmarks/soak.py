@@ -207,6 +207,13 @@ def ranks() -> Found:
     return tell("65,536 ranks", RANKS, ASKED)
 
 
+def replicas() -> Found:
+    """20,000 requests that are served by 65,536 replicas."""
+    load = "rate = 20_000 req/s, requests = 20_000 }"
+    text = RANKS.replace("dp = 256, tp = 8, pp = 32", "dp = 65536").replace("batch = 65536 }", load)
+    return tell("65,536 replicas", text, {"simulate": ()})
+
+
 def stages() -> Found:
     """10,000 stages of a layer each."""
     text = DENSE.format(layers=10_000, hidden=64, ffn=128, tp=1, pp=10_000, input=64, output=8, batch=4)
@@ -226,7 +233,7 @@ def layers(number: int = 1_000) -> Found:
     start, end = text.index("  block"), text.index("  head")
     blocks = "".join(block.format(at=at, end=at + 1) for at in range(number))
     text = (text[:start] + blocks + text[end:]).replace(" ffn = 128,", "")
-    return tell(f"{number:,} unlike layers", text, {"check": (), "compile": ()})
+    return tell(f"{number:,} unlike layers", text, {"check": (), "compile": (), "explain": ()})
 
 
 COUNTED = """
@@ -290,7 +297,7 @@ def counts(seconds: float = 2.0) -> Found:
 PARTS: dict[str, Callable[[], Found]] = {
     "counts": counts,
     "compiles": compiles, "threads": threads, "day": day, "plans": plans, "candidates": candidates, "ranks": ranks,
-    "stages": stages, "layers": layers,
+    "replicas": replicas, "stages": stages, "layers": layers,
 }  # fmt: skip
 
 

@@ -37,12 +37,12 @@ def calibration_with(wanted: frozenset[str]) -> Callable[[Context, Record], Cali
 
 def calibration_for(context: Context, record: Record, wanted: frozenset[str] | None) -> CalibrationSpec | None:
     """A calibration, completed from `otherwise` until it has the ``wanted`` sections; None: completed in full."""
+    own = context.make(_own_constants, record)
     reader = Reader(context, record, None)
-    values = tuple(_constants(reader, ""))
+    reader.ok &= own is not None
     source = reader.source()
     reader.text("measured")
-    assumed = tuple(a for a in reader.assumed_fields() if a[0] != "otherwise")
-    spec = CalibrationSpec(record.name, values, source, assumed, record.span)
+    spec = evolve(own or CalibrationSpec(record.name, ()), source=source, span=record.span)
     used = []
     for read in reader.read("otherwise", partial(_completing_calibrations, reader)) or ():
         if (wanted is None or not spec.has(wanted)) and (other := read()):
@@ -62,12 +62,18 @@ def _completing_calibrations(reader: Reader, layer: Layer) -> list[Callable[[], 
     return [partial(reader.attempt, partial(_completing_calibration, reader, name, layer.unit)) for name in names]
 
 
-def _completing_calibration(reader: Reader, name: s.Expr, unit: Unit) -> CalibrationSpec:
-    inner = Reader(reader.context, reader.context.records.of_value("calibration", name, unit), None)
-    values = tuple(_constants(inner, ""))
-    reader.ok &= inner.ok
-    assumed = tuple(a for a in inner.assumed_fields() if a[0] != "otherwise")
-    return CalibrationSpec(inner.record.name, values, assumed=assumed)
+def _completing_calibration(reader: Reader, name: s.Expr, unit: Unit) -> CalibrationSpec | None:
+    found = reader.context.make(_own_constants, reader.context.records.of_value("calibration", name, unit))
+    reader.ok &= found is not None
+    return found
+
+
+def _own_constants(context: Context, record: Record) -> CalibrationSpec | None:
+    """A calibration without its `otherwise`."""
+    reader = Reader(context, record, None)
+    values = tuple(_constants(reader, ""))
+    assumed = tuple(a for a in reader.assumed_fields() if a[0] != "otherwise")
+    return CalibrationSpec(record.name, values, assumed=assumed) if reader.ok else None
 
 
 def _constants(reader: Reader, path: str) -> list[tuple[str, float]]:

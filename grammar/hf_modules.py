@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from plandsl.grammar.hf_families import Family
-from plandsl.grammar.hf_patterns import Group, matches_any, read_regex, read_wildcards
+from plandsl.grammar.hf_patterns import Automaton, State, read_regex, read_wildcards
 from plandsl.grammar.hf_shape import Shape
 from plandsl.grammar.hf_template import render
 
@@ -49,9 +49,9 @@ class Layer(NamedTuple):
 
     @property
     def prefixes(self) -> tuple[str, ...]:
-        """What checkpoints write before the names of its modules."""
-        number = f"layers.{self.number}."
-        return (number, "mtp.layers.0.", "mtp.") if self.predicts else (number,)
+        """What checkpoints write before the names of its modules, and a dot."""
+        number = f"layers.{self.number}"
+        return (number, "mtp.layers.0", "mtp") if self.predicts else (number,)
 
 
 def layers_of(shape: Shape, family: Family) -> tuple[Layer, ...]:
@@ -95,8 +95,7 @@ class Pattern(NamedTuple):
     text: str
     layer: int | None
     rest: str
-    group: Group | None = None
-    each_layer: bool = False
+    automaton: Automaton | None = None
     expert: int | None = None
 
     @property
@@ -114,8 +113,7 @@ class Pattern(NamedTuple):
 def read_pattern(text: str) -> Pattern:
     """The pattern that a name of a list stands for. Raises `UnreadablePattern`."""
     if text.startswith("re:"):
-        plain = re.sub(r"\[[^\]]*\]|\\.", "", text[3:])
-        return Pattern(text, None, "", read_regex(text[3:]), bool(re.search(r"\d", plain)))
+        return Pattern(text, None, "", read_regex(text[3:]))
     name = next((text.removeprefix(p) for p in _PREFIXES if text.startswith(p)), text).strip(".")
     layer: int | None = None
     if (found := re.match(r"layers\.(\d{1,6})(?:\.|$)", name)) is not None:
@@ -127,7 +125,7 @@ def read_pattern(text: str) -> Pattern:
         if not name:
             return Pattern(text, None, "*", read_wildcards("*"))
     if "*" in name or "?" in name:
-        return Pattern(text, layer, name, read_wildcards(name), bool(re.search(r"\d", name)))
+        return Pattern(text, layer, name, read_wildcards(name))
     if (one := re.search(r"(?:^|\.)experts\.(\d{1,6})(?:\.|$)", name)) is not None:
         name = re.sub(r"(^|\.)experts\.\d+", r"\1experts", name)
         return Pattern(text, layer, name, expert=int(one[1]))
@@ -137,33 +135,43 @@ def read_pattern(text: str) -> Pattern:
 def matching(pattern: Pattern, layers: tuple[Layer, ...]) -> Iterator[tuple[Layer, Module]]:
     """The modules that a pattern means, layer by layer.
 
-    Most patterns mean the same modules in all layers of one kind. Such a pattern is tried once for each kind of layer
-    and each number of digits of the layer.
+    Most patterns mean the same modules in all layers of one kind. Layers whose modules are the same, and whose prefixes
+    lead to the same states of a pattern, are looked at once.
     """
     tried: dict[object, tuple[Module, ...]] = {}
     for layer in pattern.layers_in(layers):
-        key = layer.number if pattern.each_layer else (len(str(layer.number)), id(layer.modules))
+        states = _states_before(pattern, layer)
+        key = states, id(layer.modules)
         if key not in tried:
-            tried[key] = tuple(m for m in layer.modules if _means(pattern, m, layer))
+            tried[key] = tuple(m for m in layer.modules if _means(pattern, m, states))
         yield from ((layer, module) for module in tried[key])
 
 
-def _means(pattern: Pattern, module: Module, layer: Layer) -> bool:
-    if pattern.group is None:
+def _states_before(pattern: Pattern, layer: Layer) -> tuple[State, ...]:
+    """The states of a pattern after each prefix of a layer; none where it has no automaton, or begins in the layer."""
+    automaton = pattern.automaton
+    if automaton is None or pattern.layer is not None:
+        return ()
+    before = (*_PREFIXES, "") if pattern.text.startswith("re:") else ("",)
+    return tuple(automaton.walk(automaton.start, f"{b}{prefix}") for prefix in layer.prefixes for b in before)
+
+
+def _means(pattern: Pattern, module: Module, states: tuple[State, ...]) -> bool:
+    """Whether a pattern means a module of a layer, after whose prefixes it is in ``states``."""
+    automaton = pattern.automaton
+    if automaton is None:
         return not pattern.rest or f".{pattern.rest}." in f".{module.name}."
-    names = [f"{prefix}{name}".strip(".") for prefix in layer.prefixes for name in module.ancestors]
+    if not pattern.text.startswith("re:") and any(map(automaton.matches, module.ancestors)):
+        return True
+    names = [f".{name}".rstrip(".") for name in module.ancestors]
     names += [name.replace(".experts.", ".experts.0.") for name in names if ".experts." in name]
-    if pattern.layer is not None:  # wildcards after the number of a layer
-        return matches_any(pattern.group, module.ancestors)
-    if not pattern.text.startswith("re:"):
-        return matches_any(pattern.group, (*names, *module.ancestors))
-    return matches_any(pattern.group, (f"{prefix}{name}" for name in names for prefix in (*_PREFIXES, "")))
+    return any(automaton.walk(state, name).ends for state in dict.fromkeys(states) for name in names)
 
 
 def means_end(pattern: Pattern, name: str) -> bool:
     """Whether a pattern means `EMBEDDING` or `HEAD`."""
     if pattern.layer is not None:
         return False
-    if pattern.group is None:
+    if pattern.automaton is None:
         return f".{pattern.rest}." in f".{name}."
-    return matches_any(pattern.group, (name, *(f"{prefix}{name}" for prefix in _PREFIXES)))
+    return any(map(pattern.automaton.matches, (name, *(f"{prefix}{name}" for prefix in _PREFIXES))))

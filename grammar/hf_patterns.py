@@ -2,8 +2,8 @@
 
 A pattern is a name (``lm_head``, ``model.layers.3.mlp``), a name with wildcards (``*self_attn*``), or a regular
 expression after ``re:``. A file may be hostile, and Python's `re` takes exponential time on some expressions. So the
-expressions are read here, and matched with sets of positions, in time proportional to their length times that of
-the name.
+expressions are read here, and matched with sets of places in them, in time proportional to their length times that
+of the name.
 """
 
 from __future__ import annotations
@@ -48,58 +48,117 @@ class End(NamedTuple):
 Sequence: TypeAlias = "tuple[Char | Group | End, ...]"
 
 
-def matches(pattern: Group, name: str) -> bool:
-    """Whether ``pattern`` matches at the start of ``name``, as `re.match` does."""
-    return bool(_step(pattern, name, {0}))
+Arc: TypeAlias = "tuple[Callable[[str], bool] | End | None, int]"
+"""A way to another place of a pattern: by a character, at an end of the name, or at once (None)."""
 
 
-def _step(item: Char | Group | End, name: str, starts: set[int]) -> set[int]:
-    """The positions after ``item``, from each of the positions before it."""
-    if isinstance(item, End):
-        return starts & ({0} if item.start else {len(name)})
-    if isinstance(item, Char) and item.most is None:
-        return _run(item, name, starts)
-    here, found = starts, set(starts) if item.least == 0 else set[int]()
-    turns = len(name) + item.least + 1 if item.most is None else item.most
-    for turn in range(1, turns + 1):
-        after = _once(item, name, here)
-        here = after - found if turn > item.least else after
-        if turn >= item.least:
-            found |= after
-        if not here:
-            break
-    return found
+class State:
+    """The ``places`` of a pattern that may be reached after some text, and the states ``after`` one more character.
+
+    ``matched``: the pattern matches whatever follows. ``ends``: it matches if the name ends here.
+    """
+
+    __slots__ = ("after", "ends", "matched", "places")
+
+    def __init__(self, places: frozenset[int], matched: bool, ends: bool) -> None:
+        self.places, self.matched, self.ends = places, matched, ends
+        self.after: dict[str, State] = {}
 
 
-def _run(item: Char, name: str, starts: set[int]) -> set[int]:
-    """The positions after one or more characters, or after none where none are needed."""
-    found = set(starts) if item.least == 0 else set[int]()
-    last = -1
-    for start in sorted(starts):
-        at = max(start, last)
-        while at < len(name) and item.fits(name[at]):
-            at += 1
-            found.add(at)
-        last = at
-    return found
+class Automaton:
+    """A pattern as an automaton (Thompson 1968), whose states are made when a name leads to them.
+
+    Names that begin alike share the states of their beginning, and patterns meet many such names.
+    """
+
+    def __init__(self, pattern: Group) -> None:
+        self._arcs: list[list[Arc]] = [[]]
+        self._last = self._add(pattern, 0)
+        self._states: dict[frozenset[int], State] = {}
+        self.start = self._make(self._reach({0}, start=True), start=True)
+
+    def matches(self, name: str) -> bool:
+        """Whether the pattern matches at the start of ``name``, as `re.match` does."""
+        return self.walk(self.start, name).ends
+
+    def walk(self, state: State, text: str) -> State:
+        """The state after ``text``, behind ``state``."""
+        for c in text:
+            if state.matched:
+                break
+            after = state.after.get(c)
+            if after is None:
+                after = state.after[c] = self._step(state, c)
+            state = after
+        return state
+
+    def _step(self, state: State, c: str) -> State:
+        moved = {to for place in state.places for arc, to in self._arcs[place] if _takes(arc, c)}
+        places = self._reach(moved)
+        found = self._states.get(places)
+        if found is None:
+            found = self._states[places] = self._make(places)
+        return found
+
+    def _make(self, places: frozenset[int], start: bool = False) -> State:
+        matched = self._last in places
+        return State(places, matched, matched or self._last in self._reach(places, start, end=True))
+
+    def _reach(self, places: Iterable[int], start: bool = False, end: bool = False) -> frozenset[int]:
+        """``places``, and those that are reached from them without a character."""
+        found, left = set(places), list(places)
+        while left:
+            for arc, to in self._arcs[left.pop()]:
+                open_ = arc is None or (isinstance(arc, End) and (start if arc.start else end))
+                if open_ and to not in found:
+                    found.add(to)
+                    left.append(to)
+        return frozenset(found)
+
+    # ---- from a pattern
+
+    def _place(self) -> int:
+        self._arcs.append([])
+        return len(self._arcs) - 1
+
+    def _add(self, item: Char | Group | End, at: int) -> int:
+        """Add ``item`` behind the place ``at``; the place behind it."""
+        if isinstance(item, End):
+            out = self._place()
+            self._arcs[at].append((item, out))
+            return out
+        first = self._place()
+        self._arcs[at].append((None, first))
+        last = self._once(item, first)
+        out = self._place()
+        self._arcs[last].append((None, out))
+        if item.most is None:
+            self._arcs[last].append((None, first))
+        if item.least == 0:
+            self._arcs[at].append((None, out))
+        return out
+
+    def _once(self, item: Char | Group, at: int) -> int:
+        out = self._place()
+        if isinstance(item, Char):
+            self._arcs[at].append((item.fits, out))
+            return out
+        for sequence in item.choices:
+            here = at
+            for part in sequence:
+                here = self._add(part, here)
+            self._arcs[here].append((None, out))
+        return out
 
 
-def _once(item: Char | Group, name: str, starts: set[int]) -> set[int]:
-    if isinstance(item, Char):
-        return {at + 1 for at in starts if at < len(name) and item.fits(name[at])}
-    out: set[int] = set()
-    for sequence in item.choices:
-        here = starts
-        for part in sequence:
-            here = _step(part, name, here)
-        out |= here
-    return out
+def _takes(arc: Callable[[str], bool] | End | None, c: str) -> bool:
+    return arc is not None and not isinstance(arc, End) and arc(c)
 
 
 # ---- reading
 
 
-def read_regex(text: str) -> Group:
+def read_regex(text: str) -> Automaton:
     """The pattern of a regular expression. Raises `UnreadablePattern`."""
     if len(text) > LONGEST_PATTERN:
         raise UnreadablePattern(text)
@@ -107,17 +166,17 @@ def read_regex(text: str) -> Group:
     found = reader.group(0)
     if reader.at < len(text):
         raise UnreadablePattern(text)
-    return found
+    return Automaton(found)
 
 
-def read_wildcards(text: str) -> Group:
+def read_wildcards(text: str) -> Automaton:
     """The pattern of a name in which ``*`` stands for any characters and ``?`` for one; it must match to the end."""
     if len(text) > LONGEST_PATTERN:
         raise UnreadablePattern(text)
     parts: list[Char | Group | End] = []
     for c in text:
         parts.append(Char(_any, 0, None) if c == "*" else Char(_any) if c == "?" else Char(_literal(c)))
-    return Group(((*parts, End(False)),))
+    return Automaton(Group(((*parts, End(False)),)))
 
 
 def _any(_: str) -> bool:
@@ -214,8 +273,3 @@ class _Regex:
 
 def _between(low: str, high: str) -> Callable[[str], bool]:
     return lambda found: low <= found <= high
-
-
-def matches_any(pattern: Group, names: Iterable[str]) -> bool:
-    """Whether ``pattern`` matches one of ``names``."""
-    return any(matches(pattern, name) for name in names)

@@ -163,7 +163,7 @@ class _Checkpoint:
             except UnreadablePattern:
                 unread.append(name)
                 continue
-            tried += pattern.group is not None
+            tried += pattern.automaton is not None
             if tried > _MOST_PATTERNS:
                 self.config.fail("E232", f'"{_FIELD}": more than {_MOST_PATTERNS} patterns of names', _FIELD)
                 return

@@ -9,6 +9,7 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plandsl import limits
 from plandsl.backends.cost.deployments.stages import StageCosts
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
@@ -245,3 +246,13 @@ def test_a_layer_that_one_stage_cannot_take_is_left_to_another() -> None:
 
     # filled one by one, the first stage takes two layers and leaves the second one that costs it something
     assert balance(5, 4, costs, fits) == (1, 1, 1, 2)
+
+
+def test_as_many_layers_are_balanced_as_the_limit_says() -> None:
+    text = """plan p {{ model = llama_3_2_1b with {{ layers = {} }}, node = h100_8
+      sharding {{ pp = 2, cut = balanced }}
+      workload {{ input = 10, output = 4, batch = 8 }} }}"""
+    with limits.override({"balanced": 4}):
+        compile_text(text.format(4))
+        with pytest.raises(PlanError, match="has 5 layers, and at most 4 are balanced"):
+            compile_text(text.format(5))

@@ -297,6 +297,9 @@ def test_all_axes_of_a_torus_carry_a_collective_at_once() -> None:
     assert torus("all_gather", 2, (4, 4)) == pytest.approx(A + V / 2 / BW)
     for n in (2, 4, 8, 16):
         assert torus("all_reduce", n, (4, 4)) == pytest.approx(2 * torus("all_gather", n, (4, 4)))
+    f = links.Fabric("torus", BW, A, dims=(4, 4))
+    (whole,), (half,) = links.all_reduce(f, 8), links.all_gather(f, 8)
+    assert whole[1:] == tuple(2 * x for x in half[1:]), "of seconds and of bytes that are sent"
 
 
 def test_groups_with_a_stride_follow_another_axis_of_a_torus_or_share_its_links() -> None:

@@ -132,6 +132,11 @@ def server(kind: str) -> Replicas:
     return cost
 
 
+@pytest.mark.parametrize("queries", [1, 4])
+def test_a_step_alone_is_the_first_of_many(queries: int) -> None:
+    assert Decode(8, 900, queries=queries).middle == Decode(8, 900, steps=1, queries=queries).middle
+
+
 def test_a_shift_takes_the_sharding_that_the_tokens_of_a_step_ask_for_mixed_steps_too() -> None:
     one = server("shift").one
     modes = one.modes

@@ -104,6 +104,7 @@ def test_every_load_has_a_largest_rate(load: str, scaled: str, unit: str, tmp_pa
     assert found.at.ok
     assert "ttft" in found.binds[0]
     count = found.at.summary.requests if scaled != "speed" else None
+    assert scaled != "speed" or found.value == found.factor, "the trace's own speed is 1"
     assert holds(made, found.factor, count)
     assert not any(r.ok for r in found.fails)
     if scaled == "concurrency":

@@ -183,3 +183,13 @@ def test_the_machine_form_of_the_view_has_the_pairs(capsys, tmp_path) -> None:
     transfer = body["flows"][2]
     assert transfer["total_bytes"] == pytest.approx(sum(cell["bytes"] for cell in transfer["cells"]))
     assert "transfer of one request's cache" in out.read_text()
+
+
+@pytest.mark.parametrize(("topology", "peers"), [("mesh", 3), ("ring", 1)])
+def test_a_ring_on_a_mesh_takes_all_links_of_a_gpu_at_once(topology: str, peers: int) -> None:
+    (made,) = compile_text(f"""
+node n {{ gpu = mi300x, count = 4, link {{ topology = {topology}, bandwidth = 50 GB/s, latency = 1 us }} }}
+plan p {{ model = llama_3_2_1b, node = n, algorithm = ring, sharding {{ tp = 4 }}, {LOAD} }}""")
+    cells = flows(made.cost, size=1)[0].cells
+    assert Counter(cell.sender for cell in cells) == dict.fromkeys(range(4), peers)
+    assert len({cell.bytes for cell in cells}) == 1

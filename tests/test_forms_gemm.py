@@ -26,6 +26,10 @@ def seconds(m: Number, n: Number, k: Number, units: int = UNITS, **constants: fl
     )
 
 
+def test_tiles_are_powers_of_two() -> None:
+    assert all((a & (a - 1), b & (b - 1)) == (0, 0) and a <= b <= 4 * a for a, b in TILES)
+
+
 def test_large_gemms_reach_the_sustained_share_of_the_peak() -> None:
     m = 2**17
     rate = 2.0 * m**3 / seconds(m, m, m, intensity=0.0, chain=0.0)

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from plandsl.cli import main
 from plandsl.driver import compile_text
+from plandsl.grammar import hf_modules
 from plandsl.grammar.hf import translate
-from plandsl.grammar.hf_patterns import UnreadablePattern, matches, read_regex, read_wildcards
+from plandsl.grammar.hf_patterns import UnreadablePattern, read_regex, read_wildcards
 from tests.test_hf import findings, published, spec_of, text_of
 
 LLAMA_FBGEMM = ["lm_head", *(f"model.layers.{n}.self_attn.{p}_proj" for n in range(126) for p in "qkvo")]
@@ -300,6 +301,26 @@ def test_a_hostile_pattern_takes_little_time() -> None:
     assert time.process_time() - started < 20  # `re` would need longer than the age of the universe
 
 
+MODULES = (hf_modules.Module("self_attn.q_proj", ("w_q",)), hf_modules.Module("mlp.up_proj", ("w_up",)))
+
+
+def test_a_pattern_that_names_a_layer_looks_at_the_modules_of_few_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind the prefixes of other layers the pattern is in the same states."""
+    looked: list[str] = []
+    means = hf_modules._means
+
+    def counted(pattern: hf_modules.Pattern, *rest: Any) -> bool:
+        looked.append(pattern.text)
+        return means(pattern, *rest)
+
+    monkeypatch.setattr(hf_modules, "_means", counted)
+    layers = tuple(hf_modules.Layer(n, MODULES) for n in range(80))
+    pattern = hf_modules.read_pattern(r"re:.*layers\.3\.self_attn\..*")
+    found = [(layer.number, module.name) for layer, module in hf_modules.matching(pattern, layers)]
+    assert found == [(3, "self_attn.q_proj")]
+    assert len(looked) <= 8 * len(MODULES)
+
+
 NAMES = st.text(alphabet="ab.01_", max_size=8)
 PIECES = ("a", "b", r"\.", ".", r"\d", r"[\d_]", "[ab]", "[^a]", "[0-1]", "(a|b0)", "(?:ab|)", "^", "$")
 REGEXES = st.lists(
@@ -309,7 +330,7 @@ REGEXES = st.lists(
 
 @given(REGEXES, NAMES)
 def test_patterns_mean_what_they_mean_to_python(pattern: str, name: str) -> None:
-    assert matches(read_regex(pattern), name) == (re.match(pattern, name) is not None)
+    assert read_regex(pattern).matches(name) == (re.match(pattern, name) is not None)
 
 
 @pytest.mark.parametrize("text", ["(", "a)", "[a", "*", r"\b", "(?=a)", "a{2}", "x" * 500, "((((((a))))))"])
@@ -340,8 +361,8 @@ def test_modules_of_their_own_settings_are_kept_or_told() -> None:
 
 
 def test_wildcards_match_to_the_end() -> None:
-    assert matches(read_wildcards("a*c"), "abbc")
-    assert not matches(read_wildcards("a*c"), "abbcd")
+    assert read_wildcards("a*c").matches("abbc")
+    assert not read_wildcards("a*c").matches("abbcd")
 
 
 # ---- published figures

@@ -501,3 +501,10 @@ def test_parts_say_how_often_they_run() -> None:
     region = program_of().regions[0]
     assert (region.repeats, evolve(region, layers=None).repeats) == (2, 1)
     assert tensor("bf16", ("batch",)) == read_type("bf16[batch]")
+
+
+def test_one_axis_for_two_dimensions_is_found_in_ops_of_any_number_of_operands() -> None:
+    x = Value("x", TensorType("bf16", (Dim("batch", ("a",)), Dim("hidden")), frozenset({"a"})))
+    for operands in ((x,), (x, x), (x, x, x)):
+        (found,) = Map(x, operands, "add").misfits()
+        assert (found.message, found.label) == ("map uses one axis for two dimensions", str(x.type))

@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from plandsl.backends.cost.deployments.chunks import chunk_prompt
+from plandsl.backends.cost.deployments.chunks import chunk_prompt, sustained_decodes
 from plandsl.backends.cost.time.mixed import Mix, Mixer
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
@@ -100,6 +100,15 @@ def test_rows_of_a_mixed_step_are_those_of_both() -> None:
     kinds = [type(w.op).__name__ for w in work.prefill.work["block"]]
     for kind, a, b in zip(kinds, step.seconds["block"], whole.seconds["block"], strict=True):
         assert kind == "Attention" or a == b, kind
+
+
+def test_decodes_and_the_prompts_that_take_their_places_fill_a_step() -> None:
+    """A request that decodes takes 4 tokens of a step, its own and 3 guesses, and ends after output / gain steps."""
+    (made,) = compile_text("""plan p { model = llama_3_1_8b, node = h100_1, chunked_prefill = 512
+      speculate { tokens = 3, acceptance = 80 % }, workload { input = 1000, output = 300, concurrency = 64 } }""")
+    running = sustained_decodes(made.cost.one, 1000, 300)
+    ending = running * made.cost.one.gain / 300
+    assert running * 4 + ending * 1000 == pytest.approx(512)
 
 
 def test_smaller_chunks_spare_those_that_run_and_cost_the_prompt() -> None:

@@ -837,6 +837,12 @@ def test_shrink_keeps_replication(kv_heads: int, small: int) -> None:
     assert (sizes["heads"] > small) == (kv_heads < 64)
 
 
+def test_shrink_keeps_groups_of_heads_whole_where_axes_split_them_otherwise() -> None:
+    plan = make_plan({"a": 8, "b": 6}, {"kv_heads": ("a",), "heads": ("b",)}, heads=48, kv_heads=8)
+    sizes = dict(shrink(plan).model.sizes)
+    assert (sizes["kv_heads"] % 8, sizes["heads"] % 6, sizes["heads"] % sizes["kv_heads"]) == (0, 0, 0)
+
+
 @pytest.mark.parametrize(
     ("layers", "stages", "small"), [(80, 1, 2), (80, 4, 8), (126, 8, 14), (8, 8, 8), (61, 2, 3), (4, 1, 2)]
 )

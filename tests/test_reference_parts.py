@@ -95,6 +95,20 @@ def test_gates_add_up_to_one_unless_they_are_scaled() -> None:
     assert np.allclose(np.sum(compute(evolve(op, scale=2.5), local(op, 0)), axis=-1), 2.5)
 
 
+def test_a_norm_is_multiplied_by_its_gain() -> None:
+    op = Norm(X, X, value("g", "bf16[hidden]"), over="hidden")
+    here = local(op, 0)
+    here.values["g"] = {rank: 3 * part for rank, part in here.values["g"].items()}
+    (out,) = compute(op, here)
+    assert np.allclose(out, 3, atol=1e-4), "of ones, whose root mean square is 1"
+
+
+def test_without_a_window_a_query_picks_among_all_keys_that_it_sees() -> None:
+    op = PickKeys(PICKED, INDEX, value("ik", "bf16[batch, context, d]"), top_k=2)
+    (picked,) = compute(op, local(op, 0))
+    assert picked[0].tolist() == [[0, -1], [0, 1], [0, 1], [0, 1]], "of equal scores the earlier key"
+
+
 def test_a_part_is_put_together_from_parts_of_several_ranges() -> None:
     """Each holds elements of both ranges that are wanted: a rank with two runs of a padded dimension."""
     whole = np.arange(10.0)

@@ -306,7 +306,7 @@ def test_progress_is_told_once_in_so_many_requests(stretches: bool) -> None:
 
 def states(*loads: int) -> list[State]:
     made = [Worker(SINGLE, Steady(), 10) for _ in loads]
-    found = [Replica(i, worker, Log(1)).state for i, worker in enumerate(made)]
+    found = [Replica(i, worker, Log(1), seed=0, stretches=False).state for i, worker in enumerate(made)]
     for state, load in zip(found, loads, strict=True):
         state.waiting.extend(Live(0, 1, 1) for _ in range(load))
     return found

@@ -134,3 +134,12 @@ def test_a_load_of_which_nothing_is_served_in_time_has_no_rate_that_is_served() 
     assert summarise(simulate([worker], Requests(np.zeros(1), np.full(1, 9), np.full(1, 1)))).warnings == (
         "1 request is too few for p50, which needs 20",
     )
+
+
+@pytest.mark.parametrize(("values", "batches"), [(199, 10), (99, 5), (50, 5)])
+def test_batches_are_as_many_as_leave_a_value_beyond_the_percentile(values: int, batches: int) -> None:
+    x = np.random.default_rng(values).exponential(size=values)
+    parts = [np.quantile(part, 0.9) for part in np.array_split(x, batches)]
+    t = {5: 2.776, 10: 2.262}[batches]  # Student's t at 97.5 % with one degree less
+    assert spread(x).p90.half == pytest.approx(t * np.std(parts, ddof=1) / batches**0.5, rel=1e-9)
+    assert spread(x[:49]).p90.half != spread(x[:49]).p90.half, "not a number: too few"

@@ -66,6 +66,12 @@ def test_more_requests_are_served_where_they_share_steps_or_stretches() -> None:
     assert served(alone.format(400), "sglang") > served(alone.format(100), "sglang") / 2
 
 
+def test_more_clients_than_fit_in_memory_run_no_more_at_once() -> None:
+    load = "input = uniform(55_000, 65_000), output = 400, concurrency = {}"
+    few, some, many = (served(load.format(clients), "vllm") for clients in (4, 16, 64))
+    assert few < some == many, "seven fit"
+
+
 def test_requirements_on_single_requests_are_checked_by_it() -> None:
     requires = "require p95(ttft) <= 1 us and memory <= 95 % and goodput >= 1 req/s and ttft <= 9 s"
     made = plan(RATE, requires)

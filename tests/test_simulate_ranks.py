@@ -113,7 +113,15 @@ def test_one_rank_is_a_server_with_one_queue(
 ) -> None:
     made = Worker(chosen, Steady(seconds=flat), blocks, 4, caching, acceptance=(0.5,) * guesses)
     log = Log(len(load.input))
-    run = Events([Ranks(0, made, log)], load, log, by=router("round_robin"), closed=None, think_s=None, tick=None)
+    run = Events(
+        [Ranks(0, made, log, seed=0, stretches=False)],
+        load,
+        log,
+        by=router("round_robin"),
+        closed=None,
+        think_s=None,
+        tick=None,
+    )
     run.play()
     found, plain = read_log(load, log), simulate([made], load)
     assert all(a.tobytes() == b.tobytes() for a, b in zip(found[:10], plain[:10], strict=True))

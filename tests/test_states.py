@@ -270,6 +270,13 @@ def test_each_guess_keeps_a_state_to_go_on_from() -> None:
     assert guesses.gpu == 4 * plain.gpu
 
 
+@pytest.mark.parametrize("layer", LAYERS)
+def test_ideal_seconds_of_layers_with_states_are_a_share_of_what_they_take(layer: str) -> None:
+    found = plan(layer).estimate()
+    assert 0 < found.prefill.mfu < 1
+    assert 0 < found.decode.mfu < 1
+
+
 def test_more_context_takes_keys_of_attention_layers_alone() -> None:
     short, long = (_estimate("qwen3_next_80b_a3b", length).memory.kv_cache for length in (1000, 11_000))
     keys = 12 * 2 * 2 * 256 * 2 / 2  # 12 layers, keys and values of 1 of 2 heads on a rank, bf16

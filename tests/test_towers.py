@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from plandsl.api.kinds import Model
 from plandsl.api.plans import Plan
+from plandsl.backends.reference.shrink import shrink
+from plandsl.backends.reference.verify import expected
 from plandsl.diagnostics import PlanError
-from plandsl.driver import CompiledPlan, compile_text
+from plandsl.driver import CompiledPlan, compile_text, plain_programs
 from plandsl.grammar.hf import translate
 from plandsl.ir.meaning.elementwise import merge_tokens
 from plandsl.show import show_plan
@@ -301,3 +303,13 @@ def test_ranks_may_have_no_image_to_merge() -> None:
     fields = "sharding { mesh a = 2, b = 2; batch -> a; heads, kv_heads, ffn -> b }, micro_batches = 2"
     verdict = plan_of(fields).verify(steps=1)
     assert verdict.ok, verdict.message
+
+
+def test_a_tower_is_expected_to_read_patches_and_its_model_tokens() -> None:
+    made = plan_of("sharding { tp = 2 }")
+    assert made.spec.tower_plan is not None
+    tower, model = shrink(made.spec.tower_plan), shrink(made.spec)
+    patch, load = dict(tower.model.sizes)["patch"], tower.workload
+    assert expected(tower, plain_programs(tower), steps=0).ids.shape == (load.batch, load.input, patch)
+    load = model.workload
+    assert expected(model, plain_programs(model), steps=1).ids.shape == (load.batch, load.input + 1)

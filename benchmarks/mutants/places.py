@@ -10,7 +10,7 @@ Some operators are not used, and some places are left out:
 - a comparison moves its boundary or becomes its opposite. `==` does not become `is` or `<=`, which differ from it by
   accidents of how words are stored and spelled;
 - the operators that put random numbers in the place of variables, because a run could not be repeated;
-- decorators that only cache, and those that speak to type checkers;
+- decorators that only cache, and those that speak to type checkers or to authors of subclasses;
 - `assert`, and `strict` of `zip`: they state what always holds, so that a weaker one changes nothing;
 - annotations, names of types and `if TYPE_CHECKING`, which do not run; the `*` of a signature, which is no product;
 - text: no operator changes a message or a comment; nor does one change what an exception's text shows, and whether a
@@ -67,6 +67,7 @@ OPERATORS: Mapping[str, tuple[str, ...]] = {
 """The operators of cosmic-ray that are used, by the kind of node in parso's tree that they change."""
 
 _SILENT = (
+    "abstractmethod",
     "cache",
     "lru_cache",
     "functools.cache",

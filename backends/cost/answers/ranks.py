@@ -25,7 +25,8 @@ def rank_blocks(mesh: Mesh, per_node: int, size: int | None = None) -> tuple[ran
     They are single ranks, else groups along mesh axes or nodes, else of a size that is a power of two.
     """
     if size is None:
-        shown = [1, *sorted({mesh.stride(axis) for axis, _ in mesh.axes} | {per_node}), *(2**i for i in range(1, 20))]
+        powers = (2**i for i in range(1, mesh.ranks.bit_length()))
+        shown = [1, *sorted({mesh.stride(axis) for axis, _ in mesh.axes} | {per_node}), *powers]
         fits = (s for s in shown if mesh.ranks / MOST_BLOCKS <= s <= max(mesh.ranks / LEAST_BLOCKS, 1))
         size = next(fits, -(-mesh.ranks // MOST_BLOCKS))
     return tuple(range(at, min(at + size, mesh.ranks)) for at in range(0, mesh.ranks, size))

@@ -122,10 +122,10 @@ class MemoryModel(ABC):
     def capacities(self) -> list[Number]:
         """Bytes of a GPU of each stage that weights, cache, activations and buffers may take."""
         if self.plan.engine is None:
-            return self.by_stage(lambda stage: self.capacity(stage, 0.0))
+            return self.by_stage(lambda stage: self.capacity(stage, 0.0, 0.0, 0.0))
         return self.by_stage(lambda stage: self.capacity(stage, self.weights[stage], *self.taken[stage]))
 
-    def capacity(self, stage: int, weights: Number, profiled: Number = 0.0, others: Number = 0.0) -> Number:
+    def capacity(self, stage: int, weights: Number, profiled: Number, others: Number) -> Number:
         """Bytes of a stage's GPU that may be taken, where ``weights`` and an engine's own bytes are there."""
         gpu = self.gpus[stage]
         if self.plan.engine is None:

@@ -90,7 +90,7 @@ def simulate_pools(
     """
     log = Log(len(requests.input))
     log.leaps = stretches and take_stretches(decode.workers, "round_robin")
-    first = [replica(i, worker, log, seed) for i, worker in enumerate(prefill.workers)]
+    first = [replica(i, worker, log, seed, stretches=False) for i, worker in enumerate(prefill.workers)]
     then = [replica(len(first) + i, worker, log, seed, log.leaps) for i, worker in enumerate(decode.workers)]
     for rank in (rank for server in first for rank in server.ranks):
         rank.prompts = True

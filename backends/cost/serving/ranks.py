@@ -17,7 +17,7 @@ from plandsl.backends.cost.serving.scheduler import Batch, Live, State
 from plandsl.backends.cost.serving.tiers import Landings
 
 
-def replica(number: int, worker: Worker, log: Log, seed: int = 0, stretches: bool = False) -> Replica:
+def replica(number: int, worker: Worker, log: Log, seed: int, stretches: bool) -> Replica:
     """A server that runs."""
     kind = Ranks if worker.ranks > 1 else Replica
     return kind(number, worker, log, seed, stretches)
@@ -26,7 +26,7 @@ def replica(number: int, worker: Worker, log: Log, seed: int = 0, stretches: boo
 class Ranks(Replica):
     """A server of several ranks. A request stays on its rank."""
 
-    def __init__(self, number: int, worker: Worker, log: Log, seed: int = 0, stretches: bool = False) -> None:
+    def __init__(self, number: int, worker: Worker, log: Log, seed: int, stretches: bool) -> None:
         super().__init__(number, worker, log, seed, stretches)
         gains = draw_gains(worker.acceptance, seed, number)
         self.ranks = [

@@ -104,7 +104,7 @@ class Replica:
     like it may follow.
     """
 
-    def __init__(self, number: int, worker: Worker, log: Log, seed: int = 0, stretches: bool = False) -> None:
+    def __init__(self, number: int, worker: Worker, log: Log, seed: int, stretches: bool) -> None:
         self.number, self.log = number, log
         self.policy, self.clock, self.in_flight = worker.policy, worker.clock, worker.in_flight
         gains = draw_gains(worker.acceptance, seed, number)
