@@ -171,6 +171,9 @@ STEEPEST = 10.0
 """Largest exponent of `zipf`."""
 
 
+ORDER = "swap the two, or correct one of them"
+
+
 def read_distribution(reader: Reader, layer: Layer, kind: Kind, used: bool) -> Distribution:
     """A number, or a distribution. Raises `Wrong`; E241 if the numbers of a distribution fit no distribution."""
     if not isinstance(layer.value, s.Call):
@@ -180,7 +183,7 @@ def read_distribution(reader: Reader, layer: Layer, kind: Kind, used: bool) -> D
         case "uniform":
             low, high = (_value(arguments, name, kind) for name in ("low", "high"))
             if high < low:
-                raise Wrong("E241", f"`high` must be at least `low`, {low:g}", arguments.given["high"].span)
+                raise Wrong("E241", f"`high` must be at least `low`, {low:g}", arguments.given["high"].span, hint=ORDER)
             return Uniform(low, high)
         case "normal":
             return Normal(_value(arguments, "mean", kind), _spread(arguments, kind), _bounds(arguments, kind))
@@ -224,7 +227,7 @@ def _spread(arguments: Arguments, kind: Kind) -> float:
 def _bounds(arguments: Arguments, kind: Kind) -> Bounds:
     low, high = (_value(arguments, name, kind) if name in arguments.given else None for name in LIMITS)
     if low is not None and high is not None and high < low:
-        raise Wrong("E241", f"`max` must be at least `min`, {low:g}", arguments.given["max"].span)
+        raise Wrong("E241", f"`max` must be at least `min`, {low:g}", arguments.given["max"].span, hint=ORDER)
     return Bounds(low, high)
 
 
@@ -250,10 +253,16 @@ def _lognormal_number(arguments: Arguments, name: str, kind: Kind) -> float:
 
 def _zipf(arguments: Arguments, kind: Kind) -> Zipf:
     if not kind.whole:
-        raise Wrong("E241", "`zipf` draws whole numbers, not times", arguments.call.func.span)
+        raise _lengths_alone("`zipf` draws whole numbers, not times", arguments)
     exponent = arguments.number("exponent", NUMBER, 0.0, STEEPEST, "E241")
     low = arguments.whole("min", 1, limits.MAX_ZIPF) if "min" in arguments.given else 1
     return Zipf(exponent, low, arguments.whole("max", low, limits.MAX_ZIPF))
+
+
+def _lengths_alone(why: str, arguments: Arguments) -> Wrong:
+    """What is wrong with a distribution of whole numbers that stands where times are drawn."""
+    hint = "for times write `lognormal(p50 = 20 s, p95 = 2 min)` or the like"
+    return Wrong("E241", why, arguments.call.func.span, hint=hint)
 
 
 def _ranged(arguments: Arguments, name: str, kind: Kind) -> Uniform:
@@ -263,11 +272,13 @@ def _ranged(arguments: Arguments, name: str, kind: Kind) -> Uniform:
     to L, default 0. Source: `vllm bench serve` and `sglang.bench_serving`, `--random-range-ratio`.
     """
     if not kind.whole:
-        raise Wrong("E241", f"`{name}` draws lengths, not times", arguments.call.func.span)
+        raise _lengths_alone(f"`{name}` draws lengths, not times", arguments)
     length = int(_value(arguments, "length", kind))
     ratio = arguments.number("ratio", NUMBER, 0.0, 1.0, "E241") if "ratio" in arguments.given else 0.0
     if name == "sglang_range":
         return Uniform(max(1, int(length * ratio)), length)
     if ratio == 1:
-        raise Wrong("E241", "`ratio` of `vllm_range` must be below 1", arguments.given["ratio"].span)
+        raise Wrong(
+            "E241", "`ratio` of `vllm_range` must be below 1", arguments.given["ratio"].span, hint="`ratio = 0.9`"
+        )
     return Uniform(max(1, math.floor(length * (1 - ratio))), math.ceil(length * (1 + ratio)))

@@ -8,9 +8,10 @@ from attrs import evolve
 
 from plandsl import limits
 from plandsl.diagnostics import Label
+from plandsl.grammar.calibrations import calibration_with
 from plandsl.grammar.context import Context
 from plandsl.grammar.engines import engine_spec
-from plandsl.grammar.hardware import calibration_with, cluster_spec, node_spec
+from plandsl.grammar.hardware import cluster_spec, node_spec
 from plandsl.grammar.measured import read_tables
 from plandsl.grammar.models import model_spec
 from plandsl.grammar.modules import Wrong, catalog_find

@@ -245,7 +245,8 @@ class _Mistake:
                 hint = f"put it inside `plan NAME {{ ... }}`, or write `{name} NAME = ...` to declare one"
                 return self._say(f"`{name} = ...` is a field of a plan, and does not stand alone", hint)
             value = clip(self.following.text) if self.following.kind in _PLAIN_VALUES else "..."
-            hint = f"write `let {name} = {value}` to name a value; a field belongs in a `{{ }}`"
+            named = "NAME" if name in ("let", "use") else name
+            hint = f"write `let {named} = {value}` to name a value; a field belongs in a `{{ }}`"
             if section := _section_of(first.text):
                 hint = f"it belongs in a plan: `plan NAME {{ {section} {{ {name} = {value} }} }}`"
             return self._say(f"`{name}` is not a declaration", hint)

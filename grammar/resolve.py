@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, TypeAlias
 from plandsl import limits
 from plandsl.diagnostics import Diagnostic, Span
 from plandsl.grammar import syntax as s
+from plandsl.grammar.calibrations import calibration_spec
 from plandsl.grammar.context import Context
 from plandsl.grammar.engines import engine_spec
 from plandsl.grammar.evaluate import Value
 from plandsl.grammar.files import open_root
-from plandsl.grammar.hardware import calibration_spec, cluster_spec, gpu_spec, node_spec
+from plandsl.grammar.hardware import cluster_spec, gpu_spec, node_spec
 from plandsl.grammar.models import model_spec
 from plandsl.grammar.modules import Library, Unit, Wrong
 from plandsl.grammar.plans import plan_spec

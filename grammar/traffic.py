@@ -28,6 +28,7 @@ from plandsl.grammar.workloads import EXAMPLES
 from plandsl.spec.plan import TIMES
 from plandsl.spec.traffic import (
     AdaptersSpec,
+    AtOnce,
     ClassSpec,
     Distribution,
     Fixed,
@@ -192,7 +193,10 @@ def _class(outer: Reader, placed: Placed, item: s.Class, used: bool) -> ClassSpe
 
 
 def _check_classes(reader: Reader, classes: tuple[ClassSpec, ...]) -> None:
-    """Check that all classes have a share of the workload's arrivals, or all have arrivals of their own."""
+    """Check that all classes have a share of the workload's arrivals, or all have arrivals of their own.
+
+    A class has no number of requests: of several classes, one that arrives at once would have the first `requests` all.
+    """
     whole = reader.layer("rate") or reader.layer("concurrency")
     for one in classes:
         if whole and (one.share is None or one.arrivals is not None):
@@ -202,6 +206,10 @@ def _check_classes(reader: Reader, classes: tuple[ClassSpec, ...]) -> None:
         elif not whole and (one.share is not None or one.arrivals is None):
             why = f"class `{one.name}` needs a `rate`, and no `share`, since the workload has no `rate`"
             reader.fail(Wrong("E242", why, one.span, hint="`rate = 8 req/s`"))
+        elif isinstance(one.arrivals, AtOnce) and len(classes) > 1:
+            why = f"class `{one.name}` has `rate = {AT_ONCE}`: all `requests` would be of this class"
+            hint = f"write `rate = {AT_ONCE}` in the workload, and a `share` in each class"
+            reader.fail(Wrong("E242", why, one.span, hint=hint))
     total = sum_up(one.share or 0.0 for one in classes)
     if reader.ok and whole and abs(total - 1) > 1e-9:
         why = f"the shares of the classes add up to {100 * total:g} %"

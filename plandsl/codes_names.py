@@ -264,7 +264,8 @@ NAME_CODES: dict[str, tuple[str, str, str, str]] = {
     "E242": (
         "invalid classes of requests",
         "The classes of a workload each have a `share` of its `rate` or its `concurrency`, 100 % together, or each "
-        "have a `rate` of their own. A workload has at most 64 classes.",
+        "have a `rate` of their own. A workload has at most 64 classes. `rate = at_once` is for the workload: a class "
+        "does not say how many requests it has.",
         "workload w {\n  rate = 10 req/s\n  class chat { share = 70 %, input = 900, output = 100 }\n}\n",
         "make the shares add up to 100 %.",
     ),

@@ -6,17 +6,10 @@ import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from plandsl.show import (
-    show_calibration,
-    show_cluster,
-    show_engine,
-    show_gpu,
-    show_model,
-    show_node,
-    show_plan,
-    show_sharding,
-    show_workload,
-)
+from plandsl.show import show_plan, show_sharding, show_workload
+from plandsl.show_engine import show_engine
+from plandsl.show_hardware import show_calibration, show_cluster, show_gpu, show_node
+from plandsl.show_model import show_model
 from plandsl.spec.plan import PlanSpec
 from plandsl.units import show_bytes, show_rate, show_time
 

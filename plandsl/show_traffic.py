@@ -145,6 +145,25 @@ def show_arrivals(arrivals: Arrivals, number: Show) -> str:
             assert_never(arrivals)
 
 
+def arrivals_word(arrivals: Arrivals) -> str:
+    """The word of the language for a form of `rate`."""
+    match arrivals:
+        case Steady(shape=None):
+            return "constant"
+        case Steady(shape=shape):
+            return "poisson" if shape == 1 else "gamma"
+        case OnOff():
+            return "on_off"
+        case Varying():
+            return "varying"
+        case Traced():
+            return "trace_rate"
+        case AtOnce():
+            return "at_once"
+        case _:
+            assert_never(arrivals)
+
+
 def _spread(shape: float | None, number: Show) -> str:
     """`cv` if a short one gives exactly this shape, else `burstiness`."""
     shape = 1.0 if shape is None else shape

@@ -179,6 +179,26 @@ def test_where_no_number_is_enough_the_miss_is_told() -> None:
 # ---- the command
 
 
+@pytest.mark.parametrize(
+    ("load", "more", "requests", "warnings"),
+    [
+        (LOAD, "", 3, ("3 requests are too few to see a queue grow: `--requests 20`",)),
+        (LOAD, BOUND, 99, ("99 requests are too few for p90: `--requests 100`",)),
+        (LOAD, BOUND, 100, ()),
+        (LOAD, "require ttft <= 4 s", 20, ()),
+        ('trace = "t.csv"', "require p99(ttft) <= 4 s", 1000,
+         ("9 requests are too few for p99, which needs 1,000: the trace has no more",)),
+    ],
+)  # fmt: skip
+def test_requests_that_are_too_few_to_tell_are_told(
+    load: str, more: str, requests: int, warnings: tuple[str, ...], tmp_path: Path
+) -> None:
+    rows = "".join(f"{s},100,10\n" for s in range(9))
+    (tmp_path / "t.csv").write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n" + rows)
+    found = plan(load, more, file=str(tmp_path / "a.plan")).autoscale(every=3600.0, requests=requests)
+    assert (found.warnings, found.as_json()["warnings"]) == (warnings, list(warnings))
+
+
 def test_more_replicas_than_are_tried_are_told_before_they_are_made() -> None:
     made = plan("input = 100, output = 10, rate = 2 req/s, requests = 10")
     (part,) = windows(made.spec, 3600.0)

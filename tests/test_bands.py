@@ -22,7 +22,7 @@ from plandsl.entries import catalog_calibration
 from plandsl.grammar import hardware
 from plandsl.searches.answer import alike_ranks
 from plandsl.searches.show import mark_of
-from plandsl.show import show_engine
+from plandsl.show_engine import show_engine
 from plandsl.spec.constants import Band, GemmConstants
 from plandsl.spec.hardware import CalibrationSpec
 

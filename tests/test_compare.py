@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 from attrs import evolve
@@ -24,8 +26,11 @@ from plandsl.backends.compare.fit import check_fit
 from plandsl.backends.compare.formats import AT_ONCE, OPEN
 from plandsl.backends.compare.loads import count_of
 from plandsl.backends.compare.notes import notes_of
-from plandsl.backends.compare.predict import Predictor, measures_of, value_of
+from plandsl.backends.compare.predict import Predictor, measures_of, value_of, with_engine
 from plandsl.backends.compare.suspects import KINDS, MOST_RUNS, Cases, cases_of, moved, pick
+from plandsl.backends.cost.deployments.server import Server
+from plandsl.backends.cost.deployments.step import Prompt
+from plandsl.backends.cost.serving.clock import ServerClock, Shape, server_clock, table_clock
 from plandsl.backends.cost.serving.records import Records
 from plandsl.cli import main
 from plandsl.codes import CODES
@@ -33,6 +38,7 @@ from plandsl.codes_compare import COMPARE_CODES
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.entries import catalog_has
+from plandsl.spec.hardware import EngineSpec
 from tests.test_compare_files import BENCH, PLAN, bench, raw
 
 
@@ -95,6 +101,23 @@ def test_inside_and_outside_are_said_of_the_band() -> None:
 @cache
 def predictor() -> Predictor:
     return Predictor(chat())
+
+
+FIGURES = [name for name, field in attrs.fields_dict(EngineSpec).items() if isinstance(field.default, float)]
+"""The figures of an engine that may be fitted, and its bands."""
+
+
+@pytest.mark.parametrize("kind", [server_clock, table_clock])
+def test_a_clock_with_another_engine_is_that_of_the_other_engine(kind: Callable[[Server], ServerClock]) -> None:
+    """Its kernels are kept where the engine's paces are the same: then nothing else of the engine may change them."""
+    pool = predictor().pools[0]
+    first, shapes = kind(pool.one), (Shape(None, 8, 900.0, 8), Shape(Prompt(2, 700), 3, 500.0, 5, admitted=2))
+    for name in FIGURES:
+        other = pool.on(with_engine(pool.plan, lambda e, n=name: evolve(e, **{n: getattr(e, n) * 0.9 + 0.01}))).one
+        moved_, new = first.on(other), kind(other)
+        assert [moved_.cost_of(shape) for shape in shapes] == [new.cost_of(shape) for shape in shapes], name
+        assert moved_.delay(3) == new.delay(3), name
+        assert (moved_.kernels is first.kernels) == (name not in ("prefill", "decode", "links")), name
 
 
 def measured_with(change: Any, loads: tuple[int, ...]) -> list[Bench]:

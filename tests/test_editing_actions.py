@@ -198,6 +198,7 @@ plan p = q with { require p99(ttft) <= 2 s, require tpot <= 9 ms, 3 }
     ]
     painted_words = {Reading(text).slice(one.span): one.type for one in painted(Reading(text))}
     assert (painted_words["p99"], painted_words["tpot"], painted_words["a"]) == ("function", "enumMember", "variable")
+    assert painted_words["ttft"] == "enumMember", "in a percentile"
 
 
 def test_inlays_say_nothing_of_what_is_not_seen_or_does_not_compile():

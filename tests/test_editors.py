@@ -15,6 +15,7 @@ from plandsl.grammar.editors.pygments_plan import PlanLexer
 from plandsl.grammar.editors.words import DECLARES, JOINS, MEASURES, STARTS
 from plandsl.grammar.functions import FUNCTIONS
 from plandsl.grammar.modules import KINDS
+from plandsl.grammar.requires import METRICS, OVER_REQUESTS
 from plandsl.grammar.tokens import KEYWORDS, scan, split_number
 from plandsl.units import UNITS
 from tests.draws import pick
@@ -66,6 +67,12 @@ COLOURS = {
     'use "a.plan"': "control string",
     "a = 12 req/s": "property operator numeric unit",
     'a = "never closed': "property operator illegal",
+    "require p99(ttft) <= 2 s": "control function punctuation constant punctuation operator numeric unit",
+    "require tpot < 9 ms and goodput > 1": "control constant operator numeric unit word constant operator numeric",
+    "minimize tpot": "control constant",
+    "minimize p99_9(latency)": "control function punctuation constant punctuation",
+    "p99(batch)": "variable punctuation variable punctuation",
+    "  power = 700 W": "property operator numeric unit",
     "a = 2 €": "property operator numeric illegal",
 }
 
@@ -75,6 +82,14 @@ def test_words_have_the_colour_of_what_they_are():
         names = [name for name, _ in coloured(line)]
         assert len(names) == len(expected.split()), (line, names)
         assert all(want in name for name, want in zip(names, expected.split(), strict=True)), (line, names)
+
+
+def test_both_know_metrics_where_they_are_metrics():
+    for name in METRICS | OVER_REQUESTS:
+        for line in (f"require p9({name}) <= 1", f"require {name} <= 1", f"maximize {name}", f"minimize p50({name})"):
+            assert ("support.constant.plan", name) in coloured(line), line
+            assert (Name.Constant, name) in list(PlanLexer().get_tokens(line)), line
+        assert coloured(f"{name} = 1")[0] == ("variable.other.property.plan", name)
 
 
 def test_both_know_every_keyword_unit_and_function():

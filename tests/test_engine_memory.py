@@ -18,6 +18,7 @@ from plandsl.driver import CompiledPlan, compile_text
 from plandsl.show import show_plan
 from plandsl.spec.fractions import default_fraction, prefill_graphs
 from plandsl.spec.hardware import EngineSpec
+from plandsl.testing import laws_cost
 
 GIB = 2**30
 MODELS = MODELS_FILE.read_text(encoding="utf-8")
@@ -217,6 +218,15 @@ def test_a_share_that_leaves_no_room_for_the_step_does_not_fit_in_the_device() -
 
 
 # ---- blocks
+
+
+def test_an_engine_that_does_not_start_fits_with_no_batch_and_has_the_batch_of_its_share() -> None:
+    refused, free = (plan("llama_3_1_8b", more=f"memory_fraction = {share} %") for share in (100, 99))
+    assert (memory(refused).starts, memory(free).starts) == (False, True)
+    assert (refused.estimate().fits, free.estimate().fits) == (False, True)
+    assert refused.estimate().max_batch >= free.estimate().max_batch > 0
+    for made in (refused, free):
+        laws_cost.largest_batch_is_tight(made)
 
 
 def test_layers_with_a_window_are_grouped_with_the_others() -> None:

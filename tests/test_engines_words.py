@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from plandsl.backends.engines.commands import CONNECTOR
@@ -9,7 +11,7 @@ from plandsl.backends.engines.plans import deploy
 from plandsl.backends.engines.scripts import write_script
 from plandsl.cli import main
 from plandsl.diagnostics import PlanError
-from plandsl.driver import compile_text
+from plandsl.driver import compile_file, compile_text
 from plandsl.spec.scheduler import SchedulerName
 from tests.test_engines_unsaid import told
 
@@ -135,25 +137,68 @@ SENT = {
     f"rate = 8 req/s, requests = 9; class a {{ share = 75 %, {SHORT} }}; "
     f"class b {{ share = 25 %, {SHORT}, sessions {{ turns = uniform(2, 4), think = 1 s }} }}":
         "--num-prompts 9 --request-rate 12 ",
+    f"{SHORT}, rate = gamma(mean = 4 req/s, burstiness = 0.5), requests = 9":
+        "--num-prompts 9 --request-rate 4 --burstiness 0.5 ",
     f"{SHORT}, concurrency = 3": "--num-prompts 30 --max-concurrency 3 ",
 }  # fmt: skip
 """Loads, and how the benchmark sends them."""
+
+
+TALKS = "rate = 0.001 req/s, requests = 30, sessions { turns = 3, think = 1 s, system = 100 }"
+"""Conversations that end before the next one starts, so that all turns of each are sent."""
+
+
+@pytest.mark.parametrize(
+    ("engine", "load", "words", "remark"),
+    [
+        # before the turns are 100, 100 + 250 and 100 + 500 tokens
+        ("vllm", f"input = 200, output = 50, {TALKS}",
+         "--random-input-len 200 --random-output-len 50 --random-range-ratio 0 --random-prefix-len 350 ",
+         "before its 200 new tokens are 350 tokens of system prompt and earlier turns, which all requests share"),
+        ("sglang", f"input = 200, output = 50, {TALKS}", "--random-input-len 550 --random-output-len 50 ",
+         "of its 550 tokens, which are all new, 350 tokens of system prompt and earlier turns would be in the cache"),
+        ("vllm", f"class talk {{ input = 200, output = 50, {TALKS.replace('requests = 30, ', '')} }}; requests = 30",
+         "--random-input-len 200 --random-output-len 50 --random-range-ratio 0 --random-prefix-len 350 ",
+         "the benchmark has no classes"),
+        ("vllm", 'input = empirical("lengths.csv", column = "tokens"), output = 50, rate = 1 req/s, requests = 99',
+         "--random-input-len 70 --random-output-len 50 ", "it sends the mean lengths"),
+    ],
+)  # fmt: skip
+def test_the_benchmark_sends_prompts_as_long_as_the_plan_does(
+    engine: SchedulerName, load: str, words: str, remark: str, tmp_path: Path
+) -> None:
+    (tmp_path / "lengths.csv").write_text("tokens\n70\n")
+    (tmp_path / "p.plan").write_text(f"plan p {{ node = h200_1, model = llama_3_1_8b, workload {{ {load} }} }}")
+    (plan,) = compile_file(tmp_path / "p.plan")
+    made = deploy(plan.spec, engine, plan.closed_form(), plan.sources)
+    assert words in " ".join(write_script(made, engine, CONNECTOR[engine]).replace("\\\n", " ").split())
+    assert remark in told(made)
 
 
 @pytest.mark.parametrize("load", SENT)
 def test_the_benchmark_sends_as_many_requests_as_the_load_has(load: str) -> None:
     script, _ = exported("vllm", f"model = llama_3_1_8b, workload {{ {load} }}")
     assert SENT[load] in " ".join(script.replace("\\\n", " ").split())
+    other, _ = exported("sglang", f"model = llama_3_1_8b, workload {{ {load} }}")
+    assert "--burstiness" not in other, "SGLang's benchmark has no such flag"
 
 
 @pytest.mark.parametrize(
     ("engine", "fields", "why"),
     [
-        ("vllm", f"model = llama_3_1_8b, engine = vllm, {WAVES}", "no arrivals like the plan's (OnOff)"),
+        ("vllm", f"model = llama_3_1_8b, engine = vllm, {WAVES}", 
+         "no arrivals like `on_off`: it sends at a mean rate, as a Poisson process"),
+        ("vllm", f"model = llama_3_1_8b, workload {{ {SHORT}, rate = constant(2 req/s) }}", "arrivals like `constant`"),
+        ("sglang", f"model = llama_3_1_8b, workload {{ {SHORT}, rate = gamma(mean = 2 req/s, cv = 2) }}",
+         "no arrivals like `gamma`"),
+        ("vllm", f"model = llama_3_1_8b, workload {{ "
+         f"class a {{ {SHORT}, rate = varying([[0 s, 2 req/s]], every = 9 s) }}; "
+         f"class b {{ {SHORT}, rate = gamma(mean = 2 req/s, cv = 2) }} }}",
+         "no arrivals like `varying` and `gamma`"),
         ("vllm", f"model = llama_3_1_8b, engine = vllm, {WAVES}", "and not after `duration`"),
         ("vllm", "model = llama_3_1_8b, engine = vllm, workload { rate = 9 req/s, requests = 20, "
          "class a { share = 40 %, input = 20, output = 3 }, class b { share = 60 %, input = 40, output = 3 } }",
-         "neither classes nor conversations"),
+         "the benchmark has no classes"),
         ("sglang", "model = llama_3_1_8b, workload { input = 64, output = 8, batch = 8, reuse = 50 % }",
          "whole prompts: `reuse` is left out"),
         ("vllm", f"model = deepseek_v3_2 with {{ index_cache = bf16 }}, sharding {{ tp = 8 }}, {LOAD}",

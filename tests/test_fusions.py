@@ -22,7 +22,7 @@ from plandsl.ir.fusions import read_fused
 from plandsl.ir.program import PHASES, Program
 from plandsl.passes import program_after
 from plandsl.passes.rewrite import each_region, replace_fields
-from plandsl.show import show_engine
+from plandsl.show_engine import show_engine
 from plandsl.spec.fusions import ANY, FUSIONS, FusedSizes
 from plandsl.spec.hardware import EngineSpec
 from plandsl.spec.plan import PlanSpec

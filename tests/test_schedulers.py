@@ -17,7 +17,7 @@ from plandsl.backends.cost.serving.vllm import Vllm
 from plandsl.cli import main
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text, open_text
-from plandsl.show import show_engine
+from plandsl.show_engine import show_engine
 from plandsl.spec.hardware import EngineSpec
 from plandsl.spec.scheduler import LIMITS, ROUTERS, SchedulerSpec
 from plandsl.testing.traffic import schedulers

@@ -14,7 +14,7 @@ from plandsl.backends.cost.serving.records import Gaps, Kept, Records, Steps
 from plandsl.backends.cost.serving.replica import Worker
 from plandsl.backends.cost.serving.requests import Requests
 from plandsl.backends.cost.serving.simulate import simulate
-from plandsl.backends.cost.serving.summary import Bounds, meets, summarise
+from plandsl.backends.cost.serving.summary import LEAST_GROWN, Bounds, bearable_rate, meets, summarise
 from plandsl.backends.cost.serving.vllm import Vllm
 from tests.serving import Steady
 
@@ -41,6 +41,15 @@ def records() -> Records:
             Steps(ints, none, none, ints, ints, waiting=ints, running=ints, blocks=ints),
         ),
     )
+
+
+@pytest.mark.parametrize("n", [LEAST_GROWN - 2, LEAST_GROWN])
+def test_a_queue_is_seen_to_grow_from_so_many_requests_on(n: int) -> None:
+    """Nobody leaves while requests arrive, half of them in the second half of the time."""
+    late = records()._replace(
+        arrival_s=np.linspace(0, 1, n), finish_s=np.full(n, 9.0), first_s=np.full(n, 9.0), replica=np.zeros(n, int)
+    )
+    assert np.isnan(bearable_rate(late)) == (n < LEAST_GROWN)
 
 
 def test_numbers_are_defined_as_load_generators_define_them() -> None:

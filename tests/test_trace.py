@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plandsl.backends.cost.num import call_traced, clip, floor, maximum, minimum, where
+from plandsl.backends.cost.time import trace as trace_module
 from plandsl.backends.cost.time.tape import Tape
 from plandsl.backends.cost.time.trace import HOT, Player, Staged, Writer, trace
 from plandsl.driver import CompiledPlan, compile_text
@@ -133,3 +136,30 @@ def test_a_short_simulation_compiles_nothing(monkeypatch: pytest.MonkeyPatch) ->
     """It asks each table and each sum of prompts few times."""
     monkeypatch.setattr(Writer, "compiled", lambda self: pytest.fail("compiled"))
     assert small().simulate().simulation.summary.requests == 40
+
+
+def test_a_record_is_let_go_of_once_it_is_compiled() -> None:
+    made = trace(lambda a, b: (a + b, a * b), "a", "b")
+    tape = weakref.ref(made._record[0])
+    for n in range(HOT - 1):
+        assert made(n, 2) == (n + 2, 2 * n)
+    assert tape() is not None
+    assert made(3, 4) == (7, 12)
+    gc.collect()
+    assert tape() is None
+    assert made(5, 6) == (11, 30)
+
+
+def test_a_call_that_began_before_another_thread_has_compiled_has_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the midst of the first call, as many others as compile the record and let go of it."""
+    made, others = trace(lambda a: (a + 1, a * 2), "a"), list(range(HOT + 1))
+
+    def player(*record: Any) -> Player:
+        while others:
+            n = others.pop()
+            assert made(n) == (n + 1, n * 2)
+        return Player(*record)
+
+    monkeypatch.setattr(trace_module, "Player", player)
+    assert [made(n) for n in (7, 8)] == [(8, 14), (9, 16)]
+    assert made._record is None

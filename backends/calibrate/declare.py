@@ -14,7 +14,7 @@ from typing import NamedTuple
 from plandsl import limits
 from plandsl.diagnostics import Diagnostic, PlanError, clip, suggest
 from plandsl.measurements import FILE, GPU_NAME, Unfit, read_number, read_rows
-from plandsl.show import show_gpu, show_node
+from plandsl.show_hardware import show_gpu, show_node
 from plandsl.spec.formats import ARITHMETIC, BITS
 from plandsl.spec.hardware import GpuSpec, LinkSpec, NodeSpec
 

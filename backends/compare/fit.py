@@ -21,7 +21,7 @@ from plandsl.backends.compare.predict import Predictor
 from plandsl.backends.compare.suspects import JUDGED, KINDS, NOISE, Answers, Cases, Kind, Probed, predict, probe
 from plandsl.backends.cost.serving.requests import Floats
 from plandsl.diagnostics import Diagnostic, PlanError
-from plandsl.show import show_engine
+from plandsl.show_engine import show_engine
 from plandsl.spec.engine_bands import EngineBands
 from plandsl.spec.hardware import EngineSpec
 from plandsl.units import show_percent

@@ -7,6 +7,7 @@ import shlex
 from math import inf
 
 from plandsl.backends.engines.flags import MODEL_FLAG, Settings
+from plandsl.backends.engines.sent import sent_lengths
 from plandsl.backends.engines.server import Deployment, Server
 from plandsl.backends.engines.sglang import write_sglang
 from plandsl.backends.engines.trtllm import write_trtllm
@@ -15,7 +16,6 @@ from plandsl.spec.plan import PlanSpec, WorkloadSpec
 from plandsl.spec.scheduler import SchedulerName
 from plandsl.spec.traffic import (
     Arrivals,
-    AtOnce,
     SessionsSpec,
     Steady,
     TrafficSpec,
@@ -121,7 +121,7 @@ def bench_words(engine: SchedulerName, deployment: Deployment, port: int) -> lis
     words.append(("--served-model-name", deployment.servers[0].model))
     words.append(("--port", str(port)))
     words += _lengths(load, sglang)
-    words += _arrivals(deployment)
+    words += _arrivals(deployment, sglang)
     if load.encodes and not sglang:
         words += [("--percentile-metrics", "e2el"), ("--save-result",)]
     elif not sglang:
@@ -135,14 +135,14 @@ def _lengths(load: WorkloadSpec, sglang: bool) -> list[tuple[str, ...]]:
     if traffic is not None and traffic.trace is not None:
         return [("--dataset-name", "mooncake" if sglang else "timed_trace"),
                 ("--dataset-path", shlex.quote(traffic.trace.file.shown))]  # fmt: skip
-    cached = round(load.input * load.reuse)
+    sent = sent_lengths(load)
     out: list[tuple[str, ...]] = [
         ("--dataset-name", "random"),
-        ("--random-input-len", str(load.input - (0 if sglang else cached))),
-        ("--random-output-len", str(load.output)),
+        ("--random-input-len", str(sent.new + (sent.earlier if sglang else 0))),
+        ("--random-output-len", str(sent.output)),
         ("--random-range-ratio", "1" if sglang else range_ratio(load)),
     ]
-    return out if sglang or not cached else [*out, ("--random-prefix-len", str(cached))]
+    return out if sglang or not sent.earlier else [*out, ("--random-prefix-len", str(sent.earlier))]
 
 
 def range_ratio(load: WorkloadSpec) -> str:
@@ -158,13 +158,13 @@ def range_ratio(load: WorkloadSpec) -> str:
             return "0"
 
 
-def _arrivals(deployment: Deployment) -> list[tuple[str, ...]]:
+def _arrivals(deployment: Deployment, sglang: bool) -> list[tuple[str, ...]]:
     """When requests are sent: all that may be in flight at once, at a mean rate, or all at once."""
     load, traffic = deployment.load, deployment.load.traffic
     if traffic is not None and traffic.trace is not None:
         return [("--num-prompts", str(load.requests or PROMPTS))]
     if traffic is not None and load.concurrency is None:
-        return _open_loop(load, traffic)
+        return _open_loop(load, traffic, sglang)
     degrees = deployment.servers[-1].degrees
     together = (load.concurrency or load.batch * (load.in_flight or degrees.pipeline)) * degrees.replicas
     count = load.requests or (together if load.concurrency is None else 10 * together)
@@ -175,16 +175,20 @@ PROMPTS = 1000
 """Requests that are sent where neither a number nor a duration says how many: the default of SGLang's bench_serving."""
 
 
-def _open_loop(load: WorkloadSpec, traffic: TrafficSpec) -> list[tuple[str, ...]]:
-    """Requests at the mean rate of the load, as many as come in its duration; without a rate, all at once."""
+def _open_loop(load: WorkloadSpec, traffic: TrafficSpec, sglang: bool) -> list[tuple[str, ...]]:
+    """Requests at the mean rate of the load, as many as come in its duration; without a rate, all at once.
+
+    SGLang's benchmark sends a Poisson process. Source: sgl-project/sglang, python/sglang/bench_serving.py
+    (`--request-rate`); it has no `--burstiness`.
+    """
     rate = _request_rate(traffic)
     lasting = PROMPTS if traffic.duration is None or not rate else max(1, round(rate * traffic.duration))
     words: list[tuple[str, ...]] = [("--num-prompts", str(load.requests or lasting))]
     if not rate:
-        return [*words, ("--request-rate", "inf")] if isinstance(traffic.arrivals, AtOnce) else words
+        return [*words, ("--request-rate", "inf")]
     shape = traffic.arrivals.shape if isinstance(traffic.arrivals, Steady) else 1.0
     words.append(("--request-rate", f"{rate:g}"))
-    return words if shape in (1.0, None) else [*words, ("--burstiness", f"{shape:g}")]
+    return words if sglang or shape in (1.0, None) else [*words, ("--burstiness", f"{shape:g}")]
 
 
 def _request_rate(traffic: TrafficSpec) -> float:

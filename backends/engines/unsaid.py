@@ -8,15 +8,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from plandsl.backends.engines.commands import range_ratio
 from plandsl.backends.engines.degrees import read_degrees
 from plandsl.backends.engines.modules import OWN, more_targets
+from plandsl.backends.engines.sent import Sent, sent_lengths
 from plandsl.backends.engines.server import Degrees, Lora
 from plandsl.backends.engines.towers import read_tower
 from plandsl.backends.engines.trtllm import fill_qkv
 from plandsl.backends.engines.vllm import lora_rank
 from plandsl.diagnostics import Diagnostic, PlanError, Span
+from plandsl.show_traffic import arrivals_word
 from plandsl.spec.model import LORA_RANK, LoraSpec, inside_experts
 from plandsl.spec.plan import PlanSpec, WorkloadSpec
+from plandsl.spec.rates import arrivals_of, has_sessions
 from plandsl.spec.scheduler import SchedulerName, SchedulerSpec, scheduler_name
-from plandsl.spec.traffic import AtOnce, Fixed, Steady, Traced, TrafficSpec
+from plandsl.spec.traffic import Arrivals, AtOnce, Fixed, Steady, Traced, TrafficSpec
 
 LEFT: dict[str, tuple[object, ...]] = {
     "overlap": ("none",),
@@ -255,21 +258,50 @@ def _load_texts(load: WorkloadSpec, engine: SchedulerName) -> Iterator[str]:
     elif load.reuse > 0 and load.prefix == "own":
         yield "the benchmark sends one prefix for all requests, and not `prefix = own`"
     if load.traffic is not None:
-        yield from _traffic_texts(load, load.traffic)
+        yield from _traffic_texts(load, load.traffic, engine)
 
 
-def _traffic_texts(load: WorkloadSpec, traffic: TrafficSpec) -> Iterator[str]:
-    if traffic.arrivals is not None and not isinstance(traffic.arrivals, Steady | AtOnce):
-        kind = type(traffic.arrivals).__name__
-        sent = "all at once" if isinstance(traffic.arrivals, Traced) else "at a mean rate"
-        yield f"the benchmark has no arrivals like the plan's ({kind}): it sends {sent}"
+def _traffic_texts(load: WorkloadSpec, traffic: TrafficSpec, engine: SchedulerName) -> Iterator[str]:
+    yield from _arrivals_texts(arrivals_of(load), engine)
     if traffic.duration is not None:
         yield "the benchmark stops by the number of requests, and not after `duration`"
     if traffic.trace is not None and traffic.trace.speed != 1:
         yield f"the benchmark plays the trace as it is, and not at `speed = {traffic.trace.speed:g}`"
-    if traffic.classes or traffic.sessions is not None:
-        yield "the benchmark has neither classes nor conversations: it sends their mean lengths"
-        return
+    if has_sessions(load):
+        yield _conversations(sent_lengths(load), engine)
+    if traffic.classes:
+        yield "the benchmark has no classes: it sends the mean lengths of all requests"
     mixed = [one for one in traffic.lengths or () if not isinstance(one, Fixed)]
     if mixed and range_ratio(load) == "0":
         yield "the benchmark has no distribution like the plan's: it sends the mean lengths"
+
+
+def _arrivals_texts(arrivals: Sequence[Arrivals], engine: SchedulerName) -> Iterator[str]:
+    """What the benchmark sends in place of arrivals that it does not have; of one load, or of each of its classes."""
+    other = [one for one in arrivals if not _is_sent(one, len(arrivals) == 1 and engine != "sglang")]
+    if not other:
+        return
+    traced = [isinstance(one, Traced) for one in arrivals]
+    sent = "at a mean rate, as a Poisson process"
+    if any(traced):
+        sent = "all at once" if all(traced) else f"{sent}, without the requests of `trace_rate`"
+    words = " and ".join(dict.fromkeys(f"`{arrivals_word(one)}`" for one in other))
+    yield f"the benchmark has no arrivals like {words}: it sends {sent}"
+
+
+def _is_sent(arrivals: Arrivals, bursty: bool) -> bool:
+    """Whether a benchmark has such arrivals: all at once, Poisson, or gamma gaps where it may be ``bursty``."""
+    if isinstance(arrivals, Steady):
+        return arrivals.shape == 1 or (bursty and arrivals.shape is not None)
+    return isinstance(arrivals, AtOnce)
+
+
+def _conversations(sent: Sent, engine: SchedulerName) -> str:
+    """What the benchmark sends in place of the turns of conversations."""
+    why = "the benchmark has no conversations: it sends each turn by itself and waits for no answer"
+    if not sent.earlier:
+        return why
+    before = f"{sent.earlier} tokens of system prompt and earlier turns"
+    if engine == "sglang":
+        return f"{why}; of its {sent.earlier + sent.new} tokens, which are all new, {before} would be in the cache"
+    return f"{why}; before its {sent.new} new tokens are {before}, which all requests share"

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from plandsl.grammar.editors.words import CALLS, CONSTANTS, DECLARES, JOINS, MEASURES, STARTS
+from plandsl.grammar.editors.words import CALLS, CONSTANTS, DECLARES, JOINS, MEASURED, MEASURES, STARTS
 
 TARGET = Path(__file__).resolve().parent / "vscode" / "syntaxes" / "plan.tmLanguage.json"
 
@@ -18,6 +18,9 @@ NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 NUMBER = r"[0-9]+(?:_[0-9]+)*(?:\.[0-9]+(?:_[0-9]+)*)?(?:[eE][+-]?[0-9]+)?"
 END = r"(?![A-Za-z0-9_])"
 START = r"(?<![A-Za-z0-9_.])"
+PERCENTILE = r"p[1-9][0-9]?(?:_[0-9])?"
+COMPARED = r"(?=[ \t]*(?:[<>]|[=!]=))"
+GOALS = ("maximize", "minimize")
 
 
 def _one_of(words: tuple[str, ...]) -> str:
@@ -45,6 +48,10 @@ def grammar() -> dict[str, Any]:
                 "captures": {"1": {"name": "keyword.declaration.plan"}, "2": {"name": "variable.other.constant.plan"}},
             },
             {
+                "match": rf"{START}({_one_of(GOALS)})[ \t]+({_one_of(MEASURED)}){END}(?![ \t]*[=.(])",
+                "captures": {"1": {"name": "keyword.control.plan"}, "2": {"name": "support.constant.plan"}},
+            },
+            {
                 "name": "keyword.control.plan",
                 "match": rf"{START}{_one_of(STARTS)}{END}(?![ \t]*(?:=(?!=)|->|,|\{{|\.))",
             },
@@ -54,6 +61,15 @@ def grammar() -> dict[str, Any]:
                 "captures": {"1": {"name": "constant.numeric.plan"}, "2": {"name": "keyword.other.unit.plan"}},
             },
             {"name": "constant.numeric.plan", "match": rf"(?<![A-Za-z0-9_]){NUMBER}"},
+            {
+                "match": rf"{START}({PERCENTILE})[ \t]*(\()[ \t]*({_one_of(MEASURED)})(?=[ \t]*\))",
+                "captures": {
+                    "1": {"name": "support.function.plan"},
+                    "2": {"name": "punctuation.plan"},
+                    "3": {"name": "support.constant.plan"},
+                },
+            },
+            {"name": "support.constant.plan", "match": rf"{START}{_one_of(MEASURED)}{COMPARED}"},
             {"name": "support.function.plan", "match": rf"{START}{_one_of(CALLS)}(?=[ \t]*\()"},
             {"name": "variable.other.property.plan", "match": rf"{START}{NAME}(?=[ \t]*=(?!=))"},
             {"name": "entity.name.section.plan", "match": rf"{START}{NAME}(?=[ \t]*\{{)"},

@@ -8,10 +8,11 @@ from typing import ClassVar
 from pygments.lexer import RegexLexer, bygroups, words
 from pygments.token import Comment, Error, Keyword, Name, Number, Operator, Punctuation, String, Text
 
-from plandsl.grammar.editors.build import END, NAME, NUMBER
-from plandsl.grammar.editors.words import CALLS, CONSTANTS, DECLARES, JOINS, MEASURES, STARTS
+from plandsl.grammar.editors.build import COMPARED, END, GOALS, NAME, NUMBER, PERCENTILE
+from plandsl.grammar.editors.words import CALLS, CONSTANTS, DECLARES, JOINS, MEASURED, MEASURES, STARTS
 
 _BEFORE = r"(?<![A-Za-z0-9_.])"
+_METRIC = "|".join(map(re.escape, MEASURED))
 _MEASURE = "|".join(map(re.escape, MEASURES))
 
 
@@ -39,6 +40,10 @@ class PlanLexer(RegexLexer):
                 rf"{_BEFORE}(let)([ \t]+)({NAME})(?=[ \t]*=)",
                 bygroups(Keyword.Declaration, Text.Whitespace, Name.Constant),
             ),
+            (
+                rf"{_BEFORE}({'|'.join(GOALS)})([ \t]+)({_METRIC}){END}(?![ \t]*[=.(])",
+                bygroups(Keyword, Text.Whitespace, Name.Constant),
+            ),
             (words(STARTS, prefix=_BEFORE, suffix=rf"{END}(?![ \t]*(?:=(?!=)|->|,|\{{|\.))"), Keyword),
             (words(JOINS, prefix=_BEFORE, suffix=rf"{END}(?![ \t]*=(?!=))"), Operator.Word),
             (
@@ -46,6 +51,11 @@ class PlanLexer(RegexLexer):
                 bygroups(Number, Text.Whitespace, Keyword.Type),
             ),
             (NUMBER, Number),
+            (
+                rf"{_BEFORE}({PERCENTILE})([ \t]*)(\()([ \t]*)({_METRIC})(?=[ \t]*\))",
+                bygroups(Name.Builtin, Text.Whitespace, Punctuation, Text.Whitespace, Name.Constant),
+            ),
+            (rf"{_BEFORE}(?:{_METRIC}){COMPARED}", Name.Constant),
             (words(CALLS, prefix=_BEFORE, suffix=r"(?=[ \t]*\()"), Name.Builtin),
             (rf"{NAME}(?=[ \t]*=(?!=))", Name.Attribute),
             (rf"{NAME}(?=[ \t]*\{{)", Name.Namespace),

@@ -9,6 +9,7 @@ from plandsl.grammar.draws import FORMS as DISTRIBUTIONS
 from plandsl.grammar.functions import FUNCTIONS
 from plandsl.grammar.layout import ITEM_KEYWORDS
 from plandsl.grammar.modules import IMPORTS, KINDS
+from plandsl.grammar.requires import METRICS, OVER_REQUESTS
 from plandsl.grammar.tokens import KEYWORDS
 from plandsl.spec.formats import BITS
 from plandsl.units import UNITS
@@ -24,6 +25,9 @@ JOINS = tuple(sorted(word for word in KEYWORDS if word not in STARTS))
 
 CALLS = tuple(sorted({*FUNCTIONS, *DISTRIBUTIONS, *ARRIVALS, *IMPORTS, "torus", "column"}))
 """Functions."""
+
+MEASURED = tuple(sorted(METRICS | OVER_REQUESTS, key=lambda name: (-len(name), name)))
+"""Metrics, the longer ones first: in percentiles, before a comparison and as goals. `memory` is a field too."""
 
 CONSTANTS = tuple(sorted({*BITS, "true", "false", "on", "off", "none", AT_ONCE}))
 """Words that are values."""

@@ -38,7 +38,7 @@ class Autoscale(NamedTuple):
 
     A replica has ``gpus`` GPUs, costs ``price_usd_per_h`` (None without a price) and bears ``capacity`` arrivals per
     second; NaN where it meets the requirements at no rate. Arrivals are conversations where a load has them. Runs serve
-    ``requests`` requests for each replica.
+    ``requests`` requests for each replica. ``warnings``: what so few requests cannot tell.
     """
 
     plan: str
@@ -48,6 +48,7 @@ class Autoscale(NamedTuple):
     every_s: float
     requests: int
     intervals: tuple[Interval, ...]
+    warnings: tuple[str, ...] = ()
     about: About = NOBODY
 
     @property
@@ -106,7 +107,7 @@ class Autoscale(NamedTuple):
             "gpu_hours": self.gpu_hours, "cost_usd": self.cost_usd(self.gpu_hours),
             "fixed_gpu_hours": self.fixed_gpu_hours, "fixed_cost_usd": self.cost_usd(self.fixed_gpu_hours),
             **dict(zip(("energy_kwh", "fixed_energy_kwh"), self.energy_kwh or (None, None), strict=True)),
-            "intervals": [self._interval_json(one) for one in self.intervals],
+            "warnings": list(self.warnings), "intervals": [self._interval_json(one) for one in self.intervals],
         }  # fmt: skip
 
     def _interval_json(self, one: Interval) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class Place(NamedTuple):
     @property
     def body(self) -> int:
         """The index of the innermost frame that holds items."""
-        return next(at for at in range(len(self.frames) - 1, -1, -1) if self.frames[at].opener in ("", "LBRACE"))
+        return _body(self.frames)
 
     @property
     def scope(self) -> str:
@@ -141,8 +141,10 @@ class Follower:
 
     @property
     def first(self) -> str:
-        """The first word of the item under way."""
-        return self._items[-1][0].text if self._items[-1] else ""
+        """The first word of the item of the innermost `{ }`, also inside its other brackets."""
+        inner = self._frames[_body(self._frames) + 1 :]
+        statement = inner[0].head if inner else self._items[-1]
+        return statement[0].text if statement else ""
 
     @property
     def after_equals(self) -> bool:
@@ -152,6 +154,10 @@ class Follower:
 
 _GROWS = frozenset({"STRING", "OPEN_STRING", "QUOTED", "COMMENT"})
 _WORDS = frozenset({"NAME", "LET", "USE", *ITEM_KEYWORDS, "IN", "WITH", "AND", "OR", "NOT", "BY"})
+
+
+def _body(frames: Sequence[Frame]) -> int:
+    return next(at for at in range(len(frames) - 1, -1, -1) if frames[at].opener in ("", "LBRACE"))
 
 
 def _within(frames: list[Frame], items: list[list[Token]], token: Token, column: int) -> Place:

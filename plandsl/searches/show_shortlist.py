@@ -11,7 +11,7 @@ from rich.text import Text
 from plandsl.answers.simulation import Figure, Simulation
 from plandsl.answers.text.words import plain_table, show_half, show_value
 from plandsl.backends.cost.answers.simulation import OWN_REUSE
-from plandsl.backends.cost.serving.percentiles import BEYOND
+from plandsl.backends.cost.serving.percentiles import least_for
 from plandsl.searches.answer import Configuration
 from plandsl.searches.run import Found
 from plandsl.searches.shortlist import Shortlist, Simulated
@@ -79,7 +79,7 @@ def _warnings(found: Found, made: Shortlist) -> Iterator[RenderableType]:
     said = [warning for warning in some.summary.warnings if warning == OWN_REUSE]
     asked = [r.percentile for r in search.requires] + [g.percentile for g in search.all_goals]
     top = max((p for p in asked if p is not None), default=0.0)
-    least = round(BEYOND / (1 - top / 100))
+    least = least_for(top / 100)
     if top and some.summary.served < least:
         said.append(f"{some.summary.served:,} requests are too few for p{top:g}: `--requests {least}`")
     for warning in said:

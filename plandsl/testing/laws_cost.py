@@ -250,7 +250,10 @@ def _resident_batches(plan: CompiledPlan) -> int:
 
 
 def largest_batch_is_tight(plan: CompiledPlan) -> None:
-    """The largest batch fits on every stage, and a batch with one more request does not, unless nothing bounds it."""
+    """The largest batch fits on every stage, and a batch with one more request does not, unless nothing bounds it.
+
+    This is about bytes. With an engine that does not start no batch fits, whatever its share of memory would hold.
+    """
     load, memory, rounds = plan.spec.workload, plan.cost.pools[0].memory, _resident_batches(plan)
     length = load.input + load.output
     most = memory.max_batch(length, load.input, rounds)
@@ -258,7 +261,10 @@ def largest_batch_is_tight(plan: CompiledPlan) -> None:
     def fits(batch: Number) -> bool:
         stages = range(len(memory.weights))
         held = [memory.held(s, batch, length, load.input, rounds).total for s in stages]
-        return bool(memory.fit(list(zip(held, memory.capacities, strict=True))))
+        totals = list(zip(held, memory.capacities, strict=True))
+        room = all(total <= capacity for total, capacity in totals)
+        assert bool(memory.fit(totals)) == (room and memory.starts), f"a batch of {batch} has room: {room}"
+        return room
 
     assert most == int(most) >= 0
     assert not most or fits(most), f"a batch of {most} does not fit"

@@ -10,7 +10,9 @@ from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import open_file, open_text
 from plandsl.entries import catalog_has
 from plandsl.files import split_part
-from plandsl.show import show_cluster, show_gpu, show_model, show_node, show_sharding, show_workload
+from plandsl.show import show_sharding, show_workload
+from plandsl.show_hardware import show_cluster, show_gpu, show_node
+from plandsl.show_model import show_model
 from plandsl.spec.hardware import ClusterSpec, GpuSpec, NodeSpec
 from plandsl.spec.model import ModelSpec
 from plandsl.spec.plan import PlanSpec, ShardingSpec, WorkloadSpec

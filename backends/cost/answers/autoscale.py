@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import ceil, isfinite
 from typing import TypeAlias
 
@@ -20,7 +20,9 @@ from plandsl.backends.cost.answers.shares import shares
 from plandsl.backends.cost.answers.simulation import Run, Servers, build_servers, serve_plan
 from plandsl.backends.cost.deployments.build import Compiled, build_deployment
 from plandsl.backends.cost.deployments.replicas import Replicas
+from plandsl.backends.cost.serving.percentiles import least_for
 from plandsl.backends.cost.serving.requests import Floats
+from plandsl.backends.cost.serving.summary import LEAST_GROWN
 from plandsl.backends.cost.serving.windows import Window, windows
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.progress import Tick, silent
@@ -144,7 +146,27 @@ def autoscale(
         every_s=every,
         requests=number,
         intervals=tuple(_with_power(made, intervals)),
+        warnings=tuple(_too_few(made.spec, number, intervals, busiest.most)),
     )
+
+
+def _too_few(plan: PlanSpec, requests: int, intervals: Sequence[Interval], most: int | None) -> Iterator[str]:
+    """What the run with the fewest requests cannot tell: a percentile that is required, or else whether a queue grows.
+
+    ``most`` is the number of requests that a trace has; None: there is none.
+    """
+    sent = min((one.run.summary.requests for one in intervals if one.run is not None), default=requests)
+    traffic = plan.workload.traffic
+    asked = (*plan.requires, *(traffic.requires if traffic is not None else ()))
+    top = max((r.percentile or 0.0 for r in asked), default=0.0)
+    needs = {f"for p{top:g}": least_for(top / 100)} if top else {}
+    for what, least in (needs | {"to see a queue grow": LEAST_GROWN}).items():
+        if sent < least:
+            few = "1 request is" if sent == 1 else f"{sent:,} requests are"
+            short = most is not None and most < least
+            how = f", which needs {least:,}: the trace has no more" if short else f": `--requests {least}`"
+            yield f"{few} too few {what}{how}"
+            return
 
 
 def _with_power(made: Compiled, intervals: Sequence[Interval]) -> list[Interval]:

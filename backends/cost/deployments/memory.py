@@ -238,7 +238,7 @@ class MemoryModel(ABC):
         return largest([total - capacity for total, capacity in totals]) <= (0 if self.starts else -inf)
 
     def max_batch(self, length: Number, input_: Number, rounds: Number) -> Number:
-        """The largest batch that fits on every stage, 0 if none does."""
+        """The largest batch that fits on every stage, 0 if none does; by bytes, whether the engine starts or not."""
         best: Number | None = None
         for stage in self.distinct:
             most = self._largest(stage, length, input_, rounds)

@@ -113,14 +113,16 @@ class ServerClock:
         self.cuts, self.ways = cuts_prompts(server), int(server.main.ways)
 
     def on(self, server: Server) -> ServerClock:
-        """The same clock with the engine of ``server``, which differs in nothing else.
+        """The same clock for ``server``: the same plan, whose engine has other figures and the same scheduler.
 
         Where the kernels take as long under both engines, they are not asked for again.
         """
         return ServerClock(server, self.kernels if self._as_fast(server) else None)
 
     def _as_fast(self, server: Server) -> bool:
-        return server.plan.effective_engine.paces == self.engine.paces
+        engine = server.plan.effective_engine
+        assert engine.scheduler == self.engine.scheduler, "which clock a server has depends on the scheduler's graphs"
+        return engine.paces == self.engine.paces
 
     def delay(self, running: int) -> float:
         """Seconds that the engine adds to a first token."""
@@ -270,7 +272,7 @@ class ImagesClock(ServerClock):
         self.tower, self._encoded = server.tower, dict[float, float]()
 
     def on(self, server: Server) -> ImagesClock:
-        """The same clock with the engine of ``server``, which differs in nothing else."""
+        """The same clock for ``server``, as `ServerClock.on`."""
         return ImagesClock(cast("Towered", server), self.kernels if self._as_fast(server) else None)
 
     def cost(self, batch: Batch) -> Cost:
@@ -306,7 +308,7 @@ class TableClock(ServerClock):
         self._pieces: dict[int, Pieces] = {}
 
     def on(self, server: Server) -> TableClock:
-        """The same clock with the engine of ``server``, which differs in nothing else."""
+        """The same clock for ``server``, as `ServerClock.on`."""
         return TableClock(server, self.tables if self._as_fast(server) else None)
 
     def decode_pieces(self, n: int) -> Pieces:

@@ -29,6 +29,11 @@ BEYOND = 10
 """Requests that must lie beyond a percentile for it to be told without a warning."""
 
 
+def least_for(share: float) -> int:
+    """The fewest requests of which a percentile is told without a warning; ``share`` is 0.99 for p99."""
+    return round(BEYOND / (1 - share))
+
+
 NO_FIGURE = Figure(float("nan"), float("nan"))
 NO_SPREAD = Spread(NO_FIGURE, NO_FIGURE, NO_FIGURE, p95=NO_FIGURE, p99=NO_FIGURE, number=0)
 """What is told of no values."""

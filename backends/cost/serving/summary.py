@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plandsl.answers.simulation import GROWS, Figure, Summary
-from plandsl.backends.cost.serving.percentiles import BEYOND, QUANTILES, figure, spread
+from plandsl.backends.cost.serving.percentiles import BEYOND, QUANTILES, figure, least_for, spread
 from plandsl.backends.cost.serving.records import Records
 from plandsl.spec.plan import TIMES
 
@@ -16,6 +16,12 @@ GROWTH, DEVIATIONS, MOST_GROWTH = 0.05, 3.0, 0.5
 """A system is unstable whose requests grow by this share of those that arrive, and by so many standard deviations.
 
 In a burst the standard deviation is large. Where half of the requests that arrive stay, they are more than a burst.
+"""
+
+LEAST_GROWN = 2 * int(DEVIATIONS**2 + 1)
+"""Fewest requests, half of which arrive in the second half of the time, whose growth can be so many deviations.
+
+All n that arrive there may stay: n > `DEVIATIONS` sqrt(n).
 """
 
 BINS = 20
@@ -137,7 +143,7 @@ def _warnings(records: Records, bearable: float) -> list[str]:
         found.append(f"not finished: {lost} of {len(records.replica)} requests")
     short = [q for q in QUANTILES if served * (1 - q) < BEYOND - 1e-9]
     if short and served:
-        least = round(BEYOND / (1 - short[0]))
+        least = least_for(short[0])
         few = "1 request is" if served == 1 else f"{served} requests are"
         found.append(f"{few} too few for p{100 * short[0]:g}, which needs {least}")
     if bearable == 0:

@@ -14,9 +14,6 @@ from plandsl.printing import print_lines
 from plandsl.spec.plan import PlanSpec
 from plandsl.units import show_percent, show_time
 
-BEYOND = 10
-"""Requests beyond a percentile, without which chance settles it."""
-
 SHOWN = 60
 """Most rows that are printed; the JSON has all intervals."""
 
@@ -28,7 +25,7 @@ def print_autoscale(plan: PlanSpec, found: Autoscale, console: Console) -> None:
         f"  {plan.model.name} on {plan.machine}, replicas of {gpus}, intervals of {show_time(found.every_s)}",
         style="not bold",
     )
-    parts: list[RenderableType] = [title, Text(), _table(found), Text(), *_ending(plan, found)]
+    parts: list[RenderableType] = [title, Text(), _table(found), Text(), *_ending(found)]
     print_lines(console, *parts)
 
 
@@ -76,7 +73,7 @@ def _clock(seconds: float) -> str:
     return f"{said}:{rest:04.1f}" if rest else said
 
 
-def _ending(plan: PlanSpec, found: Autoscale) -> Iterator[Text]:
+def _ending(found: Autoscale) -> Iterator[Text]:
     rows = len(_joined(found.intervals))
     if rows > SHOWN:
         yield Text(f"{rows - SHOWN:,} more rows; --json has all", style="dim")
@@ -90,17 +87,8 @@ def _ending(plan: PlanSpec, found: Autoscale) -> Iterator[Text]:
     yield Text(f"fixed   {found.peak} replica{'s' * (found.peak > 1)}, {_hours(found, fixed)}{energy[1]}")
     yield Text(f"scaled  {_hours(found, scaled)}{saved}{energy[0]}")
     yield Text(f"each interval is served at its mean rate, {found.requests:,} requests for each replica", style="dim")
-    yield from _too_few(plan, found.requests)
-
-
-def _too_few(plan: PlanSpec, requests: int) -> Iterator[Text]:
-    """A warning where a percentile that is required needs more requests."""
-    traffic = plan.workload.traffic
-    asked = (*plan.requires, *(r for one in (traffic.classes if traffic else ()) for r in one.requires))
-    top = max((r.percentile or 0.0 for r in asked), default=0.0)
-    least = round(BEYOND / (1 - top / 100))
-    if top and requests < least:
-        yield Text(f"warning: {requests:,} requests are too few for p{top:g}: `--requests {least}`", style="yellow")
+    for warning in found.warnings:
+        yield Text(f"warning: {warning}", style="yellow")
 
 
 def _hours(found: Autoscale, hours: float) -> str:
