@@ -200,7 +200,7 @@ def record(clock: ServerClock, load: Load, fine: float = FINE) -> Recording:
     n, listener = len(requests.input), Listener(clock)
     log = Notes(n, listener)
     log.leaps = True
-    one = replica(0, run_worker(clock, load, requests)._replace(clock=listener), log, stretches=True)
+    one = replica(0, run_worker(clock, load, requests)._replace(clock=listener), log, seed=0, stretches=True)
     closed = Closed(load.clients)
     Events([one], requests, log, by=router("round_robin", 0), closed=closed, think_s=None, tick=None).play()
     moments = np.array([log.arrival, log.first, log.finish])
