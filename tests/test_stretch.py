@@ -13,11 +13,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from plandsl.backends.cost import Replicas
-from plandsl.backends.cost.serving.clock import Decodes, ServerClock, TableClock, step_clock
+from plandsl.backends.cost.serving.clock import ServerClock, TableClock, step_clock
 from plandsl.backends.cost.serving.pools import Moves, Side, simulate_pools
 from plandsl.backends.cost.serving.records import Records
 from plandsl.backends.cost.serving.replica import Adapters, Worker
-from plandsl.backends.cost.serving.requests import Closed, Floats, Hashes, Requests
+from plandsl.backends.cost.serving.requests import Closed, Hashes, Requests
 from plandsl.backends.cost.serving.scheduler import Batch, Live, Policy, State
 from plandsl.backends.cost.serving.sglang import Sglang
 from plandsl.backends.cost.serving.simulate import simulate, simulate_steps
@@ -270,18 +270,3 @@ def test_coming_steps_cost_what_they_cost_when_they_are_composed(kind: str) -> N
             assert told == (in_line(clock, batches) if exact else pytest.approx(in_line(clock, batches), rel=1e-12))
 
     law()
-
-
-def test_ranks_with_as_many_requests_are_asked_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, ways = clock_of("ranks")
-    asked: list[int] = []
-    decode_seconds = clock.kernels.decode_seconds
-
-    def counted(count: int, means: Floats) -> tuple[Sequence[Any], Any, Any]:
-        asked.append(count)
-        return decode_seconds(count, means)
-
-    monkeypatch.setattr(clock.kernels, "decode_seconds", counted)
-    ranks = [Decodes(8, np.linspace(100 * at, 200 * at, 5), rows=at) for at in range(1, ways)]
-    clock.foresee_slowest([*ranks, Decodes(9, ranks[0].means, rows=9)])
-    assert asked == [8, 9]

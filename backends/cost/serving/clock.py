@@ -180,15 +180,7 @@ class ServerClock:
 
     def foresee_slowest(self, ranks: Sequence[Decodes]) -> tuple[Floats, Ints]:
         """Seconds of steps by their parts, and which of ``ranks`` is the slowest in each step."""
-        alike: dict[int, list[int]] = {}
-        for at, rank in enumerate(ranks):
-            alike.setdefault(rank.requests, []).append(at)
-        found: list[Floats] = [np.empty(0)] * len(ranks)
-        for requests, places in alike.items():  # ranks with as many requests differ in contexts alone: asked together
-            columns = self._columns(requests, np.concatenate([ranks[at].means for at in places]))
-            for at, own in zip(places, np.split(columns, len(places)), strict=True):
-                own[:, -1] = self.engine.step + self.request * ranks[at].rows
-                found[at] = own
+        found = [self._columns(r.requests, r.means, self.engine.step + self.request * r.rows) for r in ranks]
         steps = np.arange(len(found[0]))
         if len(found) == 1:
             return found[0], np.zeros_like(steps)
@@ -214,14 +206,14 @@ class ServerClock:
         totals = total + n * np.arange(1, steps + 1)
         return n + more, (totals + more * self.queries) / (n + more)
 
-    def _columns(self, count: int, means: Floats) -> Floats:
-        """Seconds of steps by their parts: the draft, each stage, hops between stages; and a place for the engine's."""
+    def _columns(self, count: int, means: Floats, host: float) -> Floats:
+        """Seconds of steps by their parts: the draft, each stage, hops between stages, the engine's own."""
         stages, hop, draft = self.kernels.decode_seconds(count, means)
         parts = [draft, stages[0]]
         for stage in stages[1:]:
             parts += [hop, stage]
         found = np.empty((len(means), len(parts) + 1))
-        for at, part in enumerate(parts):
+        for at, part in enumerate((*parts, host)):
             found[:, at] = part
         return found
 
