@@ -19,7 +19,7 @@ from plandsl.cli import main
 from plandsl.diagnostics import PlanError
 from plandsl.driver import compile_text
 from plandsl.entries import catalog_calibration
-from plandsl.grammar import hardware
+from plandsl.grammar import calibrations
 from plandsl.searches.answer import alike_ranks
 from plandsl.searches.show import mark_of
 from plandsl.show_engine import show_engine
@@ -123,13 +123,13 @@ def off_by(factor, group):
 
 def test_the_constants_of_a_calibration_are_read_once(monkeypatch):
     """A calibration of a user is made with what completes it, and again until it has what its plan needs."""
-    read, asked = hardware._constants, []
+    read, asked = calibrations._constants, []
 
     def counted(reader, path):
         asked.append(f"{reader.record.name} {path}")
         return read(reader, path)
 
-    monkeypatch.setattr(hardware, "_constants", counted)
+    monkeypatch.setattr(calibrations, "_constants", counted)
     before = "calibration mine = h100_sxm with { hbm = 0.85 }"
     compiled("calibration = mine", before=before)
     assert asked.count("mine ") == 1
