@@ -67,14 +67,10 @@ class _Stages(NamedTuple):
         """
         ends = [0]
         for stage in range(self.stages):
-            start = ends[-1]
-            stops = range(start + 1, self.latest_end(stage) + 1)
-            taken = bisect_left(
-                stops, True, key=lambda stop, at=stage, since=start: not self.allows(at, since, stop, most)
-            )
-            if taken == 0:
+            stop = self.furthest_end(stage, ends[-1], most)
+            if stop == ends[-1]:
                 return self.search(most)
-            ends.append(start + taken)
+            ends.append(stop)
         return ends if ends[-1] == self.layers else None
 
     def search(self, most: Costs) -> list[int] | None:
@@ -83,9 +79,7 @@ class _Stages(NamedTuple):
         for stage in range(self.stages):
             reached: dict[int, int] = {}
             for start in before[-1]:
-                for stop in range(start + 1, self.latest_end(stage) + 1):
-                    if not self.allows(stage, start, stop, most):
-                        break
+                for stop in range(start + 1, self.furthest_end(stage, start, most) + 1):
                     reached.setdefault(stop, start)
             before.append(reached)
         ends = [self.layers]
@@ -94,6 +88,11 @@ class _Stages(NamedTuple):
                 return None
             ends.append(starts[ends[-1]])
         return ends[::-1]
+
+    def furthest_end(self, stage: int, start: int, most: Costs) -> int:
+        """The end of a stage that takes as many layers from ``start`` on as it may; ``start`` if it may take none."""
+        stops = range(start + 1, self.latest_end(stage) + 1)
+        return start + bisect_left(stops, True, key=lambda stop: not self.allows(stage, start, stop, most))
 
     def latest_end(self, stage: int) -> int:
         """The latest end of a stage: each stage after it needs a layer."""
@@ -158,9 +157,7 @@ def _most_even(pipeline: _Stages, most: Costs) -> tuple[int, ...]:
     for stage, first in enumerate(reversed(firsts)):
         reached: dict[int, tuple[float, tuple[int, ...]]] = {}
         for start, (uneven, dealt) in ways.items():
-            for stop in range(max(start + 1, first), pipeline.latest_end(stage) + 1):
-                if not pipeline.allows(stage, start, stop, most):
-                    break
+            for stop in range(max(start + 1, first), pipeline.furthest_end(stage, start, most) + 1):
                 way = uneven + sum_up(pipeline.costs(stage, start, stop)) ** 2, (*dealt, stop - start)
                 if stop not in reached or way[0] < reached[stop][0]:
                     reached[stop] = way
