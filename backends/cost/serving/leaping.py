@@ -38,9 +38,8 @@ def leap(
         return None
     follow = waits(requests, closed)
     count = len(requests.input)
+    workers = workers[: max(count, 1)]  # the others have no requests, and take no step
     shares = [np.arange(count)] if follow else deal(requests, len(workers))
-    workers = workers[: min(len(workers), max(count, 1))]  # the others have no requests, and take no step
-    shares = shares[: len(workers)]
     replica, arrival = np.full(count, -1), requests.arrival_s.astype(np.float64)
     tracks: list[Track] = []
     over = 0
