@@ -28,8 +28,8 @@ class Sent(NamedTuple):
 def sent_lengths(load: WorkloadSpec) -> Sent:
     """The mean lengths of a load's requests. Raises `PlanError` where a file of lengths is wrong.
 
-    They are those that the plan states. Where it states none, the requests of a simulation are drawn: a file has the
-    lengths, or requests are turns of conversations, which send all that came before them.
+    A plan states the lengths. Where a file has the lengths instead, or where requests are turns of conversations, which
+    send again what came before, the requests of a simulation are drawn, and their mean counts.
     """
     traffic = load.traffic
     if traffic is None or traffic.trace is not None or not (has_sessions(load) or _in_files(traffic)):

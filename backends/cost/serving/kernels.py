@@ -1,6 +1,6 @@
 """Seconds that the kernels of a step take: a server tells them once for each step, or tables have them.
 
-The engine's own time is not part of them. So engines that differ in their own time alone share the kernels.
+The time of the engine itself is not part of these seconds. So two engines that differ in that time alone share them.
 """
 
 from __future__ import annotations
