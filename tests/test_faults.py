@@ -131,7 +131,6 @@ INSIDE = tuple(
 # An interrupt while `subprocess` starts a process (`dot`) leaves it: its input ends with ours, and so does the process.
 # What an interrupted run leaves, such as a writer of Parquet, is finalized before the next run: in the middle of that
 # one its lines would count, and its errors would be taken for errors of that one.
-@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:unclosed file <_io.BufferedReader:ResourceWarning")
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 @pytest.mark.slow
