@@ -83,6 +83,23 @@ def test_calibrate_writes_a_calibration_that_a_plan_uses(measured, capsys):
     assert 0.5 < ideal / (gemm.time_s / gemm.count) < 0.9
 
 
+def test_rows_in_two_files_are_fitted_as_if_in_one_and_a_file_counts_once(measured):
+    """The second file lacks a column that a fit needs only of the first."""
+    header, *rows = (measured / "gemm.csv").read_text().splitlines()
+    halves = [measured / "a", measured / "b"]
+    for half, some, columns in zip(halves, (rows[:30], rows[30:]), (9, 8), strict=True):
+        half.mkdir()
+        lines = (",".join(row.split(",")[:columns]) for row in (header, *some))
+        (half / "gemm.csv").write_text("".join(f"{line}\n" for line in lines))
+    again = [halves[0], halves[0] / ".." / "a" / "gemm.csv"]
+    for out, data in {"one": [measured], "two": [*halves, *again]}.items():
+        assert main(["calibrate", *map(str, data), "-o", str(measured / out)]) == 0
+    one, two = ((measured / out / "h100_sxm.plan").read_text().splitlines() for out in ("one", "two"))
+    assert one[2].endswith('gemm.csv (made)"')
+    assert two[2].endswith('gemm.csv (made), gemm.csv (unnamed)"')
+    assert one[3:] == two[3:]
+
+
 def test_json_lists_every_set(measured, capsys):
     assert main(["calibrate", str(measured / "gemm.csv"), "-o", str(measured / "cal"), "--json"]) == 0
     body = json.loads(capsys.readouterr().out)

@@ -17,7 +17,7 @@ from plandsl.backends.calibrate.kind import AnyKind
 from plandsl.backends.calibrate.kinds import KINDS
 from plandsl.backends.calibrate.pooled import fit_pooled
 from plandsl.backends.calibrate.relatives import RELATIVES, completing, relatives_of
-from plandsl.backends.calibrate.table import Table, read_table
+from plandsl.backends.calibrate.table import Table, joined, read_table
 from plandsl.backends.calibrate.write import plan_texts, pooled_text
 from plandsl.diagnostics import Diagnostic, PlanError, clip
 from plandsl.files import is_there
@@ -44,17 +44,23 @@ class Job:
 
 
 def files(data: Sequence[Path]) -> Iterator[tuple[AnyKind, Table]]:
-    """Every file of a known kind among ``data``, which are files or folders of them."""
-    found, others = False, set[str]()
-    for place in data:
-        several = tables_of(place) if is_there(place) else None
-        others |= several or set()
-        for kind in KINDS:
+    """The rows of every known kind in ``data``, which are files or folders of them.
+
+    Several files of a kind are as one that holds their rows, and a file that is named twice counts once.
+    """
+    places = {os.path.realpath(place): place for place in data}.values()
+    several = {place: tables_of(place) if is_there(place) else None for place in places}
+    found, others = False, set[str]().union(*(tables or () for tables in several.values()))
+    for kind in KINDS:
+        paths = {}
+        for place, tables in several.items():
             path = place / kind.file if os.path.isdir(place) else place
-            if is_there(path) and (path.name == kind.file if several is None else kind.file in several):
-                found = True
-                table = read_table(path, kind.columns, kind.blank, part=kind.file)
-                yield kind, table.where(kind.where(table))
+            if is_there(path) and (path.name == kind.file if tables is None else kind.file in tables):
+                paths[os.path.realpath(path)] = path
+        if paths:
+            found = True
+            table = joined([read_table(path, kind.columns, kind.blank, part=kind.file) for path in paths.values()])
+            yield kind, table.where(kind.where(table))
     if not found:
         names = ", ".join(dict.fromkeys(k.file for k in KINDS))
         where = ", ".join(map(str, data))
@@ -117,8 +123,8 @@ def calibrate(
         done.append((job, found))
         tell(job.key, found)
         fitted.setdefault(job.key, []).append(found)
-        sources = np.unique(job.rows.texts("source")) if "source" in job.rows.columns else np.array(["unnamed"])
-        names.setdefault(job.key, set()).update(f"{job.kind.file} ({s})" for s in sources)
+        sources = np.unique(job.rows.texts("source"))
+        names.setdefault(job.key, set()).update(f"{job.kind.file} ({source or 'unnamed'})" for source in sources)
         if shared := job.kind.pools(job.path):
             settled = job.kind.settled(found.constants, job.rows)
             alike.setdefault(shared, (job.kind, {}))[1].setdefault(job.gpu, settled)

@@ -53,6 +53,18 @@ class Table:
         return self.where(keep)
 
 
+def joined(tables: Sequence[Table]) -> Table:
+    """The rows of all ``tables``; those of a table that lacks a column are blank in it."""
+    names = dict.fromkeys(name for table in tables for name in table.columns)
+    return Table({name: _joined_column(tables, name) for name in names})
+
+
+def _joined_column(tables: Sequence[Table], name: str) -> Column:
+    if name in NUMBERS:
+        return np.concatenate([table.numbers(name) for table in tables])
+    return np.concatenate([table.texts(name) for table in tables])
+
+
 WRONG = "(wrong)"
 """A column that is added where a wrong cell costs its row alone: the column of the first such cell, or nothing."""
 

@@ -25,7 +25,7 @@ def plan_texts(
     the band that holds 80 % of measured / predicted on shapes that the fit did not see, by the ``margins`` of its kind.
     """
     core = [f for f in fitted if f.path.split(".")[0] in CORE]
-    more = [f for f in fitted if f not in core]
+    more = [f for f in fitted if f.path.split(".")[0] not in CORE]
     texts = {}
     others = list(nearest)  # these hold the core too, and so come first: what follows is read only where that is short
     if core and more:
