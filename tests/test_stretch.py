@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -22,10 +22,11 @@ from plandsl.backends.cost.serving.scheduler import Batch, Live, Policy, State
 from plandsl.backends.cost.serving.sglang import Sglang
 from plandsl.backends.cost.serving.simulate import simulate, simulate_steps
 from plandsl.backends.cost.serving.stretch import repeat_decodes, taken_blocks
+from plandsl.backends.cost.serving.tiers import LOADING, Tier, Tiers
 from plandsl.backends.cost.serving.trtllm import Trtllm
 from plandsl.backends.cost.serving.vllm import Vllm
 from plandsl.driver import compile_text
-from plandsl.spec.scheduler import ROUTERS, RouterName
+from plandsl.spec.scheduler import ROUTERS, RouterName, SchedulerName, WriteName
 from tests.draws import draws
 from tests.test_leap import Bent
 
@@ -78,7 +79,7 @@ def slots_for(load: Requests, tokens: int) -> Adapters | None:
 
 
 def assert_equal(fast: Records, plain: Records) -> None:
-    for name in (*fast._fields[:10], "prefill_replica", "transfer_s", "fetched", "slot_wait_s"):
+    for name in (*fast._fields[:10], "prefill_replica", "transfer_s", "fetched", "slot_wait_s", "loaded"):
         np.testing.assert_array_equal(getattr(fast, name), getattr(plain, name), err_msg=name)
     for name, a, b in zip(plain.steps._fields, fast.steps, plain.steps, strict=True):
         np.testing.assert_array_equal(a, b, err_msg=name)
@@ -87,6 +88,7 @@ def assert_equal(fast: Records, plain: Records) -> None:
 
 TOKENS = st.integers(48, 120)
 CLOCKS = st.builds(Bent, st.sampled_from((4.0, 15.5, 40.0)), st.sampled_from((0.0, 0.02)))
+TIERS = st.builds(Tier, st.sampled_from((4, 30)), st.sampled_from((0.1, 0.9)), st.just(0.4))
 LOOPS = st.sampled_from((None, None, 2, 7))
 
 
@@ -120,6 +122,36 @@ def test_steps_at_once_equal_steps_one_by_one(
         for at_once in (True, False)
     )
     assert_equal(fast, plain)
+
+
+@draws(2)
+@given(
+    st.lists(schedulers(), min_size=1, max_size=2), loads(), CLOCKS, TOKENS, st.sampled_from((1, 3, 4)),
+    st.lists(TIERS, min_size=1, max_size=2), st.sampled_from(get_args(WriteName)), LOOPS, st.sampled_from((1, 1, 2)),
+    st.sampled_from(ROUTERS),
+)  # fmt: skip
+def test_so_they_do_where_blocks_come_back_from_tiers_of_memory(
+    chosen: list[Policy], load: Requests, clock: Bent, tokens: int, block: int, tiers: list[Tier], write: WriteName,
+    closed: int | None, ranks: int, by: RouterName,
+) -> None:  # fmt: skip
+    """Requests ask for what others asked for before them; what they wait for comes amid a stretch."""
+    counts = -(-load.input // 4)
+    load = load._replace(blocks=Hashes(np.cumsum([0, *counts]), np.arange(counts.sum()) % 5, 4))
+    workers = [
+        Worker(
+            one, clock, ranks * -(-tokens // block), block, ranks=ranks, adapters=slots_for(load, tokens),
+            tiers=Tiers(tuple(tiers), write, LOADING[name_of(one)], prompts=isinstance(one, Vllm)),
+        )
+        for one in chosen
+    ]  # fmt: skip
+    fast, plain = (
+        simulate_steps(workers, load, closed and Closed(closed), by=by, stretches=at_once) for at_once in (True, False)
+    )
+    assert_equal(fast, plain)
+
+
+def name_of(policy: Policy) -> SchedulerName:
+    return "vllm" if isinstance(policy, Vllm) else "sglang" if isinstance(policy, Sglang) else "trtllm"
 
 
 @example(  # a cache arrives when a step ends, and is taken first

@@ -74,9 +74,9 @@ class Worker(NamedTuple):
     def foreseeing(self) -> Foreseeing | None:
         """What tells how long coming steps take, where steps of a server can be foreseen.
 
-        One batch is in flight, and requests have a token in each step, with blocks that stay where they are.
+        One batch is in flight, and requests have a token in each step.
         """
-        alone = self.in_flight == 1 and not self.acceptance and not self.tiered
+        alone = self.in_flight == 1 and not self.acceptance
         return self.clock if alone and isinstance(self.clock, Foreseeing) else None
 
     @property
@@ -147,8 +147,8 @@ class Replica:
         state, flying = self.state, len(self.flights)
         if self.busy or not state.load:
             return None
-        if self.loads is not None:
-            self.loads.land(now)
+        if self.loads is not None and self.loads.land(now):
+            self.alike = None
         if self.alike is not None:
             stretch = self._foresee(self.alike, now)
             if stretch is not None:
@@ -175,6 +175,10 @@ class Replica:
     def busy(self) -> bool:
         """Whether all steps are on their way that may be."""
         return self.stretch is not None or len(self.flights) >= self.depth
+
+    def lands(self, now: float) -> bool:
+        """Whether what a request waits for has come amid a stretch."""
+        return self.stretch is not None and self.loads is not None and self.loads.due(now)
 
     def interrupt(self, now: float) -> None:
         """Something is about to change that the next step may depend on."""
@@ -318,7 +322,7 @@ class Replica:
             gained += batch.gained
         last = [piece.live for piece in prompts if piece.last]
         over = self.log.show([*lives, *last], [*gained, *[1] * len(last)], end, delay)
-        if over and any(rank.waiting for rank in self.ranks):  # one of them may have room now
+        if over and any(rank.waiting or rank.loaded for rank in self.ranks):  # one of them may have room now
             self.alike = None
         for live in over:
             finish(self.rank_of(live), live)

@@ -171,6 +171,8 @@ class Events:
 
     def _compose(self, now: float, number: int) -> None:
         self.composing[number] = False
+        if self.replicas[number].lands(now):
+            self._interrupt(now, number)
         while (end := self.replicas[number].compose(now)) is not None:
             heappush(self.events, (end, END, number))
         wakes = self.replicas[number].wakes

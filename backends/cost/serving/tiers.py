@@ -83,6 +83,15 @@ class Shelf:
         self.keys.move_to_end(key)
         return self.keys.popitem(last=False)[0] if len(self.keys) > self.room else None
 
+    def put_each(self, keys: Sequence[int]) -> None:
+        """Keep blocks, the last of which is now the most recently used."""
+        there = self.keys
+        for key in keys:
+            there[key] = None
+            there.move_to_end(key)
+        while len(there) > self.room:
+            there.popitem(last=False)
+
 
 class TieredPool(Pool):
     """KV memory of a GPU with tiers behind it.
@@ -127,16 +136,15 @@ class TieredPool(Pool):
         if not found:
             return
         counts = [0] * len(self.shelves)
-        for key, tier in reversed(found):
-            if tier == HERE:
-                continue
+        away = [(key, tier) for key, tier in reversed(found) if tier != HERE]
+        for key, tier in away:
             counts[tier] += 1
             if self.tiers.write == "back":
                 del self.shelves[tier].keys[key]
-            else:
-                self._store(key)
-        there = self.grow(live, (len(hits) + len(found)) * self.size)
-        assert there, "the policy has seen that they have room"
+        if self.tiers.write == "through":
+            self._store([key for key, _ in away])
+        given = self.grow(live, (len(hits) + len(found)) * self.size)
+        assert given, "the policy has seen that they have room"
         live.computed = live.held * self.size
         keys = frozenset(key for key, _ in found)
         self.begun.append(Load(live, counts, keys))
@@ -184,12 +192,12 @@ class TieredPool(Pool):
         if self.tiers.write == "back":
             return
         last = min(live.keyed, live.input // self.size) if self.tiers.prompts else live.keyed
-        for at in reversed(range(first, last)):
-            self._store(block_key(live, (at + 1) * self.size))
+        if first < last:
+            self._store([block_key(live, end) for end in range(last * self.size, first * self.size, -self.size)])
 
-    def _store(self, key: int) -> None:
+    def _store(self, keys: Sequence[int]) -> None:
         for shelf in self.shelves:
-            shelf.put(key)
+            shelf.put_each(keys)
 
     def _forget(self, key: int, block: int) -> None:
         """A block is used for something else: unless the GPU has another copy, it moves down."""
@@ -211,8 +219,15 @@ class Landings:
         self.coming: list[tuple[float, int, Load]] = []
         self.start = self.end = 0.0
 
-    def land(self, now: float) -> None:
-        """Requests whose loads are over are first in the queue, then those that waited for the same blocks."""
+    def due(self, now: float) -> bool:
+        """Whether a load is over that has not landed."""
+        return any(time <= now for time, _, _ in self.coming)
+
+    def land(self, now: float) -> bool:
+        """Requests whose loads are over are first in the queue, then those that waited for the same blocks.
+
+        Whether there are such requests.
+        """
         here = sorted((one for one in self.coming if one[0] <= now), key=lambda one: one[0])
         for one in here:
             self.coming.remove(one)
@@ -224,6 +239,7 @@ class Landings:
                 state.parked.remove(live)
             state.loaded.append(load.live)
             state.waiting.extendleft(reversed(followers))  # behind all that hold blocks, so that these can go on
+        return bool(here)
 
     def send(self, now: float) -> Iterator[tuple[Load, float | None]]:
         """Send the loads of the step that was composed, each with the time when its request may be admitted."""
