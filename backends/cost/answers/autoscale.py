@@ -55,7 +55,8 @@ def capacity(made: Compiled, busiest: Window, requests: int) -> float:
     """The largest rate that one replica bears: stable, with everything met that must not grow; NaN where none is."""
     assert busiest.load is not None, "something arrives"
     plan = _asked(evolve(made.spec, workload=busiest.load))
-    found = search_rate(plan, serve_here(plan, replica_servers(made)), _number(busiest, requests))
+    serve = serve_here(plan, replica_servers(made))
+    found = search_rate(plan, serve, _number(busiest, requests), interval=False)
     return found.value if found.ok else float("nan")
 
 

@@ -37,8 +37,10 @@ def find_rate(made: Compiled, count: int | None = None, tick: Tick | None = None
     return search_rate(made.spec, serve_made(made), count, tick)
 
 
-def search_rate(plan: PlanSpec, serve: Serve, count: int | None = None, tick: Tick | None = None) -> FoundRate:
-    """`find_rate` of a plan whose runs ``serve`` makes."""
+def search_rate(
+    plan: PlanSpec, serve: Serve, count: int | None = None, tick: Tick | None = None, *, interval: bool = True
+) -> FoundRate:
+    """`find_rate` of a plan whose runs ``serve`` makes; its ends only with ``interval``, since they take runs too."""
     check_bounded(plan)
     search = Probes(plan, serve, count, tick)
     low, high = search.largest(Probe.holds, CLOSE)
@@ -49,7 +51,9 @@ def search_rate(plan: PlanSpec, serve: Serve, count: int | None = None, tick: Ti
         return _below(search, low)
     if high is not None and not high.stable and all(check.met() for check in high.checks if check.require.caps):
         return _capacity(search, low, high)
-    ends = _interval(search) if high is not None else (float("nan"), float("inf"))
+    ends = (float("nan"), float("inf"))
+    if high is not None and interval:
+        ends = _interval(search)
     return _answer(search, low, high, search.why(high), ends)
 
 
