@@ -82,6 +82,8 @@ def mutant(random: Random, corpus: Corpus, options: Options) -> Case:
     elif words:
         at = random.randrange(len(words))
         match random.randrange(4):
+            case 0 if "--requests" in words[max(at - 1, 0) : at + 1]:  # as many as it is without take long
+                words[at] = "7"
             case 0:
                 del words[at]
             case 1:
@@ -268,8 +270,8 @@ def _with_search(random: Random, files: Files) -> list[str]:
 def _search(random: Random, files: Files) -> list[str]:
     words = [*_with_search(random, files), *common(random, files), "--top", _number(random, 1, 3, 10)]
     words += random.choice(([], [], ["-o", "best.plan"], ["--rows", "rows.csv"], ["--rows", "rows.parquet"]))
-    if random.random() < 0.3:
-        words += ["--simulate", "1", "--requests", _number(random, 3, 10)]
+    if is_timed(_text(files)) or random.random() < 0.1:  # else 32 candidates serve all requests of the load
+        words += ["--simulate", random.choice(("1", "1", "2")), "--requests", _number(random, 3, 10)]
     return [_input(random, files), *words]
 
 
