@@ -1,4 +1,4 @@
-"""Targets that read models: `config.json`, headers of safetensors files and their index, GGUF files."""
+"""Targets that read models: `config.json`, headers of safetensors files and their index."""
 
 from __future__ import annotations
 
@@ -85,11 +85,11 @@ def _config(case: Case) -> object:
     if module.errors:
         raise PlanError(module.errors, module.sources)
     if seldom(content, 16):
-        _estimate(made.text)
+        estimate(made.text)
     return None
 
 
-def _estimate(text: str) -> None:
+def estimate(text: str) -> None:
     """Estimate a plan of the model that a text declares; a model that fits no GPU is fine."""
     from plandsl.driver import compile_text
 
@@ -163,7 +163,7 @@ def _safetensors(case: Case) -> object:
     if seldom(content, 8) and behind < 10**8:
         with copied("model.safetensors", content, behind) as path:
             path.with_name("config.json").write_text(json.dumps(checkpoints.CONFIG), encoding="utf-8")
-            _estimate(from_config(str(path.parent)))
+            estimate(from_config(str(path.parent)))
     return len(tensors)
 
 
@@ -211,75 +211,4 @@ def _index(case: Case) -> object:
 
 INDEX = Target("index", "reader", _draw_index, _index)
 
-# ---- GGUF
-
-ARCHITECTURES = ("llama", "llama", "qwen2", "qwen3", "gemma2", "deepseek2", "nobody")
-
-
-def _metadata(random: Random) -> dict[str, Any]:
-    found = dict(checkpoints.METADATA)
-    if random.random() < 0.2:
-        architecture = random.choice(ARCHITECTURES)
-        found = {key.replace("llama.", f"{architecture}."): value for key, value in found.items()}
-        found["general.architecture"] = architecture
-    if random.random() < 0.2:
-        found |= {
-            "general.alignment": random.choice((32, 64, 0, 3, 2**20, "x")),
-            "split.count": random.choice((1, 0, 2, "1", 1.0)),
-            "general.name": "a model", "llama.rope.freq_base": 10_000.0,
-            "llama.vocab_size": random.choice((1000, 0, 2**31)),
-        }  # fmt: skip
-    if random.random() < 0.2:
-        found[random.choice(sorted(found))] = random.choice(
-            (0, 1, 2**32 - 1, -0.0, float("nan"), float("inf"), True, "", "é", ["x"], [])
-        )
-    if random.random() < 0.05:
-        found.pop(random.choice(sorted(found)))
-    return found
-
-
-def _draw_gguf(random: Random, corpus: Corpus) -> Case:
-    if corpus and random.random() < 0.2:
-        return mutate_one(random, corpus)
-    tensors = checkpoints.gguf_llama(*random.choice((("Q4_K", "Q6_K"), ("F16", "F16"), ("IQ2_XXS", "Q6_K"))))
-    if random.random() < 0.1:
-        tensors.pop(random.choice(sorted(tensors)))
-    head, behind, _ = checkpoints.gguf_header(tensors, _metadata(random))
-    chance = random.random()
-    if chance < 0.2:
-        head = _flip(head, random)
-    if 0.15 < chance < 0.25:
-        behind = random.choice((0, behind - 1, behind // 2, 2**40))
-    return Case({"m.gguf": head}, (str(max(behind, 0)),))
-
-
-def _flip(head: bytes, random: Random) -> bytes:
-    """One number of the header is another one: of 4 bytes or 8, anywhere."""
-    width = random.choice((1, 4, 8))
-    at = random.randrange(max(len(head) - width, 1))
-    value = random.choice((0, 1, 7, 8, 9, 12, 255, 2**31, 2**32 - 1, 2**62, 2**63, 2**64 - 1)) % 256**width
-    return head[:at] + value.to_bytes(width, "little") + head[at + width :]
-
-
-def _gguf(case: Case) -> object:
-    """The header; the model of the file now and then."""
-    from plandsl.diagnostics import Diagnostic, PlanError
-    from plandsl.grammar.catalog import from_config
-    from plandsl.grammar.headers import Unreadable
-    from plandsl.grammar.headers_gguf import read_gguf
-
-    content, behind = case.files["m.gguf"], int(case.argv[0])
-    with copied("m.gguf", content, min(behind, 2**33)) as path:
-        try:
-            found = read_gguf(path, path.parent)
-        except Unreadable as error:
-            raise PlanError([Diagnostic("E485", str(error))]) from None
-        text = from_config(str(path))
-    if seldom(content, 8):
-        _estimate(text)
-    return len(found.tensors)
-
-
-GGUF = Target("gguf", "reader", _draw_gguf, _gguf, on_disk=False)
-
-MODELS = (CONFIG, SAFETENSORS, INDEX, GGUF)
+MODELS = (CONFIG, SAFETENSORS, INDEX)
