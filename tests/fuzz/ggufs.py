@@ -56,7 +56,8 @@ def shapes(random: Random, family: str, wide: str, more: str) -> tuple[Shapes, d
     if "window" in parts:
         given["attention.sliding_window"] = random.choice((128, 4096))
     for layer in range(layers):
-        own = _attention(parts, wide, hidden, q, kv, head_dim) | _feed(parts, wide, more, hidden, ffn, experts)
+        own = _attention(parts, wide, hidden=hidden, q=q, kv=kv, head_dim=head_dim)
+        own |= _feed(parts, wide, more, hidden=hidden, ffn=ffn, experts=experts)
         own |= {"attn_sinks.weight": ("F32", (heads,))} if "sinks" in parts else {}
         found |= {f"blk.{layer}.{name}": shape for name, shape in own.items()}
     if "norm_biases" in parts:

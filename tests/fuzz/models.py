@@ -111,38 +111,105 @@ PROJECTIONS = (
 )  # fmt: skip
 
 
-def _header(random: Random) -> tuple[dict[str, Any], int]:
-    """The table of a header, and the bytes of its tensors: those of a small model, or a few of any name."""
+def _table(random: Random) -> dict[str, Any]:
+    """The table of a header: the tensors of a small model, or a few of any name and type."""
     if random.random() < 0.6:
         tensors = checkpoints.llama(random.choice(PROJECTIONS))
     else:
         types = sorted(checkpoints.BITS_OF_TYPE)
+        most = 16 if random.random() < 0.1 else 3
         tensors = {
             f"{random.choice(NAMES)}{i}": (
                 random.choice(types),
-                tuple(8 * random.randint(0, 6) for _ in range(random.randint(0, 3))),
+                tuple(random.choice((0, 1, 3, 8, 8, 16, 48)) for _ in range(random.randint(0, most))),
             )
-            for i in range(random.randint(0, 5))
+            for i in range(random.choice((0, 1, 5, 5, 40)))
         }
-    table: dict[str, Any] = {"__metadata__": {"format": "pt"}} if random.random() < 0.5 else {}
-    at = 0
-    for name, (type_, shape) in tensors.items():
-        end = at + prod(shape) * checkpoints.BITS_OF_TYPE[type_] // 8
-        table[name] = {"dtype": type_, "shape": list(shape), "data_offsets": [at, end]}
+    table = {name: {"dtype": type_, "shape": list(shape)} for name, (type_, shape) in tensors.items()}
+    _place(table, random)
+    if random.random() < 0.5:
+        table["__metadata__"] = random.choice(({"format": "pt"}, {}, {"a": "é" * 40}, {"format": "pt", "b": "1"}))
+    return table
+
+
+def _bits(entry: dict[str, Any]) -> int:
+    return prod(entry["shape"]) * checkpoints.BITS_OF_TYPE[entry["dtype"]]
+
+
+def _place(table: dict[str, Any], random: Random) -> None:
+    """Give each tensor its bytes, one behind the other in some order. Those of half a byte get a dimension more."""
+    at, names = 0, list(table)
+    if random.random() < 0.3:
+        random.shuffle(names)
+    for name in names:
+        entry = table[name]
+        if _bits(entry) % 8:
+            entry["shape"] = [*entry["shape"], 8]
+        end = at + _bits(entry) // 8
+        entry["data_offsets"] = [at, end]
         at = end
-    return table, at
+
+
+def _vary(table: dict[str, Any], random: Random) -> None:
+    """Change one tensor to another that is as sound: its name, its type, its shape, its place."""
+    names = [name for name in table if name != "__metadata__"]
+    if not names:
+        return
+    name = random.choice(names)
+    entry = table[name]
+    match random.randrange(5):
+        case 0:
+            table[f"{random.choice(NAMES)}.{name}"] = table.pop(name)
+        case 1:
+            bits = checkpoints.BITS_OF_TYPE
+            entry["dtype"] = random.choice([other for other in bits if bits[other] == bits[entry["dtype"]]])
+        case 2:
+            entry["shape"] = random.choice(([prod(entry["shape"])], entry["shape"][::-1], [1, *entry["shape"], 1]))
+        case 3:
+            other = random.choice(names)
+            if _bits(table[other]) == _bits(entry):
+                both = entry["data_offsets"], table[other]["data_offsets"]
+                table[other]["data_offsets"], entry["data_offsets"] = both
+        case _:
+            table[name] = dict(random.sample(sorted(entry.items()), len(entry))) | {"more": [None]}
+
+
+def _written(table: dict[str, Any], random: Random) -> str:
+    """The table as JSON of one of several forms, filled up with spaces as writers do."""
+    indent, ascii_ = random.choice((None, None, 1)), random.random() < 0.7
+    text = json.dumps(table, indent=indent, ensure_ascii=ascii_)
+    return text + " " * random.choice((0, -len(text.encode()) % 8, 100))
+
+
+def _varied(random: Random, corpus: Corpus) -> Case:
+    """One of the corpus whose header is changed as a table or as a text, and has the length that is told."""
+    case = random.choice(corpus)
+    content = case.files["model.safetensors"]
+    text = content[8:]
+    try:
+        table = json.loads(text)
+        for _ in range(random.choice((1, 1, 2, 4))):
+            _vary(table, random)
+        text = spoiled(table, random, lambda it: _written(it, random), share=0.27)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):  # a wrong header, of which there are some
+        text = mutate(text, random)
+    return Case({"model.safetensors": struct.pack("<Q", len(text)) + text}, case.argv)
 
 
 def _draw_safetensors(random: Random, corpus: Corpus) -> Case:
     """A header, and the bytes that the file has behind it as a word of the case: they are a hole in the file."""
     if corpus and random.random() < 0.2:
-        return mutate_one(random, corpus)
-    table, size = _header(random)
-    text = spoiled(table, random)
+        return _varied(random, corpus) if random.random() < 0.7 else mutate_one(random, corpus)
+    table = _table(random)
+    size = sum(_bits(entry) // 8 for name, entry in table.items() if name != "__metadata__")
+    if random.random() < 0.3:
+        for _ in range(random.choice((1, 2, 5))):
+            _vary(table, random)
+    text = spoiled(table, random, lambda it: _written(it, random), share=0.27)
     length = len(text)
-    if random.random() < 0.05:
+    if random.random() < 0.04:
         length = random.choice((0, 1, 7, length + 1, length - 1, 2**31, 2**63, 2**64 - 1, 33_554_433))
-    if random.random() < 0.05:
+    if random.random() < 0.04:
         size = random.choice((0, size + 1, max(size - 1, 0), 2**40))
     return Case({"model.safetensors": struct.pack("<Q", length % 2**64) + text}, (str(size),))
 
