@@ -81,7 +81,7 @@ MAX_IMAGES = Limit("images", 10_000, "images", what="a request", codes="E546")
 MAX_RANKS = Limit("ranks", 65_536, "ranks", what="a plan: dp * tp * pp * ...", codes="E306")
 MAX_AXES = Limit("axes", 8, "axes", what="a mesh", codes="E214")
 MAX_RULES = Limit("rules", 200, "rules", what="a sharding", codes="E214")
-MAX_COUNT = Limit("count", 100_000, "GPUs", what="a node or a cluster", codes="E214")
+MAX_COUNT = Limit("count", 100_000, "GPUs", what="a node or a cluster", codes="E214 E400")
 MAX_CHUNKS = Limit("chunks", 64, "chunks", what="a GEMM and its collective", codes="E214")
 MAX_DRAFTED = Limit("drafted", 256, "tokens", what="what a plan guesses ahead in a step", codes="E214 E224")
 MAX_GRAPHS = Limit("graphs", 1_000, "sizes", what="CUDA graphs of an engine", codes="E214")
@@ -98,11 +98,11 @@ MAX_TURNS = Limit("turns", 1_000, "turns", what="a conversation", codes="E214")
 MAX_ZIPF = Limit(
     "zipf", 1_000_000, "", what="the numbers that `zipf` draws; its table has an entry for each", codes="E214"
 )
-MAX_REQUESTS = Limit("requests", 100_000_000, "requests", what="one load", codes="E214")
+MAX_REQUESTS = Limit("requests", 100_000_000, "requests", what="one load", codes="E214 E400 E445")
 MAX_BLOCKS = Limit(
     "blocks", 30_000_000, "blocks", what="the prompts of a load, of those that others may find again", codes="E602"
 )
-MAX_SEEDS = Limit("seeds", 10_000, "seeds", what="serving one load", codes="E445")
+MAX_SEEDS = Limit("seeds", 10_000, "seeds", what="serving one load", codes="E400 E445")
 MAX_WINDOWS = Limit("windows", 2_000, "intervals", what="a load that `planc autoscale` cuts", codes="E214")
 MAX_LOAD = Limit("load", 10**12, "", what="requests or tokens that an evaluation from Python takes", codes="E445")
 
@@ -111,6 +111,7 @@ MAX_VALUES = Limit("values", 100_000, "values", what="a field of a search", code
 MAX_COMPILED = Limit(
     "compiled", 20_000, "plans", what="a search: plans that differ by more than their load", codes="E409"
 )
+MAX_DRAWS = Limit("draws", 1_000, "plans", what="neighbours of a plan of which `planc laws` asks", codes="E400")
 MAX_VERIFIED = Limit("verified", 64, "steps", what="decode steps that are verified", codes="E400 E445")
 
 MAX_TABLE_BYTES = Limit("table_bytes", 16_777_216, "bytes", what="a file of measurements", codes="E450")

@@ -183,6 +183,30 @@ def test_a_wrong_limit_is_a_diagnostic(given: str, code: str, says: str, capsys:
     assert says in told
 
 
+OPTIONS = {
+    "seeds": ["simulate", "--seeds", "3"],
+    "verified": ["verify", "--set", "model.layers=1", "--steps", "2"],
+    "trace_steps": ["export", "--to", "perfetto", "--steps", "2", "-o", "x.json"],
+}
+"""For each limit of an option a command line that is beyond it where one less than its number is."""
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_limit_of_an_option_is_raised_by_its_hint(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    load = "rate = 1 req/s, requests = 2, seed = 1" if name == "seeds" else "batch = 1"
+    (folder / "p.plan").write_text(
+        plan(parts=f"{PARTS.partition(', work')[0]}, workload {{ input = 4, output = 3, {load} }}")
+    )
+    verb, *words = OPTIONS[name]
+    most = next(int(word) for word in reversed(words) if word.isdigit())
+    assert main([verb, "p.plan", *words, "--max", f"{name}={most - 1}"]) == 2
+    assert f"--max {name}={most}`" in capsys.readouterr().err
+    assert main([verb, "p.plan", *words, "--max", f"{name}={most}"]) == 0
+
+
 def test_the_command_line_sets_limits_for_one_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = folder / "p.plan"
     path.write_text(plan().replace("llama_3_1_8b", "llama_3_1_8b with { layers = 10_001 }"))

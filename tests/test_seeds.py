@@ -81,7 +81,8 @@ def test_the_command_tells_means_of_all_plans_and_how_many_runs_meet_a_requireme
 @pytest.mark.parametrize(
     ("load", "arguments", "says"),
     [
-        (LOAD, ["--seeds", "1"], "--seeds 1 is not 2 or more"),
+        (LOAD, ["--seeds", "1"], "--seeds 1 is not from 2 to 10,000"),
+        (LOAD, ["--seeds", "10001"], "at most `--seeds 10000`; or raise the limit: `planc ... --max seeds=10001`"),
         (LOAD, ["--seeds", "3", "--find-rate"], "--find-rate is about one load"),
         (LOAD, ["--seeds", "3", "--rows", "x.csv"], "--rows is about one load"),
         ("input = 90, output = 9, concurrency = 4, requests = 9", ["--seeds", "3"], "`p` draws nothing from a seed"),

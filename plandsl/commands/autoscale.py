@@ -8,8 +8,7 @@ from plandsl import limits
 from plandsl._version import __version__
 from plandsl.answers.text.autoscale import print_autoscale, print_costs
 from plandsl.commands.console import FAILED, OK, Progress, open_console, print_json, spaced
-from plandsl.commands.sources import compile_plans
-from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.commands.sources import check_count, compile_plans
 from plandsl.searches.scale import read_seconds, scale
 from plandsl.searches.spread import open_workers
 
@@ -17,11 +16,8 @@ from plandsl.searches.spread import open_workers
 def run_autoscale(arguments: Namespace) -> int:
     """Exit status 1 where no number of replicas meets the requirements."""
     read_seconds(arguments.every)
-    for option, low, most in (("requests", 1, limits.MAX_REQUESTS), ("least", 0, limits.MAX_COUNT)):
-        value = getattr(arguments, option)
-        if value is not None and not low <= value <= most:
-            hint = most.hint(f"at most `--{option} {most}`", value) if value > most else ""
-            raise PlanError([Diagnostic("E400", f"--{option} {value} is not from {low} to {most:,}", hint=hint)])
+    check_count("requests", arguments.requests, 1, limits.MAX_REQUESTS)
+    check_count("least", arguments.least, 0, limits.MAX_COUNT)
     made = compile_plans(arguments)
     found = []
     with open_workers(arguments.scheduler) as workers:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from plandsl import limits
 from plandsl.commands.console import Progress
+from plandsl.commands.sources import check_count
 from plandsl.diagnostics import Diagnostic, PlanError
 
 if TYPE_CHECKING:
@@ -39,8 +40,7 @@ def _trace_requests(plan: CompiledPlan, arguments: Namespace) -> str:
         if getattr(arguments, option) is not None:
             hint = "a simulation has the steps of all servers; `--requests N` serves fewer requests"
             raise PlanError([Diagnostic("E400", f"`--{option}` and `--simulate` contradict", hint=hint)])
-    if arguments.requests is not None and arguments.requests < 1:
-        raise PlanError([Diagnostic("E400", f"--requests {arguments.requests} is not 1 or more")])
+    check_count("requests", arguments.requests, 1, limits.MAX_REQUESTS)
     with Progress("requests served") as tick:
         return trace_simulation(plan.spec, plan.simulate(arguments.requests, tick))
 
@@ -55,8 +55,5 @@ def make_chakra(plan: CompiledPlan, arguments: Namespace) -> dict[str, str | byt
 def _steps(arguments: Namespace, default: int) -> int:
     """Decode steps. Raises `PlanError` (E400) for none, or too many."""
     steps: int = default if arguments.steps is None else arguments.steps
-    if not 1 <= steps <= limits.MAX_TRACE_STEPS:
-        why = f"--steps {steps} is not between 1 and {limits.MAX_TRACE_STEPS:,}"
-        hint = limits.MAX_TRACE_STEPS.hint(f"at most `--steps {limits.MAX_TRACE_STEPS:d}`", steps)
-        raise PlanError([Diagnostic("E400", why, hint=hint)])
+    check_count("steps", steps, 1, limits.MAX_TRACE_STEPS)
     return steps

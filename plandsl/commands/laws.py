@@ -6,10 +6,11 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+from plandsl import limits
 from plandsl._version import __version__
 from plandsl.commands.console import FAILED, OK, WRONG, Progress, open_console, print_json
 from plandsl.commands.findings import show_errors
-from plandsl.commands.sources import compile_plans
+from plandsl.commands.sources import check_count, compile_plans
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.files import write_file
 from plandsl.progress import count_parts
@@ -21,9 +22,6 @@ from plandsl.testing.own import load_law
 DRAWS = 3
 """Neighbours of each plan, where nobody says how many."""
 
-MOST = 1000
-"""Most neighbours of a plan."""
-
 
 def run_laws(arguments: Namespace) -> int:
     """Exit status 1 where a law is broken."""
@@ -32,8 +30,7 @@ def run_laws(arguments: Namespace) -> int:
     if arguments.file is None:
         hint = "planc laws FILE, or planc laws --list"
         raise PlanError([Diagnostic("E400", "`planc laws` needs a file", hint=hint)])
-    if arguments.draws is not None and not 0 <= arguments.draws <= MOST:
-        raise PlanError([Diagnostic("E400", f"--draws {arguments.draws} is not between 0 and {MOST}")])
+    check_count("draws", arguments.draws, 0, limits.MAX_DRAWS)
     named = [_find(name) for name in arguments.law] or None
     plans = compile_plans(arguments)
     draws, missing = _draws(arguments)

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from plandsl import limits
 from plandsl._version import __version__
 from plandsl.answers.rate import FoundRate
 from plandsl.answers.seeds import OverSeeds
@@ -19,7 +20,7 @@ from plandsl.answers.text.simulation import print_side_by_side, print_simulation
 from plandsl.backends.cost.answers.simulation import Run
 from plandsl.commands.console import FAILED, OK, Progress, open_console, print_json, print_text, spaced
 from plandsl.commands.outputs import lacking_json, leave_out_lacking, say_lacking
-from plandsl.commands.sources import compile_one, compile_plans
+from plandsl.commands.sources import check_count, compile_one, compile_plans
 from plandsl.diagnostics import Diagnostic, PlanError, visible
 from plandsl.driver import CompiledPlan, find_unserved
 from plandsl.searches.runs import find_rates_with, probing, simulate_seeds_with, simulate_with
@@ -140,8 +141,7 @@ def _check_seeds(arguments: Namespace) -> None:
     """Refuse what several seeds do not have, before requests are served."""
     if arguments.seeds is None:
         return
-    if arguments.seeds < 2:
-        raise PlanError([Diagnostic("E400", f"--seeds {arguments.seeds} is not 2 or more")])
+    check_count("seeds", arguments.seeds, 2, limits.MAX_SEEDS)
     for option in ("find_rate", "rows", "plot"):
         if getattr(arguments, option):
             why = f"--seeds makes several runs, and --{option.replace('_', '-')} is about one load"

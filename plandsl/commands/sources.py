@@ -14,6 +14,7 @@ from plandsl.files import split_part
 if TYPE_CHECKING:
     from plandsl.driver import CompiledPlan
     from plandsl.grammar.resolve import Module
+    from plandsl.limits import Limit
 
 
 STDIN = "<stdin>"
@@ -49,6 +50,14 @@ def read_overrides(arguments: Namespace) -> list[tuple[str, str]]:
             raise PlanError([Diagnostic("E400", why, hint="for example --set workload.batch=64")])
         pairs.append((path.strip(), value.strip()))
     return pairs
+
+
+def check_count(option: str, value: int | None, least: int, most: Limit) -> None:
+    """Raise `PlanError` (E400) where the number of an option is below ``least`` or above ``most``; None is not given."""
+    if value is None or least <= value <= most:
+        return
+    hint = most.hint(f"at most `--{option} {most:d}`", value) if value > most else f"at least `--{option} {least}`"
+    raise PlanError([Diagnostic("E400", f"--{option} {value} is not from {least} to {most:,}", hint=hint)])
 
 
 def open_module(path: str, overrides: list[tuple[str, str]] | None = None) -> Module:

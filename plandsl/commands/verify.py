@@ -6,10 +6,10 @@ from argparse import Namespace
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from plandsl import limits
 from plandsl._version import __version__
 from plandsl.commands.console import FAILED, OK, Progress, print_json, print_text
-from plandsl.commands.sources import compile_plans
-from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.commands.sources import check_count, compile_plans
 
 if TYPE_CHECKING:
     from plandsl.backends.reference.verify import Verdict
@@ -29,8 +29,7 @@ def run_verify(arguments: Namespace) -> int:
 
 def check_steps(arguments: Namespace) -> None:
     """Raise `PlanError` (E400) where `--steps` asks for none or too many."""
-    if arguments.steps < 0 or arguments.steps > 64:
-        raise PlanError([Diagnostic("E400", f"--steps {arguments.steps} is not between 0 and 64")])
+    check_count("steps", arguments.steps, 0, limits.MAX_VERIFIED)
 
 
 def show_verdicts(verdicts: Mapping[str, Verdict], arguments: Namespace, way: str, other: str, devices: str) -> int:
