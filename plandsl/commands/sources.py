@@ -53,7 +53,7 @@ def read_overrides(arguments: Namespace) -> list[tuple[str, str]]:
 
 
 def check_count(option: str, value: int | None, least: int, most: Limit) -> None:
-    """Raise `PlanError` (E400) where the number of an option is below ``least`` or above ``most``; None is not given."""
+    """Raise `PlanError` (E400) where the number of an option is below ``least`` or above ``most``; None: not given."""
     if value is None or least <= value <= most:
         return
     hint = most.hint(f"at most `--{option} {most:d}`", value) if value > most else f"at least `--{option} {least}`"

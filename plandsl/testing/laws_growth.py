@@ -7,11 +7,12 @@ from math import isclose
 import numpy as np
 from attrs import evolve
 
-from plandsl.backends.cost.answers.figures import larger_memory
+from plandsl.backends.cost.answers.figures import change_pools, larger_memory
 from plandsl.driver import CompiledPlan
 from plandsl.ir.compute import Gemm
 from plandsl.spec.formats import item_bytes
 from plandsl.spec.model import BlockSpec, Every, ModelSpec
+from plandsl.spec.plan import PlanSpec
 from plandsl.testing.compare import SLACK, compiled
 from plandsl.testing.inapplicable import DoesNotApply
 from plandsl.values import sum_up
@@ -139,9 +140,10 @@ def _check_grows(what: str, values: object) -> None:
 def fewer_bits_take_less_memory(plan: CompiledPlan) -> None:
     """Weights of fewer bits never take more memory, nor does a KV cache of fewer; the first leave room for more.
 
-    The formats are compared with one `compute`, so that activations keep theirs.
+    The formats are compared with one `compute`, so that activations keep theirs, and with one cut: the cut that is the
+    fastest with fewer bits may fill a stage more.
     """
-    spec = evolve(plan.spec, requires=())
+    spec = change_pools(evolve(plan.spec, requires=()), _with_its_cut)
     model = evolve(spec.model, compute=spec.model.activations, stored=(), kv_cache=spec.model.activations)
     formats = sorted(WEIGHTS, key=item_bytes)
     made = [CompiledPlan(evolve(spec, model=evolve(model, weights=word)), ()) for word in formats]
@@ -164,6 +166,14 @@ def fewer_bits_take_less_memory(plan: CompiledPlan) -> None:
 
 WEIGHTS = ("fp4", "fp8", "bf16")
 """Formats of weights that are compared."""
+
+
+def _with_its_cut(spec: PlanSpec) -> PlanSpec:
+    """The same plan, but its balanced cut stays as it is."""
+    sharding = spec.sharding
+    if sharding.cut is None or not sharding.cut.layers:
+        return spec
+    return evolve(spec, sharding=evolve(sharding, cut=sharding.cut._replace(balanced=False)))
 
 
 def _has_products(plan: CompiledPlan, stage: int) -> bool:
