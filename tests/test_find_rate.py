@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from plandsl.answers.rate import FoundRate
@@ -43,10 +45,10 @@ SERVICE = 0.01
 """Seconds of every step. A step has one prompt, whose one token ends the request: a queue of one server (M/D/1)."""
 
 
-def queue(load: str, requires: str = "") -> FoundRate:
+def queue(load: str, requires: str = "", **how: Any) -> FoundRate:
     made = plan(f"input = 100, output = 1, {load}", requires, more=", chunked_prefill = 100, engine = vllm")
     servers = Servers(build_servers(made).deployment, Steady(SERVICE))
-    return search_rate(made.spec, serve_here(made.spec, servers))
+    return search_rate(made.spec, serve_here(made.spec, servers), **how)
 
 
 def test_the_rate_of_a_queue_with_a_bound_on_its_mean_wait() -> None:
@@ -62,6 +64,15 @@ def test_without_requirements_the_rate_is_what_a_server_can_serve() -> None:
     assert found.value == pytest.approx(1 / SERVICE, rel=0.01)
     assert found.low <= found.value <= found.high
     assert found.binds == ("the queue grows",)
+
+
+@pytest.mark.parametrize("near", [2.0**-6, 32.0, 2.0**12])
+def test_a_search_ends_at_the_same_rate_wherever_it_begins(near: float) -> None:
+    load, requires = "rate = 3 req/s, requests = 200", f"require ttft <= {2 * SERVICE} s"
+    own, found = queue(load, requires, interval=False), queue(load, requires, interval=False, near=near)
+    assert (found.value, found.fails_at, found.binds) == (own.value, own.fails_at, own.binds)
+    assert (found.runs < own.runs) == (near == 32)
+    assert np.isnan(found.low)
 
 
 def test_conversations_that_start_almost_at_once_have_a_rate_that_holds() -> None:

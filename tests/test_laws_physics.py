@@ -167,7 +167,7 @@ def tiers_that_fill_the_gpu() -> Any:
 
 def shelves_without_end() -> Any:
     """A tier keeps all that comes, whatever its size."""
-    return patch.object(Shelf, "put", lambda self, key: self.keys.setdefault(key))
+    return patch.object(Shelf, "put_each", lambda self, keys: self.keys.update(dict.fromkeys(keys)))
 
 
 def loads_from_nowhere() -> Any:

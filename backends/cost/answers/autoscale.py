@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from math import ceil, isfinite
+from math import ceil, isfinite, log2
 from typing import TypeAlias
 
 import numpy as np
@@ -13,7 +13,13 @@ from plandsl import limits
 from plandsl.answers.autoscale import Autoscale, Interval
 from plandsl.answers.simulation import GROWS
 from plandsl.backends.cost.answers.find_rate import search_rate
-from plandsl.backends.cost.answers.mean_load import WithLoad, mean_load, plan_at_mean, requests_in_flight
+from plandsl.backends.cost.answers.mean_load import (
+    WithLoad,
+    largest_served,
+    mean_load,
+    plan_at_mean,
+    requests_in_flight,
+)
 from plandsl.backends.cost.answers.money import economics
 from plandsl.backends.cost.answers.probes import serve_here
 from plandsl.backends.cost.answers.shares import shares
@@ -22,6 +28,7 @@ from plandsl.backends.cost.deployments.build import Compiled, build_deployment
 from plandsl.backends.cost.deployments.replicas import Replicas
 from plandsl.backends.cost.serving.percentiles import least_for
 from plandsl.backends.cost.serving.requests import Floats
+from plandsl.backends.cost.serving.scaled import WIDEST
 from plandsl.backends.cost.serving.summary import LEAST_GROWN
 from plandsl.backends.cost.serving.windows import Window, windows
 from plandsl.diagnostics import Diagnostic, PlanError
@@ -56,8 +63,16 @@ def capacity(made: Compiled, busiest: Window, requests: int) -> float:
     assert busiest.load is not None, "something arrives"
     plan = _asked(evolve(made.spec, workload=busiest.load))
     serve = serve_here(plan, replica_servers(made))
-    found = search_rate(plan, serve, _number(busiest, requests), interval=False)
+    near = _likely_factor(made, busiest.rate)
+    found = search_rate(plan, serve, _number(busiest, requests), interval=False, near=near)
     return found.value if found.ok else float("nan")
+
+
+def _likely_factor(made: Compiled, rate: float) -> float:
+    """The power of two by which ``rate`` comes closest to what a replica bears in closed form."""
+    model, mean = build_deployment(WithLoad(made, plan_at_mean)), mean_load(made.spec.workload)
+    each = largest_served(model, mean.output) / made.spec.sharding.replicas
+    return 2.0 ** round(log2(min(max(each / rate, 1 / WIDEST), WIDEST)))
 
 
 def _asked(plan: PlanSpec) -> PlanSpec:

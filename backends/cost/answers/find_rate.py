@@ -38,11 +38,15 @@ def find_rate(made: Compiled, count: int | None = None, tick: Tick | None = None
 
 
 def search_rate(
-    plan: PlanSpec, serve: Serve, count: int | None = None, tick: Tick | None = None, *, interval: bool = True
-) -> FoundRate:
-    """`find_rate` of a plan whose runs ``serve`` makes; its ends only with ``interval``, since they take runs too."""
+    plan: PlanSpec, serve: Serve, count: int | None = None, tick: Tick | None = None,
+    *, interval: bool = True, near: float = 1.0,
+) -> FoundRate:  # fmt: skip
+    """`find_rate` of a plan whose runs ``serve`` makes, the first one at ``near`` times the load.
+
+    The ends of the rate are found only with ``interval``: they take as many runs again.
+    """
     check_bounded(plan)
-    search = Probes(plan, serve, count, tick)
+    search = Probes(plan, serve, count, tick, near=near)
     low, high = search.largest(Probe.holds, CLOSE)
     if low is None:
         assert high is not None, "some rate was tried"

@@ -105,16 +105,31 @@ def requests_in_flight(model: Deployment, rate: float, output: int) -> int:
     """The fewest requests in flight with which ``rate`` is served (Little 1961), or the most that can be."""
 
     def fewest(tried: Floats) -> int:
-        counted = model.counted(model.plan.workload.input, output)
-        rates = np.asarray(model.evaluate(concurrency=tried).throughput, float) / counted
+        rates = _served_rates(model, tried, output)
         return int(np.argmax(rates >= min(rate, float(rates.max()))))
 
-    tried = IN_FLIGHT * max(pool.n for pool in model.pools)
+    tried = _tried(model)
     at = fewest(tried)
     if at == 0 or tried[at] - tried[at - 1] <= 1:
         return int(tried[at])
     between = np.unique(np.linspace(tried[at - 1], tried[at], 64).round())
     return int(between[fewest(between)])
+
+
+def largest_served(model: Deployment, output: int) -> float:
+    """The largest rate of requests of ``output`` tokens that is served, however many are in flight."""
+    return float(_served_rates(model, _tried(model), output).max())
+
+
+def _tried(model: Deployment) -> Floats:
+    """Requests in flight that are tried, in all replicas."""
+    return IN_FLIGHT * max(pool.n for pool in model.pools)
+
+
+def _served_rates(model: Deployment, tried: Floats, output: int) -> Floats:
+    """Requests/s with so many in flight: float64[n]."""
+    counted = model.counted(model.plan.workload.input, output)
+    return np.asarray(model.evaluate(concurrency=tried).throughput, float) / counted
 
 
 # ---- a compiled plan at its mean load

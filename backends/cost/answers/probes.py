@@ -116,16 +116,17 @@ def find_scaled(plan: PlanSpec) -> Scaled:
 
 class Probes:
     """Runs by their factor. A run that was made once is not made again. ``expected`` runs are made, for the progress.
+    A search begins ``near`` a factor.
 
     Raises `PlanError` as `find_scaled` does.
     """
 
     def __init__(
         self, plan: PlanSpec, serve: Serve, count: int | None, tick: Tick | None, expected: int = EXPECTED,
-        ask: tuple[tuple[str, float], ...] = (),
+        ask: tuple[tuple[str, float], ...] = (), near: float = 1.0,
     ) -> None:  # fmt: skip
         self.plan, self.scaled, self.serve, self.count, self.ask = plan, find_scaled(plan), serve, count, ask
-        self.tick, self.expected = tick, expected
+        self.tick, self.expected, self.near = tick, expected, near
         self.probes: dict[float, Probe] = {}
         self.idle = False
 
@@ -189,7 +190,7 @@ class Probes:
     def following(self, low: float | None, high: float | None, close: float) -> float | None:
         """The factor that comes next; None where the two are as near as they need to be, or as far as they may be."""
         if low is None and high is None:
-            return 1.0
+            return self.near
         if low is None:
             assert high is not None, "one of the two is known"
             below = self.snap(high / 2)
