@@ -96,9 +96,12 @@ def mutant(random: Random, corpus: Corpus, options: Options) -> Case:
 
 
 def _tamed(words: Sequence[str], files: Files) -> Iterator[str]:
-    """The same words, but ones that stay in the folder, and legal numbers of requests that are served in a moment."""
+    """The same words, but ones that stay in the folder, and legal numbers that are served in a moment.
+
+    Those are the numbers of requests, and of replicas that always run.
+    """
     for before, word in zip(("", *words), words, strict=False):
-        many = before == "--requests" and re.fullmatch(r"[0-9_]{4,9}", word)
+        many = before in ("--requests", "--least") and re.fullmatch(r"[0-9_]{4,9}", word)
         yield word.replace("_", "")[:3] if many else _tame(word, files)
 
 
@@ -253,7 +256,8 @@ def _render(random: Random, files: Files) -> list[str]:
     # Graphviz takes 0.1 s and more for a picture, so that most are written for it to draw; a tradeoff is always drawn
     out = random.choices(("x.dot", "x.svg", "x.tex"), (97, 2, 1))[0]
     if random.random() < 0.01:
-        return [PLAN, *words, "--view", "tradeoff", "-o", "x.svg"]
+        few = ["--set", "workload.requests=20"] if is_timed(_text(files)) else []  # some 13 loads are served
+        return [PLAN, *words, *few, "--view", "tradeoff", "-o", "x.svg"]
     phase = _phase(random, files)
     return [_input(random, files), *words, "--view", view, "--phase", phase, "-o", out]
 
