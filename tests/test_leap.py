@@ -246,6 +246,26 @@ def test_steps_up_to_one_that_a_request_can_join_are_taken_at_once(ahead: bool) 
     assert found.trail.paths[0].counts.tolist() == [1, 21 + ahead, 1, 4, 33 - ahead]
 
 
+@pytest.mark.parametrize("most", [1, 5])
+def test_servers_that_leap_tell_how_many_are_over_as_servers_that_step(most: int) -> None:
+    """Once for every 64 requests that are over, which end one after the other; also of those with one token."""
+    load = Requests(np.arange(300) * 7.31, np.full(300, 2), np.arange(300) % most + 1)
+    one = Worker(Vllm(8, 4), Bent(4.0, 0.02), 100)
+    fast, plain = list[tuple[int, int]](), list[tuple[int, int]]()
+    leap([one], load, None, "round_robin", tick=lambda over, of: fast.append((over, of)))
+    simulate_steps([one], load, tick=lambda over, of: plain.append((over, of)))
+    assert fast == plain == [(64, 300), (128, 300), (192, 300), (256, 300)]
+
+
+def test_servers_that_leap_one_after_the_other_tell_how_many_are_over_of_all() -> None:
+    load = Requests(np.arange(300) * 7.31, np.full(300, 2), np.full(300, 3))
+    heard: list[tuple[int, int]] = []
+    leap(
+        [Worker(Vllm(8, 4), Bent(4.0, 0.02), 100)] * 2, load, None, "round_robin", tick=lambda *told: heard.append(told)
+    )
+    assert heard == [(64, 300), (128, 300), (150 + 64, 300), (150 + 128, 300)]
+
+
 def test_steps_are_unrolled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """There may be fifty times as many steps as requests."""
     asked: list[int] = []

@@ -375,7 +375,7 @@ class Leaper:
                 if stop == step:
                     ending.append(place)
                     if had:
-                        self.over += 1
+                        self._count(1)
                         track.finish[place] = end + self.delays[place]
                     continue
                 n += 1
@@ -413,12 +413,15 @@ class Leaper:
     def _show_first(self, fresh: list[int], step: int, end: float, delay: float) -> None:
         """Requests have their first token in ``step``, some also their last, after a ``delay``."""
         track, delays = self.track, self.delays
+        over = 0
         for place in fresh:
             delays[place] = delay
             track.first[place] = end + delay
             if track.last[place] == step:
-                self.over += 1
+                over += 1
                 track.finish[place] = end + delay
+        if over:
+            self._count(over)
 
     def _end(self, ending: list[int], step: int, end: float) -> int:
         """Requests have their last token in ``step``. What they had added to the contexts of the next step."""
@@ -431,11 +434,15 @@ class Leaper:
             hist[residue] -= 1
             hist[residue + size] -= 1
             finish[place] = end + delays[place]
-        self.over += len(ending)
+        self._count(len(ending))
+        return contexts
+
+    def _count(self, over: int) -> None:
+        """So many requests more are over."""
+        self.over += over
         if self.load.tick and self.over // OFTEN > self.told:
             self.told = self.over // OFTEN
             self.load.tick(self.told * OFTEN)
-        return contexts
 
     def _follow(self, over: list[int]) -> float:
         """What waited for the end of requests comes. When the next request comes."""
