@@ -82,7 +82,20 @@ _MODULES = {
 }  # fmt: skip
 """A tensor of a layer by the name of its module in the checkpoint from which it was made."""
 
-_FEEDS = {"mixtral": "block_sparse_moe", "llama4_text": "feed_forward"}
+_OWN = {
+    "phi3": {"ffn_up": "mlp.gate_up_proj"},
+    "glm4": {
+        "ffn_up": "mlp.gate_up_proj", "post_attention_norm": "post_self_attn_layernorm",
+        "post_ffw_norm": "post_mlp_layernorm",
+    },
+}  # fmt: skip
+"""Where the modules of a type have other names. `ffn_up` holds the rows of the gate too in files of these types.
+
+Source: `MODEL_TENSOR.FFN_UP`, `ATTN_POST_NORM` and `FFN_POST_NORM` in gguf-py/gguf/tensor_mapping.py, and the shape
+`{ n_embd, 2 * n_ff }` in src/models/phi3.cpp.
+"""
+
+_FEEDS = {"mixtral": "block_sparse_moe", "minimax_m2": "block_sparse_moe", "llama4_text": "feed_forward"}
 _ENDS = {"token_embd": "model.embed_tokens", "output": "lm_head", "output_norm": "model.norm"}
 
 
@@ -146,11 +159,11 @@ def _add_latent(values: dict[str, Any], given: dict[str, Any]) -> None:
 
 def checkpoint_of(made: Gguf, model_type: str) -> Checkpoint:
     """The tensors by the names that the modules of a family have."""
-    feed = _FEEDS.get(model_type, "mlp")
-    return Checkpoint(tuple(tensor._replace(module=_renamed(tensor, feed)) for tensor in made.tensors))
+    feed, modules = _FEEDS.get(model_type, "mlp"), _MODULES | _OWN.get(model_type, {})
+    return Checkpoint(tuple(tensor._replace(module=_renamed(tensor, feed, modules)) for tensor in made.tensors))
 
 
-def _renamed(tensor: Tensor, feed: str) -> str:
+def _renamed(tensor: Tensor, feed: str, modules: dict[str, str]) -> str:
     found = re.fullmatch(r"(?:blk\.(\d{1,6})\.)?(.+?)(?:\.(weight|bias))?", tensor.name)
     if found is None:
         return tensor.name
@@ -159,7 +172,7 @@ def _renamed(tensor: Tensor, feed: str) -> str:
         return f"{_ENDS[name]}.{suffix}" if name in _ENDS else tensor.name
     if name in ("attn_k_b", "attn_v_b"):  # the two parts of `kv_b_proj`
         return f"model.layers.{layer}.self_attn.kv_b_proj.{suffix}"
-    if (module := _MODULES.get(name)) is None:
+    if (module := modules.get(name)) is None:
         return tensor.name
     part = "self_attn." if name.startswith("attn_") and name != "attn_norm" else ""
     end = "" if module.endswith("_bias") else f".{suffix}"

@@ -8,7 +8,17 @@ from math import ceil
 
 from plandsl.diagnostics import Diagnostic, clip
 from plandsl.grammar.headers import Checkpoint, Tensor
-from plandsl.grammar.headers_weights import MATRIX, SCALES, Claim, Place, elements_of, ends_of, sort_tensors
+from plandsl.grammar.headers_weights import (
+    MATRIX,
+    SCALES,
+    Claim,
+    Place,
+    biases_of_head,
+    elements_of,
+    ends_of,
+    is_of_norm,
+    sort_tensors,
+)
 from plandsl.grammar.hf_config import Config
 from plandsl.grammar.hf_modules import layers_of
 from plandsl.grammar.hf_storage import Storage, storage_with
@@ -81,9 +91,11 @@ def storage_of_headers(config: Config, made: Made, storage: Storage, checkpoint:
             continue
         word = _word(formats, place, own, expected, partial=bool(checkpoint.absent))
         if word and isinstance(place.layer, int):
-            words[place.layer] |= dict.fromkeys(place.weights, word)
+            words[place.layer] |= dict.fromkeys(_weights(place, sizes[place.layer]), word)
         elif word and isinstance(place.layer, str) and place.layer == place.weights[0]:
             kept[place.layer] = formats.written(word)
+        elif word and place == Place(HEAD, (GAINS,)):
+            kept |= dict.fromkeys(biases_of_head(made.family, made.shape), formats.written(word))
     _tell(formats, checkpoint, left)
     if not checkpoint.absent:
         _tell_missing(config, claims, sizes, ends)
@@ -96,6 +108,13 @@ def storage_of_headers(config: Config, made: Made, storage: Storage, checkpoint:
     table = [formats.complete(number, words, sizes) for number in range(len(words))]
     base = storage._replace(experts="", compute=compute, stored=tuple(kept.items()))
     return _with_kept(storage_with(config, made.shape, layers, table, base), words, storage.activations)
+
+
+def _weights(place: Place, row: dict[str, int]) -> tuple[str, ...]:
+    """The weights of a layer that a place speaks of; ``row`` has all. One format is kept for the norms of a layer."""
+    if place.weights != (GAINS,):
+        return place.weights
+    return (GAINS, *filter(is_of_norm, row))
 
 
 def _with_kept(storage: Storage, words: list[dict[str, str]], activations: str) -> Storage:
@@ -257,7 +276,11 @@ def _tell_missing(
 ) -> None:
     """Tell the first weight of the model that no tensor holds: scales alone are no weight."""
     held = [place for place, own in claims.items() if any(claim.role != SCALES for claim in own)]
-    there = {(place.layer, weight) for place in held for weight in place.weights}
+    there = {
+        (place.layer, weight)
+        for place in held
+        for weight in (_weights(place, sizes[place.layer]) if isinstance(place.layer, int) else place.weights)
+    }
     wanted = [(n, weight) for n, row in enumerate(sizes) for weight in row] + [(end, end) for end in ends]
     missing = [pair for pair in wanted if pair not in there]
     if missing:

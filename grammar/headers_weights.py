@@ -83,8 +83,8 @@ def _end_of(name: str) -> Place | None:
         return None
     for end, region in ((EMBEDDING, EMBEDDING_REGION), (HEAD, HEAD_REGION)):
         if f".{end}." in f".{pattern.rest}.":
-            return Place(region, (region,))
-    return Place(HEAD_REGION, (GAINS,)) if re.fullmatch(r"(.*\.)?norm\.weight", name) else None
+            return Place(region, (GAINS if name.endswith(".bias") else region,))
+    return Place(HEAD_REGION, (GAINS,)) if re.fullmatch(r"(.*\.)?(final_layer)?norm\.(weight|bias)", name) else None
 
 
 def _held(rest: str, modules: tuple[Module, ...]) -> tuple[tuple[str, ...], str] | None:
@@ -101,7 +101,12 @@ def _held(rest: str, modules: tuple[Module, ...]) -> tuple[tuple[str, ...], str]
         return (("b_router",), BIAS) if suffix in _BIASES else (("w_router",), MATRIX)
     if last == "sinks":
         return ("w_sinks",), BIAS
-    return ((GAINS,), BIAS) if suffix == "weight" else None
+    return ((GAINS,), BIAS) if suffix in ("weight", "bias") else None
+
+
+def is_of_norm(weight: str) -> bool:
+    """Whether a weight of a layer, other than its gains, is of a norm: a bias, or the gains of all heads apart."""
+    return weight.startswith("b_norm") or weight in ("g_q", "g_k")
 
 
 def _begins(rest: str, module: str) -> bool:
@@ -123,11 +128,17 @@ def elements_of(family: Family, shape: Shape) -> Iterator[dict[str, int]]:
 
 
 def ends_of(family: Family, shape: Shape) -> dict[str, int]:
-    """The elements of the embedding, and of the head unless it is tied to the embedding."""
+    """The elements of the matrices of the embedding, and of the head unless it is tied to the embedding."""
     embedding, head = (_elements(family, part, shape.of_model) for part in ("embedding", "head"))
+    embedding, head = ({n: size for n, size in part.items() if not n.startswith("b_")} for part in (embedding, head))
     found = {EMBEDDING_REGION: sum_up(embedding.values())}
     own = sum_up(n for name, n in head.items() if name not in embedding)
     return found | ({HEAD_REGION: own} if own else {})
+
+
+def biases_of_head(family: Family, shape: Shape) -> tuple[str, ...]:
+    """The names of the biases of the head and of the norm before it."""
+    return tuple(name for name in _elements(family, "head", shape.of_model) if name.startswith("b_"))
 
 
 def _elements(family: Family, part: str, values: dict[str, Any]) -> dict[str, int]:

@@ -7,9 +7,10 @@ import struct
 from collections.abc import Callable, Mapping
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from plandsl.grammar.headers import BITS_OF_TYPE
+from plandsl.grammar.headers_gguf import _BLOCKS, _TYPES
 
 Shapes = dict[str, tuple[str, tuple[int, ...]]]
 """Type and shape of each tensor by its name."""
@@ -135,8 +136,8 @@ GGUF_TYPES = {
     "Q4_K": (12, 256, 144),
     "Q6_K": (14, 256, 210),
     "IQ2_XXS": (16, 256, 66),
-}
-"""Number, elements of a block, and bytes of a block."""
+} | {name: (number, *_BLOCKS[name]) for number, name in _TYPES.items()}
+"""Number, elements of a block, and bytes of a block. All types have the names of the language, some also their own."""
 
 
 def gguf_llama(wide: str = "Q4_K", more: str = "Q6_K") -> Shapes:
@@ -160,34 +161,56 @@ def gguf_llama(wide: str = "Q4_K", more: str = "Q6_K") -> Shapes:
     return found | {"output.weight": (more, (VOCAB, HIDDEN))}
 
 
-def _text(text: str) -> bytes:
-    return struct.pack("<Q", len(text.encode())) + text.encode()
+class Typed(NamedTuple):
+    """A value of the type with this letter of `struct`, ``s`` for a text, or a list of such values."""
+
+    letter: str
+    value: Any
 
 
-def _value(value: Any) -> bytes:
+GGUF_VALUES = {"B": 0, "b": 1, "H": 2, "h": 3, "I": 4, "i": 5, "f": 6, "?": 7, "s": 8, "Q": 10, "q": 11, "d": 12}
+"""Numbers of the types of values; a list is 9."""
+
+
+def _text(text: str, order: str) -> bytes:
+    return struct.pack(f"{order}Q", len(text.encode())) + text.encode()
+
+
+def _typed(value: Any) -> Typed:
+    """The value with the type that most files have for it."""
     match value:
+        case Typed():
+            return value
         case bool():
-            return struct.pack("<I?", 7, value)
+            return Typed("?", value)
         case int():
-            return struct.pack("<II", 4, value)
+            return Typed("I", value)
         case float():
-            return struct.pack("<If", 6, value)
-        case str():
-            return struct.pack("<I", 8) + _text(value)
-    return struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(_text, value))
+            return Typed("f", value)
+    return Typed("s", value)
 
 
-def gguf_header(tensors: Shapes, metadata: Mapping[str, Any] = METADATA) -> tuple[bytes, int, int]:
+def _value(given: Any, order: str) -> bytes:
+    letter, value = _typed(given)
+    number, many = GGUF_VALUES[letter], isinstance(value, list)
+    head = struct.pack(f"{order}IIQ", 9, number, len(value)) if many else struct.pack(f"{order}I", number)
+    values = value if many else [value]
+    return head + b"".join(_text(one, order) if letter == "s" else struct.pack(order + letter, one) for one in values)
+
+
+def gguf_header(
+    tensors: Shapes, metadata: Mapping[str, Any] = METADATA, order: str = "<", version: int = 3, alignment: int = 32
+) -> tuple[bytes, int, int]:
     """The header of a GGUF file, filled up to its data; the bytes of these, and those of the tensors alone."""
-    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(metadata))
-    head += b"".join(_text(key) + _value(value) for key, value in metadata.items())
+    head = b"GGUF" + struct.pack(f"{order}IQQ", version, len(tensors), len(metadata))
+    head += b"".join(_text(key, order) + _value(value, order) for key, value in metadata.items())
     at = total = 0
     for name, (type_, shape) in tensors.items():
         number, block, size = GGUF_TYPES[type_]
-        head += _text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *reversed(shape), number, at)
+        head += _text(name, order) + struct.pack(f"{order}I{len(shape)}QIQ", len(shape), *reversed(shape), number, at)
         total += prod(shape) // block * size
-        at += -(-prod(shape) // block * size // 32) * 32
-    return head + bytes(-len(head) % 32), at, total
+        at += -(-prod(shape) // block * size // alignment) * alignment
+    return head + bytes(-len(head) % alignment), at, total
 
 
 def write_gguf(path: Path, tensors: Shapes, metadata: Mapping[str, Any] = METADATA) -> int:

@@ -192,6 +192,7 @@ def test_flags_of_the_engine_that_an_import_does_not_read_are_told(capsys: pytes
         (["--", "docker", "run", "--gpus", "all", "-p", "8000:8000", "vllm/vllm-openai:v0.33.0", "--model",
           "meta-llama/Llama-3.1-8B-Instruct", "-tp", "2"], "tp = 2"),
         (["trtllm-serve", "llama_3_1_8b", "--kv_cache_free_gpu_memory_fraction", "0.8"], "memory_fraction = 80 %"),
+        (["trtllm-serve", "llama_3_1_8b", "--kv_cache_config", '{"dtype": "float16"}'], "kv_cache = fp16"),
         (["vllm", "serve", "llama_3_1_8b", "-q", "awq"], "weights = int4"),
     ],
 )  # fmt: skip

@@ -167,7 +167,30 @@ WRONG = (
     Wrong(
         'trtllm-serve llama_3_1_8b --kv_cache_config {"mamba_ssm_cache_dtype":"fp3"}',
         "E508",
-        said=("`fp3` is no format of states", "bfloat16"),
+        said=("`fp3` is not what it takes", "bfloat16"),
+    ),
+    Wrong('trtllm-serve llama_3_1_8b --kv_cache_config {"dtype":"fp88"}', "E508", said=("`dtype`: `fp88`", "`fp8`")),
+    Wrong('trtllm-serve llama_3_1_8b --kv_cache_config {"dtype":8}', "E508", said=("`dtype`: `8`", "`auto`")),
+    Wrong(
+        'trtllm-serve llama_3_1_8b --kv_cache_config {"free_gpu_memory_fraction":true}',
+        "E508",
+        said=("`True` is no share of memory",),
+    ),
+    Wrong('trtllm-serve llama_3_1_8b --kv_cache_config {"tokens_per_block":"x"}', "E508", said=("a whole number",)),
+    Wrong('trtllm-serve llama_3_1_8b --kv_cache_config {"enable_block_reuse":3}', "E508", said=("true nor false",)),
+    Wrong(
+        'trtllm-serve llama_3_1_8b --scheduler_config {"capacity_scheduler_policy":"MAX_UTILISATION"}',
+        "E508",
+        caret="--scheduler_config",
+        said=("`MAX_UTILISATION` is not what it takes", "`MAX_UTILIZATION`"),
+    ),
+    Wrong(
+        'trtllm-serve llama_3_1_8b --scheduler_config {"context_chunking_policy":["EQUAL_PROGRESS"]}',
+        "E508",
+        said=("is not what it takes", "`FIRST_COME_FIRST_SERVED`"),
+    ),
+    Wrong(
+        'trtllm-serve llama_3_1_8b --pp_partition [16,"x",16] --pp_size 2', "E508", said=("of layers for each stage",)
     ),
     Wrong(
         "trtllm-serve llama_3_1_8b --enable_attention_dp=perhaps",

@@ -63,6 +63,16 @@ def test_odd_files_end_in_a_diagnostic_or_an_answer(target: Target) -> None:
             assert not verdict.bad, f"{what}: {verdict.why}\n{verdict.detail}"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("target", READERS, ids=lambda target: target.name)
+def test_half_of_the_drawn_files_get_past_all_checks(target: Target) -> None:
+    corpus = [target.draw(Random(f"corpus {n}"), ()) for n in range(20)]
+    with scratch():
+        # always the same cases: shares of others differ by chance
+        verdicts = [judge(target, target.draw(Random(f"half {n}"), corpus), seconds=3600) for n in range(200)]
+    assert sum(verdict.kind == "answered" for verdict in verdicts) >= 100
+
+
 def odd(case: Case, change: Callable[[bytes], bytes]) -> Case:
     """The case with its first file changed, or its input, or its first word."""
     if case.files:

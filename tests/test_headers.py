@@ -8,6 +8,7 @@ import struct
 from contextlib import suppress
 from math import prod
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -21,11 +22,13 @@ from plandsl.grammar.headers import INDEX, Unreadable, read_safetensors
 from plandsl.grammar.headers_gguf import read_gguf
 from plandsl.grammar.hf_text import Kind, cover
 from tests.checkpoints import (
+    FFN,
     HEAD_DIM,
     HEADS,
     HIDDEN,
     LAYERS,
     METADATA,
+    VOCAB,
     Projection,
     Shapes,
     first_kept,
@@ -40,6 +43,7 @@ from tests.checkpoints import (
     write_gguf,
     write_safetensors,
 )
+from tests.fuzz.ggufs import shapes
 
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128}
 PLAN = (
@@ -148,7 +152,41 @@ def test_what_the_model_has_no_place_for_is_told(tmp_path: Path) -> None:
     assert any("no tensor of the checkpoint holds `w_down` of layer 3" in note for note in notes)
 
 
+def test_biases_of_the_head_and_of_norms_have_their_place(tmp_path: Path) -> None:
+    """Phi 2 has biases everywhere; its head was refused, since they were counted with it."""
+
+    def linear(name: str, outputs: int, inputs: int) -> Shapes:
+        return {f"{name}.weight": ("F16", (outputs, inputs)), f"{name}.bias": ("F16", (outputs,))}
+
+    def norm(name: str) -> Shapes:
+        return {f"{name}.{part}": ("F16", (HIDDEN,)) for part in ("weight", "bias")}
+
+    tensors: Shapes = {"model.embed_tokens.weight": ("F16", (VOCAB, HIDDEN))}
+    for layer in range(LAYERS):
+        start = f"model.layers.{layer}"
+        for name in ("q_proj", "k_proj", "v_proj", "dense"):
+            tensors |= linear(f"{start}.self_attn.{name}", HIDDEN, HIDDEN)
+        tensors |= linear(f"{start}.mlp.fc1", FFN, HIDDEN) | linear(f"{start}.mlp.fc2", HIDDEN, FFN)
+        tensors |= norm(f"{start}.input_layernorm")
+    tensors |= norm("model.final_layernorm") | linear("lm_head", VOCAB, HIDDEN)
+    config = {"architectures": ["PhiForCausalLM"], "num_key_value_heads": HEADS, "torch_dtype": "float16"}
+    size = write_folder(tmp_path / "tiny", tensors, hidden_act="gelu_new", **config)
+    plan = compiled(tmp_path, 'hf("tiny")')
+    assert weights(plan) == size
+    assert "N486" not in [note.code for note in plan.notes]
+
+
 # ---- GGUF
+
+
+@pytest.mark.parametrize("family", ["phi3", "glm4", "starcoder2", "minimax-m2", "gpt-oss", "olmo2"])
+def test_tensors_of_gguf_families_have_their_place(tmp_path: Path, family: str) -> None:
+    """`ffn_up` of Phi 3 and GLM 4 has the rows of the gate too; StarCoder 2 has biases, MiniMax M2 other names."""
+    tensors, metadata = shapes(Random(1), family, "Q4_K", "Q6_K")
+    size = write_gguf(tmp_path / "m.gguf", tensors, {"general.architecture": family} | metadata)
+    plan = compiled(tmp_path, 'gguf("m.gguf")')
+    assert weights(plan) == size
+    assert "N486" not in [note.code for note in plan.notes]
 
 
 @pytest.mark.parametrize(("wide", "more"), [("Q4_K", "Q6_K"), ("IQ2_XXS", "Q4_K"), ("F16", "F16")])

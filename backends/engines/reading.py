@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from plandsl.backends.engines.flags import Settings
 from plandsl.backends.engines.formats import DTYPES
 from plandsl.backends.engines.server import Lora, Role
 from plandsl.backends.engines.words import is_whole
-from plandsl.diagnostics import Diagnostic, PlanError, Span
+from plandsl.diagnostics import Diagnostic, PlanError, Span, clip, either
 from plandsl.spec.model import Apply, ModelSpec, Weight, walk
 from plandsl.spec.scheduler import SchedulerName
 
@@ -111,6 +111,32 @@ class Reading:
         if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
             return value
         raise self.wrong(name, f"expected a whole number `{key}`", f'"{key}": 3')
+
+    def inner_share(self, name: str, key: str) -> float | None:
+        """A share of memory inside the object ``name``, above 0 and at most 1; None where it is not given."""
+        value = self.json(name).get(key)
+        if value is None:
+            return None
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1:
+            return float(value)
+        why = f"`{key}`: `{clip(str(value))}` is no share of memory"
+        raise self.wrong(name, why, "a number above 0 and at most 1, such as 0.9")
+
+    def inner_flag(self, name: str, key: str) -> bool | None:
+        """A switch inside the object ``name``, None where it is not given."""
+        value = self.json(name).get(key)
+        if value is None or isinstance(value, bool):
+            return value
+        raise self.wrong(name, f"`{key}`: `{clip(str(value))}` is neither true nor false", f'"{key}": true')
+
+    def inner_word(self, name: str, key: str, words: Collection[str]) -> str:
+        """One of ``words`` inside the object ``name``, empty where it is not given."""
+        value = self.json(name).get(key)
+        if value is None:
+            return ""
+        if isinstance(value, str) and value in words:
+            return value
+        raise self.wrong(name, f"`{key}`: `{clip(str(value))}` is not what it takes", f"expected {either(list(words))}")
 
     def role(self, found: str) -> Role:
         """The role of the server: what its arguments say, else what stands around it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from plandsl.backends.engines.flags import Settings
-from plandsl.backends.engines.formats import DTYPES, cache_word, read_cache, state_word
+from plandsl.backends.engines.formats import CACHES, DTYPES, cache_word, read_cache, state_word
 from plandsl.backends.engines.reading import Reading
 from plandsl.backends.engines.refusing import refuse
 from plandsl.backends.engines.server import Degrees, Draft, HostCache, Lora, Server
@@ -12,6 +12,12 @@ from plandsl.spec.plan import PlanSpec
 
 ROOMS = {"no_evict": "GUARANTEED_NO_EVICT", "max_utilisation": "MAX_UTILIZATION", "static_batch": "STATIC_BATCH"}
 """The limit `room` in the language -> `scheduler_config.capacity_scheduler_policy`."""
+
+CHUNKING = ("EQUAL_PROGRESS", "FIRST_COME_FIRST_SERVED")
+"""Values of `scheduler_config.context_chunking_policy`: with and without `equal`."""
+
+BLOCK = "tokens_per_block"
+"""Tokens of a block, in `kv_cache_config`."""
 
 HOST = "host_cache_size"
 """Bytes of host memory for each rank, in `kv_cache_config` (`KvCacheConfig` in tensorrt_llm/llmapi/llm_args.py)."""
@@ -43,7 +49,7 @@ def write_trtllm(server: Server, plan: PlanSpec, connector: str = "nixl") -> Set
     if "room" in options:
         scheduler["capacity_scheduler_policy"] = ROOMS[str(options["room"])]
     if "equal" in options:
-        scheduler["context_chunking_policy"] = "EQUAL_PROGRESS" if options["equal"] else "FIRST_COME_FIRST_SERVED"
+        scheduler["context_chunking_policy"] = CHUNKING[0 if options["equal"] else 1]
     if scheduler:
         out["scheduler_config"] = scheduler
     if options.get("ahead") is False:
@@ -168,21 +174,14 @@ def read_trtllm(r: Reading) -> Server:
     if routed and experts * cuts != group:
         why = f"moe_expert_parallel_size x moe_tensor_parallel_size is {experts * cuts}, tensor_parallel_size {group}"
         raise r.wrong("moe_expert_parallel_size", why, f"their product must be {group}")
-    cache, capacity = r.json("kv_cache_config"), r.json("scheduler_config").get("capacity_scheduler_policy")
-    layers = r.items("pp_partition")
+    cache = r.json("kv_cache_config")
     tokens, chunked = r.maybe_whole("max_num_tokens"), r.flag("enable_chunked_prefill")
-    fraction, block, reuse = (cache.get(k) for k in ("free_gpu_memory_fraction", "tokens_per_block",
-                                                    "enable_block_reuse"))  # fmt: skip
-    if fraction is None:
-        fraction = r.share("free_gpu_memory_fraction")
-    if fraction is not None and not (isinstance(fraction, int | float) and 0 < fraction <= 1):
-        raise r.wrong("kv_cache_config", f"`{fraction}` is no share of memory", "a number above 0 and at most 1")
-    rooms = {theirs: ours for ours, theirs in ROOMS.items()}
+    fraction = r.inner_share("kv_cache_config", "free_gpu_memory_fraction") or r.share("free_gpu_memory_fraction")
     options: list[tuple[str, bool | int | float | str]] = []
-    if isinstance(capacity, str) and capacity in rooms:
-        options.append(("room", rooms[capacity]))
-    if (chunking := r.json("scheduler_config").get("context_chunking_policy")) is not None:
-        options.append(("equal", chunking == "EQUAL_PROGRESS"))
+    if policy := r.inner_word("scheduler_config", "capacity_scheduler_policy", ROOMS.values()):
+        options.append(("room", next(ours for ours, theirs in ROOMS.items() if theirs == policy)))
+    if chunking := r.inner_word("scheduler_config", "context_chunking_policy", CHUNKING):
+        options.append(("equal", chunking == CHUNKING[0]))
     if r.flag("disable_overlap_scheduler"):
         options.append(("ahead", False))
     if chunked is False:
@@ -196,21 +195,21 @@ def read_trtllm(r: Reading) -> Server:
             attention=attention,
             experts=experts if routed else 1,
             expert_tensor=cuts if routed else 1,
-            layers=tuple(n for n in layers if isinstance(n, int)),
+            layers=_read_layers(r),
         ),
         role=r.hint if r.json("cache_transceiver_config") else "",
         weights=r.stored(),
-        kv_cache=read_cache("trtllm", str(cache.get("dtype", "auto"))) or r.auto_cache(),
+        kv_cache=_read_cache(r) or r.auto_cache(),
         activations=r.dtype() or r.model.activations,
         routed=routed,
         dense=r.dense,
         step_tokens=None if chunked else tokens,
         max_requests=r.maybe_whole("max_batch_size"),
-        memory_fraction=float(fraction) if isinstance(fraction, int | float) else None,
+        memory_fraction=fraction,
         max_context=r.maybe_whole("max_seq_len") or r.model.max_context,
         chunk=tokens if chunked else None,
-        prefix_cache=reuse if isinstance(reuse, bool) else None,
-        kv_block=block if isinstance(block, int) else None,
+        prefix_cache=r.inner_flag("kv_cache_config", "enable_block_reuse"),
+        kv_block=None if cache.get(BLOCK) is None else r.inner_whole("kv_cache_config", cache, BLOCK),
         draft=_read_draft(r),
         lora=_read_lora(r),
         state_cache=_read_state(r) or r.own_state(),
@@ -220,11 +219,25 @@ def read_trtllm(r: Reading) -> Server:
     )
 
 
+def _read_layers(r: Reading) -> tuple[int, ...]:
+    """Layers of each stage, as `pp_partition` has them."""
+    layers = [n for n in r.items("pp_partition") if isinstance(n, int) and not isinstance(n, bool) and n > 0]
+    if len(layers) < len(r.items("pp_partition")):
+        raise r.wrong("pp_partition", "expected a whole number of layers for each stage", "[16, 16]")
+    return tuple(layers)
+
+
+def _read_cache(r: Reading) -> str | None:
+    """The format of the KV cache; None for that of the checkpoint."""
+    known = {theirs: ours for ours, theirs in DTYPES.items()}
+    words = dict.fromkeys(("auto", *CACHES["trtllm"].values(), *known))
+    word = r.inner_word("kv_cache_config", "dtype", words)
+    return read_cache("trtllm", word or "auto") or known.get(word)
+
+
 def _read_state(r: Reading) -> str:
-    word = str(r.json("kv_cache_config").get("mamba_ssm_cache_dtype", "auto"))
     named = {theirs: ours for ours, theirs in DTYPES.items()}
-    if word != "auto" and word not in named:
-        raise r.wrong("kv_cache_config", f"`{word}` is no format of states", f"auto, {', '.join(named)}")
+    word = r.inner_word("kv_cache_config", "mamba_ssm_cache_dtype", ("auto", *named))
     return named.get(word, "") if r.model.stateful else ""
 
 

@@ -73,13 +73,13 @@ def spoil(rows: Rows, random: Random, words: Sequence[str] = ()) -> Rows:
     return rows
 
 
-def spoiled(rows: Rows, random: Random, words: Sequence[str] = ()) -> bytes:
-    """The rows as text: as they are in six of ten cases, else with changes of cells or of bytes."""
+def spoiled(rows: Rows, random: Random, words: Sequence[str] = (), share: float = 0.4) -> bytes:
+    """The rows as text: for a ``share`` of them with changes of cells or of bytes, else as they are."""
     chance = random.random()
-    if chance < 0.25:
+    if chance < 0.62 * share:
         for _ in range(random.choice((1, 1, 2, 3))):
             if rows and rows[0]:
                 rows = spoil(rows, random, words)
         return write(rows, random)
     content = write(rows, random)
-    return mutate(content, random) if chance < 0.4 else content
+    return mutate(content, random) if chance < share else content

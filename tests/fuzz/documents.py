@@ -63,13 +63,13 @@ def spoil(document: Any, random: Random) -> str:
     return json.dumps(document)
 
 
-def spoiled(document: Any, random: Random, write: Callable[[Any], str] = json.dumps) -> bytes:
-    """The document as text: as it is in six of ten cases, else with changes of values or of bytes."""
+def spoiled(document: Any, random: Random, write: Callable[[Any], str] = json.dumps, share: float = 0.4) -> bytes:
+    """The document as text: for a ``share`` of them with changes of values or of bytes, else as it is."""
     chance = random.random()
-    if chance < 0.27:
+    if chance < 0.67 * share:
         return spoil(document, random).encode("utf-8", "surrogatepass")
     content = write(document).encode("utf-8", "surrogatepass")
-    return mutate(content, random) if chance < 0.4 else content
+    return mutate(content, random) if chance < share else content
 
 
 def shaken(value: Any, random: Random, share: float = 0.3) -> Any:

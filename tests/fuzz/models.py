@@ -1,4 +1,4 @@
-"""Targets that read models: `config.json`, headers of safetensors files and their index, GGUF files."""
+"""Targets that read models: `config.json`, headers of safetensors files and their index."""
 
 from __future__ import annotations
 
@@ -85,11 +85,11 @@ def _config(case: Case) -> object:
     if module.errors:
         raise PlanError(module.errors, module.sources)
     if seldom(content, 16):
-        _estimate(made.text)
+        estimate(made.text)
     return None
 
 
-def _estimate(text: str) -> None:
+def estimate(text: str) -> None:
     """Estimate a plan of the model that a text declares; a model that fits no GPU is fine."""
     from plandsl.driver import compile_text
 
@@ -111,38 +111,105 @@ PROJECTIONS = (
 )  # fmt: skip
 
 
-def _header(random: Random) -> tuple[dict[str, Any], int]:
-    """The table of a header, and the bytes of its tensors: those of a small model, or a few of any name."""
+def _table(random: Random) -> dict[str, Any]:
+    """The table of a header: the tensors of a small model, or a few of any name and type."""
     if random.random() < 0.6:
         tensors = checkpoints.llama(random.choice(PROJECTIONS))
     else:
         types = sorted(checkpoints.BITS_OF_TYPE)
+        most = 16 if random.random() < 0.1 else 3
         tensors = {
             f"{random.choice(NAMES)}{i}": (
                 random.choice(types),
-                tuple(8 * random.randint(0, 6) for _ in range(random.randint(0, 3))),
+                tuple(random.choice((0, 1, 3, 8, 8, 16, 48)) for _ in range(random.randint(0, most))),
             )
-            for i in range(random.randint(0, 5))
+            for i in range(random.choice((0, 1, 5, 5, 40)))
         }
-    table: dict[str, Any] = {"__metadata__": {"format": "pt"}} if random.random() < 0.5 else {}
-    at = 0
-    for name, (type_, shape) in tensors.items():
-        end = at + prod(shape) * checkpoints.BITS_OF_TYPE[type_] // 8
-        table[name] = {"dtype": type_, "shape": list(shape), "data_offsets": [at, end]}
+    table = {name: {"dtype": type_, "shape": list(shape)} for name, (type_, shape) in tensors.items()}
+    _place(table, random)
+    if random.random() < 0.5:
+        table["__metadata__"] = random.choice(({"format": "pt"}, {}, {"a": "é" * 40}, {"format": "pt", "b": "1"}))
+    return table
+
+
+def _bits(entry: dict[str, Any]) -> int:
+    return prod(entry["shape"]) * checkpoints.BITS_OF_TYPE[entry["dtype"]]
+
+
+def _place(table: dict[str, Any], random: Random) -> None:
+    """Give each tensor its bytes, one behind the other in some order. Those of half a byte get a dimension more."""
+    at, names = 0, list(table)
+    if random.random() < 0.3:
+        random.shuffle(names)
+    for name in names:
+        entry = table[name]
+        if _bits(entry) % 8:
+            entry["shape"] = [*entry["shape"], 8]
+        end = at + _bits(entry) // 8
+        entry["data_offsets"] = [at, end]
         at = end
-    return table, at
+
+
+def _vary(table: dict[str, Any], random: Random) -> None:
+    """Change one tensor to another that is as sound: its name, its type, its shape, its place."""
+    names = [name for name in table if name != "__metadata__"]
+    if not names:
+        return
+    name = random.choice(names)
+    entry = table[name]
+    match random.randrange(5):
+        case 0:
+            table[f"{random.choice(NAMES)}.{name}"] = table.pop(name)
+        case 1:
+            bits = checkpoints.BITS_OF_TYPE
+            entry["dtype"] = random.choice([other for other in bits if bits[other] == bits[entry["dtype"]]])
+        case 2:
+            entry["shape"] = random.choice(([prod(entry["shape"])], entry["shape"][::-1], [1, *entry["shape"], 1]))
+        case 3:
+            other = random.choice(names)
+            if _bits(table[other]) == _bits(entry):
+                both = entry["data_offsets"], table[other]["data_offsets"]
+                table[other]["data_offsets"], entry["data_offsets"] = both
+        case _:
+            table[name] = dict(random.sample(sorted(entry.items()), len(entry))) | {"more": [None]}
+
+
+def _written(table: dict[str, Any], random: Random) -> str:
+    """The table as JSON of one of several forms, filled up with spaces as writers do."""
+    indent, ascii_ = random.choice((None, None, 1)), random.random() < 0.7
+    text = json.dumps(table, indent=indent, ensure_ascii=ascii_)
+    return text + " " * random.choice((0, -len(text.encode()) % 8, 100))
+
+
+def _varied(random: Random, corpus: Corpus) -> Case:
+    """One of the corpus whose header is changed as a table or as a text, and has the length that is told."""
+    case = random.choice(corpus)
+    content = case.files["model.safetensors"]
+    text = content[8:]
+    try:
+        table = json.loads(text)
+        for _ in range(random.choice((1, 1, 2, 4))):
+            _vary(table, random)
+        text = spoiled(table, random, lambda it: _written(it, random), share=0.27)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):  # a wrong header, of which there are some
+        text = mutate(text, random)
+    return Case({"model.safetensors": struct.pack("<Q", len(text)) + text}, case.argv)
 
 
 def _draw_safetensors(random: Random, corpus: Corpus) -> Case:
     """A header, and the bytes that the file has behind it as a word of the case: they are a hole in the file."""
     if corpus and random.random() < 0.2:
-        return mutate_one(random, corpus)
-    table, size = _header(random)
-    text = spoiled(table, random)
+        return _varied(random, corpus) if random.random() < 0.7 else mutate_one(random, corpus)
+    table = _table(random)
+    size = sum(_bits(entry) // 8 for name, entry in table.items() if name != "__metadata__")
+    if random.random() < 0.3:
+        for _ in range(random.choice((1, 2, 5))):
+            _vary(table, random)
+    text = spoiled(table, random, lambda it: _written(it, random), share=0.27)
     length = len(text)
-    if random.random() < 0.05:
+    if random.random() < 0.04:
         length = random.choice((0, 1, 7, length + 1, length - 1, 2**31, 2**63, 2**64 - 1, 33_554_433))
-    if random.random() < 0.05:
+    if random.random() < 0.04:
         size = random.choice((0, size + 1, max(size - 1, 0), 2**40))
     return Case({"model.safetensors": struct.pack("<Q", length % 2**64) + text}, (str(size),))
 
@@ -163,7 +230,7 @@ def _safetensors(case: Case) -> object:
     if seldom(content, 8) and behind < 10**8:
         with copied("model.safetensors", content, behind) as path:
             path.with_name("config.json").write_text(json.dumps(checkpoints.CONFIG), encoding="utf-8")
-            _estimate(from_config(str(path.parent)))
+            estimate(from_config(str(path.parent)))
     return len(tensors)
 
 
@@ -211,75 +278,4 @@ def _index(case: Case) -> object:
 
 INDEX = Target("index", "reader", _draw_index, _index)
 
-# ---- GGUF
-
-ARCHITECTURES = ("llama", "llama", "qwen2", "qwen3", "gemma2", "deepseek2", "nobody")
-
-
-def _metadata(random: Random) -> dict[str, Any]:
-    found = dict(checkpoints.METADATA)
-    if random.random() < 0.2:
-        architecture = random.choice(ARCHITECTURES)
-        found = {key.replace("llama.", f"{architecture}."): value for key, value in found.items()}
-        found["general.architecture"] = architecture
-    if random.random() < 0.2:
-        found |= {
-            "general.alignment": random.choice((32, 64, 0, 3, 2**20, "x")),
-            "split.count": random.choice((1, 0, 2, "1", 1.0)),
-            "general.name": "a model", "llama.rope.freq_base": 10_000.0,
-            "llama.vocab_size": random.choice((1000, 0, 2**31)),
-        }  # fmt: skip
-    if random.random() < 0.2:
-        found[random.choice(sorted(found))] = random.choice(
-            (0, 1, 2**32 - 1, -0.0, float("nan"), float("inf"), True, "", "é", ["x"], [])
-        )
-    if random.random() < 0.05:
-        found.pop(random.choice(sorted(found)))
-    return found
-
-
-def _draw_gguf(random: Random, corpus: Corpus) -> Case:
-    if corpus and random.random() < 0.2:
-        return mutate_one(random, corpus)
-    tensors = checkpoints.gguf_llama(*random.choice((("Q4_K", "Q6_K"), ("F16", "F16"), ("IQ2_XXS", "Q6_K"))))
-    if random.random() < 0.1:
-        tensors.pop(random.choice(sorted(tensors)))
-    head, behind, _ = checkpoints.gguf_header(tensors, _metadata(random))
-    chance = random.random()
-    if chance < 0.2:
-        head = _flip(head, random)
-    if 0.15 < chance < 0.25:
-        behind = random.choice((0, behind - 1, behind // 2, 2**40))
-    return Case({"m.gguf": head}, (str(max(behind, 0)),))
-
-
-def _flip(head: bytes, random: Random) -> bytes:
-    """One number of the header is another one: of 4 bytes or 8, anywhere."""
-    width = random.choice((1, 4, 8))
-    at = random.randrange(max(len(head) - width, 1))
-    value = random.choice((0, 1, 7, 8, 9, 12, 255, 2**31, 2**32 - 1, 2**62, 2**63, 2**64 - 1)) % 256**width
-    return head[:at] + value.to_bytes(width, "little") + head[at + width :]
-
-
-def _gguf(case: Case) -> object:
-    """The header; the model of the file now and then."""
-    from plandsl.diagnostics import Diagnostic, PlanError
-    from plandsl.grammar.catalog import from_config
-    from plandsl.grammar.headers import Unreadable
-    from plandsl.grammar.headers_gguf import read_gguf
-
-    content, behind = case.files["m.gguf"], int(case.argv[0])
-    with copied("m.gguf", content, min(behind, 2**33)) as path:
-        try:
-            found = read_gguf(path, path.parent)
-        except Unreadable as error:
-            raise PlanError([Diagnostic("E485", str(error))]) from None
-        text = from_config(str(path))
-    if seldom(content, 8):
-        _estimate(text)
-    return len(found.tensors)
-
-
-GGUF = Target("gguf", "reader", _draw_gguf, _gguf, on_disk=False)
-
-MODELS = (CONFIG, SAFETENSORS, INDEX, GGUF)
+MODELS = (CONFIG, SAFETENSORS, INDEX)

@@ -33,37 +33,80 @@ def _tokens(random: Random) -> int:
     return random.choice((1, 1, 16, 100, 512, 513, 4000, random.randint(1, 10_000)))
 
 
+def _output(random: Random) -> int:
+    """Tokens that a request generated; a few failed, and generated none."""
+    return 0 if random.random() < 0.1 else random.choice((7, _tokens(random)))
+
+
+STAMPS = (
+    "2023-11-16 18:{:02}:{:010.7f}", "2023-11-16 18:{:02}:{:010.7f}", "2024-02-29T23:{:02}:{:06.3f}Z",
+    "2024-02-29 23:{:02}:{:02.0f}+05:30", "1969-12-31 23:{:02}:{:012.9f}-11:00",
+)  # fmt: skip
+NUMBERS = ("{}", "{}", "{}", " {} ", "{}.0", "{}e0", "0{}")
+"""How a whole number may be written in a cell."""
+
+BESIDE = {
+    "burstgpt": (("Model", ("ChatGPT", "GPT-4")), ("Total tokens", ("3", "")), ("Log Type", ("API log", "a, b"))),
+    "vidur": (("request_type", ("x", "")), ("num_blocks", ("-1", "7"))),
+}
+"""Columns that files have and nobody reads, with their cells."""
+
+
 def _table(random: Random, named: str, count: int) -> bytes:
-    header = list(HEADERS[named])
+    """A CSV file of a format, with its columns in some order."""
+    header, beside = list(HEADERS[named]), {}
+    for name, cells in BESIDE.get(named, ()):
+        if random.random() < 0.3:
+            beside[name] = cells
     if named == "burstgpt" and random.random() < 0.5:
-        header.append("Session ID")
+        beside["Session ID"] = ("", "a", "b", "1", "-1")
     if random.random() < 0.15:
-        header.append("adapter")
-    rows: Rows = [header]
+        beside["adapter"] = ("", "a", "b", "c", "7")
+    rows: Rows = [[*header, *beside]]
+    stamp, number = random.choice(STAMPS), random.choice(NUMBERS)
     at = 0.0
     for _ in range(count):
-        at += random.choice((0.0, 0.01, 1.0, random.random()))
-        times = {"azure": [f"2023-11-16 18:{int(at) // 60 % 60:02}:{at % 60:010.7f}"], "sharegpt": []}
-        row = [*times.get(named, [f"{at:g}"]), str(_tokens(random)), str(random.choice((0, _tokens(random), 7)))]
-        row += [random.choice(("", "a", "b", "1", "-1")) for _ in header[len(row) :]]
-        rows.append(row)
-    return spoiled(rows, random, ("a", "2023-11-16 18:17:03", "2023-02-30 00:00:00", "9999-12-31T23:59:59Z"))
+        at += random.choice((0.0, 0.01, 1.0, random.random(), 90.0))
+        time = random.choice((f"{at:g}", f"{at:.6f}", f"{int(at)}"))
+        times = {"azure": [stamp.format(int(at) // 60 % 60, min(at % 60, 59.4))], "sharegpt": []}
+        counts = [number.format(one) for one in (_tokens(random), _output(random))]
+        rows.append([*times.get(named, [time]), *counts, *(random.choice(cells) for cells in beside.values())])
+    if random.random() < 0.2:
+        order = random.sample(range(len(rows[0])), len(rows[0]))
+        rows = [[row[at] for at in order] for row in rows]
+    words = ("a", "2023-11-16 18:17:03", "2023-02-30 00:00:00", "9999-12-31T23:59:59Z")
+    return spoiled(rows, random, words, share=0.3)
 
 
 def _lines(random: Random, named: str, count: int) -> bytes:
-    lines, at = [], 0
+    """JSON lines of a format. Prompts of one conversation begin alike."""
+    lines, at, said = [], 0.0, list[list[int]]()
+    keys = random.random() < 0.1
     for number in range(count):
-        at += random.choice((0, 1, 250, 1000))
-        row: dict[str, Any] = {"input_length": _tokens(random), "output_length": random.choice((0, 7, _tokens(random)))}
+        at += random.choice((0, 1, 250, 1000, 0.5 if named == "bailian" else 3))
+        row: dict[str, Any] = {"input_length": _tokens(random), "output_length": _output(random)}
+        if random.random() < 0.05:
+            row["input_length"] = random.choice((str(row["input_length"]), float(row["input_length"])))
         if named != "sharegpt":
-            ids = [random.randint(0, 40) for _ in range(random.randint(0, 5))]
+            before = random.choice(said) if said and random.random() < 0.4 else []
+            ids = [*before, *(random.randint(0, 40) for _ in range(random.randint(0, 5)))]
+            said.append(ids)
             row = {"timestamp": at, **row, "hash_ids": ids}
         if named == "bailian":
-            row |= {"chat_id": number, "parent_chat_id": random.choice((-1, number - 1)), "turn": 1, "type": "text"}
+            row |= {"chat_id": number, "parent_chat_id": random.choice((-1, number - 1, number // 2 - 1)), "turn": 1}
+            row["type"] = random.choice(("text", "image"))
         if random.random() < 0.1:
             row["adapter"] = random.choice(("a", "b", 3, None, ""))
-        lines.append(spoil(row, random) if random.random() < 0.08 else json.dumps(row))
-    return ("\n".join(lines) + random.choice(("\n", "", "\n\n"))).encode("utf-8", "surrogatepass")
+        if keys:
+            row = dict(random.sample(sorted(row.items()), len(row))) | {"more": {"a": [1, None]}}
+        if number and random.random() < 0.1:
+            row.pop("hash_ids", None)
+        lines.append(json.dumps(row, ensure_ascii=random.random() < 0.5))
+    if random.random() < 0.22:
+        at = random.randrange(len(lines))
+        lines[at] = spoil(json.loads(lines[at]), random)
+    end = random.choice(("\n", "\n", "\r\n", "\n\n"))
+    return (end.join(lines) + random.choice((end, ""))).encode("utf-8", "surrogatepass")
 
 
 def _draw(random: Random, corpus: Corpus) -> Case:
@@ -72,10 +115,10 @@ def _draw(random: Random, corpus: Corpus) -> Case:
     named = random.choice(FORMATS)
     lines = named not in HEADERS or (named in JSON and random.random() < 0.6)
     content = (_lines if lines else _table)(random, named, random.choice((1, 2, 5, 20)))
-    if lines and random.random() < 0.1:
+    if lines and random.random() < 0.08:
         content = mutate(content, random)
     said = random.choice((named, "", "", "", random.choice(FORMATS)) if random.random() < 0.3 else ("",))
-    column = "adapter" if b"adapter" in content and random.random() < 0.7 else ""
+    column = "adapter" if b"adapter" in content and random.random() < 0.5 else ""
     return Case(
         {random.choice(("t.jsonl", "t.csv", "t.json")): content}, (said, column, random.choice(("", "", "1", "3")))
     )
@@ -153,9 +196,9 @@ def _draw_lengths(random: Random, corpus: Corpus) -> Case:
     call = random.randrange(len(CALLS))
     if call > 1:
         return Case({"l.csv": _table(random, random.choice(("azure", "vidur", "burstgpt")), 5)}, (str(call),))
-    header = random.choice((["n"], ["n"], ["n", "m"], ["length"], ["n", "n"]))
+    header = random.choices((["n"], ["n", "m"], ["length"], ["n", "n"]), (8, 4, 4, 1))[0]
     rows: Rows = [header, *([str(_tokens(random)) for _ in header] for _ in range(random.choice((1, 3, 20))))]
-    return Case({"l.csv": spoiled(rows, random)}, (str(call),))
+    return Case({"l.csv": spoiled(rows, random, share=0.3)}, (str(call),))
 
 
 def _lengths(case: Case) -> object:
