@@ -24,8 +24,8 @@ Move = AllReduce | ReduceScatter | AllGather | AllToAll | Rescale | Slice
 MOST_AXES = 3
 """Most moving axes for a search. With more, there are too many layouts, and the path is built directly."""
 
-_SLICE, _STEP = 1e-6, 1.0
-"""Costs beside the bytes sent: a local slice costs almost nothing, and a step costs one byte, so ties favour fewer."""
+_STEP = 1.0
+"""A step counts as a byte more than it sends: of paths that send as much, the one with the fewest steps is taken."""
 
 NOMINAL = 8
 """The number of ranks (one node) that every axis counts as when paths are compared."""
@@ -125,10 +125,8 @@ class Router:
                 sent = share * have
             case AllGather():
                 sent = share * get
-            case Rescale():
-                sent = _SLICE * have
-            case Slice():
-                sent = _SLICE * get
+            case Rescale() | Slice():
+                sent = 0.0
             case _:
                 assert_never(move)
         return sent + _STEP

@@ -268,9 +268,9 @@ class Sharder:
 
     def _adds_bias_to_partial(self, op: Map) -> bool:
         """Whether ``op`` adds a weight to a partial sum that nothing else reads."""
-        if op.fn != "add" or op.limits is not None or len(op.xs) != 2:
+        if op.fn != "add":
             return False
-        x, bias = op.xs
+        x, bias = op.xs  # without limits, which `fuse` moves into an op
         have = self.now[x.name].type
         return bool(have.partial) and not have.softmax and bias in self.region.weights and self.uses[x.name] == 1
 

@@ -224,6 +224,15 @@ def test_an_engine_has_a_band_for_what_it_serves(change, band, origin):
     assert spec.engine_origin == origin
 
 
+def test_the_band_of_latency_is_that_of_the_first_token_and_of_all_others():
+    load = "workload { input = 512, output = 64, batch = 4 }"
+    text = f"{BLOCK}\nplan p {{ model = llama_3_1_8b, node = h100_8, sharding {{ tp = 8 }}, engine = e, {load} }}"
+    found = compile_text(text)[0].estimate()
+    ttft, tpot, latency = (found.band(name) for name in ("ttft_s", "tpot_s", "latency_s"))
+    assert tpot == pytest.approx((0.95 * found.tpot_s, 1.05 * found.tpot_s))
+    assert latency == pytest.approx([first + 63 * step for first, step in zip(ttft, tpot, strict=True)])
+
+
 def test_loads_of_unlike_lengths_have_bands_of_their_own():
     spec = served()
     assert spec.engine_band("tpot", jittered=True) == (0.7, 1.3)

@@ -395,6 +395,17 @@ def test_each_rank_sends_what_the_algorithm_says(sharding: str) -> None:
         assert row.wire == pytest.approx(row.payload * SHARES[row.op](sizes[row.axis]), rel=1e-12), row
 
 
+def test_an_exchange_of_heads_sends_what_ranks_hold_before_it() -> None:
+    """Of 7 tokens the fullest of 4 ranks has 2 with all heads; behind attention each has 7 with its own heads."""
+    load = "workload { input = 7, output = 10, batch = 1 }"
+    text = f"plan p {{ model = llama_3_1_8b, node = h100_8, sharding {{ sp = 4 }}, {load} }}"
+    rows = compile_text(text)[0].estimate().communication.rows
+    heads, kv_heads, head = 32, 8, 128 * ITEM
+    sent = {row.phase: row.payload / 32 for row in rows if row.op == "all_to_all"}
+    assert sent["prefill"] == 2 * (heads + 2 * kv_heads) * head + 7 * (heads / 4) * head
+    assert sent["decode"] == (heads + 2 * kv_heads) * head + heads / 4 * head
+
+
 def test_megatron_sends_what_plain_tensor_parallelism_sends() -> None:
     # Korthikanti et al., arXiv 2205.05198, section 4.2.2: an all_reduce is a reduce_scatter and an all_gather
     plain, megatron = (

@@ -485,6 +485,19 @@ def test_a_fitted_layer_takes_the_seconds_of_its_form() -> None:
     assert lines(plan, "grouped_gemm")[0].band == (0.8, 1.2)
 
 
+@pytest.mark.parametrize("weights", ["fp8", "int8"])
+def test_weights_unpacked_from_8_to_16_bits_take_the_kernel_that_was_fitted_for_that(weights: str) -> None:
+    """Rather than the one for weights of 4 bits, or for weights of bf16."""
+    row = """{ fixed = 20 us, step = 0.2 us, compute = 0.7, draw = 4, memory = SHARE, cache = 6e7 B, blend = 2.5
+        stream = 0.7, away = 0.1, token = 0.002 us, low = 0.8, high = 1.2 }"""
+    shares = {"bf16": 0.8, "w8a16": 0.7, "w4a16": 0.6}
+    rows = "\n".join(f"{name}_triton {row.replace('SHARE', str(share))}" for name, share in shares.items())
+    more = f"calibration = fitted\n}}\ncalibration fitted {{\n  hbm = 1\n  moe {{ {rows} }}"
+    phase = moe("tp = 2", weights=f"{weights}\n  compute = bf16", more=more).cost.pools[0].main.decode
+    (gate, _) = (work for work in phase.work["block"] if isinstance(work.op, GroupedGemm))
+    assert gate.form.constants.memory == shares["w8a16"]
+
+
 def test_a_library_for_dispatch_takes_its_own_time() -> None:
     plan = moe("ep = 8", more=FITTED)
     used = [{line.algorithm for line in lines(plan, "all_to_all", phase)} for phase in ("prefill", "decode")]

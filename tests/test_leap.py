@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import pytest
@@ -18,9 +19,10 @@ from plandsl.backends.cost.serving.scheduler import Batch
 from plandsl.backends.cost.serving.simulate import simulate, simulate_steps
 from plandsl.backends.cost.serving.stream import stream
 from plandsl.backends.cost.serving.table import Pieces
-from plandsl.backends.cost.serving.unroll import Path
+from plandsl.backends.cost.serving.unroll import Path, Paths
 from plandsl.backends.cost.serving.vllm import Vllm
 from plandsl.driver import compile_text
+from tests.draws import draws
 
 
 class Bent:
@@ -60,6 +62,29 @@ class Bent:
 
     def delay(self, running: int) -> float:
         return self.first + 0.013 * running
+
+
+class Even(Bent):
+    """A clock whose steps take one or two seconds, so that requests come just when steps start and end."""
+
+    def __init__(self, first: float) -> None:
+        super().__init__(24.0, 0.0, first)
+
+    def decode_pieces(self, n: int) -> Pieces:
+        return Pieces([0.0, self.bend], [1.0, 2.0], [0.0, 0.0])
+
+    def prompt_seconds(self, parts: Sequence[tuple[int, int]], whole: bool, admitted: int, n: int, total: int) -> float:
+        return 2.0
+
+    def delay(self, running: int) -> float:
+        return self.first
+
+
+class Rising(Bent):
+    """A clock whose decode steps become longer by a quarter of a second with each token of context."""
+
+    def decode_pieces(self, n: int) -> Pieces:
+        return Pieces([0.0], [1.0], [0.25])
 
 
 @st.composite
@@ -163,6 +188,82 @@ def test_servers_that_leap_equal_servers_that_step(
     fast = leap(workers, load, loop, "round_robin", thinks)
     assume(fast is not None)
     assert_same(fast, simulate_steps(workers, load, loop, think_s=thinks))
+
+
+Row: TypeAlias = tuple[int, int, int, int]
+"""When a request comes, its tokens of input and of output, and its session, or -1."""
+
+
+@example(  # one request ends, and the other one decodes on with nobody waiting
+    one=Vllm(3, 2), clock=Even(0.0), rows=[(0, 1, 1, -1), (0, 1, 3, -1)], tokens=30, block=1, caching=False, closed=None
+)
+@example(  # a request comes just when a step starts that was composed before it
+    one=Vllm(3, 2), clock=Even(0.0), rows=[(0, 1, 9, -1), (4, 1, 3, -1)], tokens=30, block=1, caching=False, closed=None
+)
+@example(  # the blocks that stay free are a share of all, of which the engine itself has one more
+    one=Vllm(3, 2, whole_prompt=False, watermark=0.2), clock=Even(0.0), rows=[(0, 3, 21, -1), (0, 1, 14, -1)],
+    tokens=30, block=4, caching=False, closed=None,
+)  # fmt: skip
+@example(  # the first request of a trace comes last, and its prompt is cut while another one decodes
+    one=Vllm(3, 2, whole_prompt=False, ahead=False), clock=Even(0.0), rows=[(1, 3, 1, 1), (0, 1, 3, 0)],
+    tokens=30, block=1, caching=False, closed=None,
+)  # fmt: skip
+@example(  # a request that decodes is preempted, and finds its full blocks again
+    one=Vllm(4, 2, whole_prompt=False, ahead=False), clock=Even(0.0), rows=[(0, 1, 17, -1), (13, 12, 2, -1)],
+    tokens=30, block=4, caching=True, closed=None,
+)  # fmt: skip
+@draws(3)
+@given(
+    schedulers(), st.sampled_from((Even(0.0), Even(0.5), Bent(40.0, 0.02), Rising(0.0, 0.0))),
+    st.lists(
+        st.tuples(st.integers(0, 90), st.integers(1, 24), st.integers(1, 30), st.integers(-1, 2)),
+        min_size=1, max_size=12,
+    ),
+    st.sampled_from((30, 60, 400)), st.sampled_from((1, 4)), st.booleans(), st.sampled_from((None, None, 1, 3)),
+)  # fmt: skip
+def test_so_they_do_with_room_and_where_requests_come_as_steps_end(
+    one: Vllm, clock: Bent, rows: list[Row], tokens: int, block: int, caching: bool, closed: int | None
+) -> None:
+    """Requests come in any order, many of them alone, and with `Even` at the very time of another event."""
+    times, inputs, outputs, session = np.array(rows).T
+    load = Requests(times * (1.0 if isinstance(clock, Even) else 0.731058), inputs, outputs, session=session)
+    worker, loop = Worker(one, clock, -(-tokens // block), block, caching), Closed(closed) if closed else None
+    fast = leap([worker], load, loop, "round_robin")
+    assume(fast is not None)
+    assert_same(fast, simulate_steps([worker], load, loop))
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_steps_up_to_one_that_a_request_can_join_are_taken_at_once(ahead: bool) -> None:
+    """The second request comes amid the first one's 21st decode step; composed ahead, the 22nd is on its way too.
+
+    Behind a prompt of 1.09 s, 20 steps take 20 * 2.25 s + (0 + 1 + ... + 19) * 0.25 s = 92.5 s, the next one 7.25 s.
+    """
+    load = Requests(np.array([0.0, 94.0]), np.array([4, 3]), np.array([60, 5]))
+    found = leap([Worker(Vllm(9, 2, ahead=ahead), Rising(0.0, 0.0), 200, 1, False)], load, None, "round_robin")
+    assert found is not None
+    assert isinstance(found.trail, Paths)
+    assert found.trail.paths[0].counts.tolist() == [1, 21 + ahead, 1, 4, 33 - ahead]
+
+
+@pytest.mark.parametrize("most", [1, 5])
+def test_servers_that_leap_tell_how_many_are_over_as_servers_that_step(most: int) -> None:
+    """Once for every 64 requests that are over, which end one after the other; also of those with one token."""
+    load = Requests(np.arange(300) * 7.31, np.full(300, 2), np.arange(300) % most + 1)
+    one = Worker(Vllm(8, 4), Bent(4.0, 0.02), 100)
+    fast, plain = list[tuple[int, int]](), list[tuple[int, int]]()
+    leap([one], load, None, "round_robin", tick=lambda over, of: fast.append((over, of)))
+    simulate_steps([one], load, tick=lambda over, of: plain.append((over, of)))
+    assert fast == plain == [(64, 300), (128, 300), (192, 300), (256, 300)]
+
+
+def test_servers_that_leap_one_after_the_other_tell_how_many_are_over_of_all() -> None:
+    load = Requests(np.arange(300) * 7.31, np.full(300, 2), np.full(300, 3))
+    heard: list[tuple[int, int]] = []
+    leap(
+        [Worker(Vllm(8, 4), Bent(4.0, 0.02), 100)] * 2, load, None, "round_robin", tick=lambda *told: heard.append(told)
+    )
+    assert heard == [(64, 300), (128, 300), (150 + 64, 300), (150 + 128, 300)]
 
 
 def test_steps_are_unrolled_once(monkeypatch: pytest.MonkeyPatch) -> None:

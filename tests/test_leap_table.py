@@ -15,7 +15,8 @@ from plandsl.backends.compare.suspects import moved
 from plandsl.backends.cost import Replicas
 from plandsl.backends.cost.serving.clock import ServerClock, TableClock, step_clock, table_clock
 from plandsl.backends.cost.serving.scheduler import Batch, Live, Piece
-from plandsl.backends.cost.serving.table import EXACT, Contexts
+from plandsl.backends.cost.serving.table import EXACT, Contexts, split_sum, write_sum
+from plandsl.backends.cost.time.tape import Tape
 from plandsl.driver import compile_text
 
 KINDS = {
@@ -146,3 +147,18 @@ def test_servers_with_ranks_stages_or_guesses_have_no_table() -> None:
         found = compile_text(text)[0].cost
         assert isinstance(found, Replicas)
         assert not isinstance(step_clock(found.one), TableClock)
+
+
+def test_a_sum_falls_apart_by_what_its_terms_depend_on() -> None:
+    tape = Tape()
+    x, y, z = (tape.node("input", name) for name in "xyz")
+    rows = x * y
+    constant, terms = split_sum(5.0 + (x * x - y) / 4.0 + (rows * rows + x * z) * 2.0 + 1.0 / z, {"rows": rows})
+    assert constant == 5.0
+    at = {"x": 3.0, "y": 7.0, "z": 0.5, "rows": 21.0}
+    nodes = {"x": x, "y": y, "z": z, "rows": rows}
+    found = {
+        "".join(sorted(names)): write_sum(part, {name: nodes[name] for name in names})(*(at[name] for name in names))
+        for names, part in terms.items()
+    }
+    assert found == {"x": 9.0 / 4.0, "y": -7.0 / 4.0, "rows": 2.0 * 21.0**2, "xz": 2.0 * 3.0 * 0.5, "z": 1.0 / 0.5}

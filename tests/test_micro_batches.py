@@ -97,6 +97,7 @@ def test_one_part_is_the_whole_batch() -> None:
         PLAN.replace("SHARDING", "pp = 4, tp = 2").replace("micro_batches = PARTS", "").replace("MORE", "")
     )
     assert plan(1).cost.evaluate().numbers == bare.cost.evaluate().numbers
+    assert bare.cost.evaluate().prefill.again == Played(0.0, 0.0), "no part is behind the first one"
 
 
 @pytest.mark.parametrize("sharding", ["pp = 4, tp = 2", "pp = 8", "tp = 2"])

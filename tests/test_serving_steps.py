@@ -131,6 +131,11 @@ SGLANG = [
           TOKENS),
     Scene("ahead: who is done by its own word is in one more", sglang(ahead=True, capped=False), "a 4+2, b 4+3",
           "a4 b4 | a b | b a~ | b~", TOKENS),
+    Scene("ahead: blocks of who is done by its limit are waited for", sglang(ahead=True, conservativeness=0.0),
+          "a 1+4, b 4+3, c 3+2 @1", "a1 | b4 | c3 | a b c | a b | a", TOKENS | {"blocks": 12}),
+    Scene("ahead: who may go on keeps its blocks, and another is retracted",
+          sglang(ahead=True, capped=False, conservativeness=0.0),
+          "a 1+4, b 4+3, c 3+2 @1", "a1 | b4 | c3 | a b c | a c~ -b | a | a~ | b5 | b | b~", TOKENS | {"blocks": 12}),
 ]  # fmt: skip
 
 

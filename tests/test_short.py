@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plandsl.backends.cost.answers.mean_load import mean_load
-from plandsl.backends.cost.answers.short import SETTLED, WORK
+from plandsl.backends.cost.answers.short import SETTLED, WORK, _find_work, _Work
+from plandsl.backends.cost.answers.simulation import build_servers
 from plandsl.backends.cost.serving.table import EXACT
 from plandsl.cli import main
 from plandsl.driver import CompiledPlan, compile_text, difference
@@ -70,6 +71,29 @@ def test_more_clients_than_fit_in_memory_run_no_more_at_once() -> None:
     load = "input = uniform(55_000, 65_000), output = 400, concurrency = {}"
     few, some, many = (served(load.format(clients), "vllm") for clients in (4, 16, 64))
     assert few < some == many, "seven fit"
+
+
+def work_of(engine: str) -> _Work:
+    """What requests cost a simulation of a closed loop."""
+    made = plan(LOOP, engine=engine)
+    return _find_work(made.spec, build_servers(made))
+
+
+@pytest.mark.parametrize("share", [2, 3, 4])
+def test_a_token_more_of_a_prompt_is_little_work_more(share: int) -> None:
+    """Also where a step holds one whole prompt less then."""
+    work = work_of("sglang")
+    tokens = work.chunk // share
+    least, more = (work.of(tokens + one, output=2000, clients=64, arrivals=0.0) for one in (0, 1))
+    assert least <= more <= 1.01 * least
+
+
+def test_requests_for_which_memory_is_short_are_more_work() -> None:
+    """One more than fits is preempted, and its prompt computed again."""
+    work = work_of("vllm")
+    fit = work.worker.blocks // (30_000 // work.worker.block)
+    one, other = (work.of(20_000, output=10_000, clients=clients) for clients in (fit, fit + 1))
+    assert other > one
 
 
 def test_requirements_on_single_requests_are_checked_by_it() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 import numpy as np
 import pytest
 
@@ -18,6 +20,7 @@ from plandsl.ir.states import Recurrence, ShortConv, state_bytes
 from plandsl.ir.text import read, show
 from plandsl.ir.types import Value, tensor
 from plandsl.show import show_plan
+from plandsl.spec.plan import PlanSpec
 from plandsl.testing.laws import check
 
 SIZES = "state_heads = 16, state_groups = 8, state_width = 32, state_dim = 48, conv_width = 4"
@@ -268,6 +271,17 @@ def test_each_guess_keeps_a_state_to_go_on_from() -> None:
     guesses = _estimate("nemotron_3_nano_30b_a3b", 1000, "speculate { tokens = 3, acceptance = 0.8 }").states
     assert (plain.copies, guesses.copies) == (1, 4)
     assert guesses.gpu == 4 * plain.gpu
+
+
+@pytest.mark.parametrize("guesses", [0, 3, 7])
+def test_blocks_hold_a_state_and_the_tokens_of_guesses_that_convolutions_keep(guesses: int) -> None:
+    """In vLLM a convolution keeps conv_width - 1 + num_spec tokens, and a block of 16 n tokens holds all of a state."""
+    said = f"speculate {{ tokens = {guesses}, acceptance = 0.8 }}" if guesses else ""
+    spec = plan("Mamba-2", more=f"engine = vllm\n{said}").spec
+    assert isinstance(spec, PlanSpec)
+    assert spec.engine is not None
+    state, convolved, token = 16 * 32 * 48 * 4, (2 * 8 * 32 + 16 * 48) * 2, 2 * 4 * 16 * 2
+    assert spec.engine.kv_block == 16 * ceil((state + (3 + guesses) * convolved) / (16 * token))
 
 
 @pytest.mark.parametrize("layer", LAYERS)

@@ -13,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from plandsl.backends.cost import Replicas
+from plandsl.backends.cost.serving.blocks import Pool
 from plandsl.backends.cost.serving.clock import ServerClock, TableClock, step_clock
 from plandsl.backends.cost.serving.pools import Moves, Side, simulate_pools
 from plandsl.backends.cost.serving.records import Records
@@ -21,14 +22,14 @@ from plandsl.backends.cost.serving.requests import Closed, Hashes, Requests
 from plandsl.backends.cost.serving.scheduler import Batch, Live, Policy, State
 from plandsl.backends.cost.serving.sglang import Sglang
 from plandsl.backends.cost.serving.simulate import simulate, simulate_steps
-from plandsl.backends.cost.serving.stretch import repeat_decodes, taken_blocks
+from plandsl.backends.cost.serving.stretch import foresee, repeat_decodes, taken_blocks
 from plandsl.backends.cost.serving.tiers import LOADING, Tier, Tiers
 from plandsl.backends.cost.serving.trtllm import Trtllm
 from plandsl.backends.cost.serving.vllm import Vllm
 from plandsl.driver import compile_text
 from plandsl.spec.scheduler import ROUTERS, RouterName, SchedulerName, WriteName
 from tests.draws import draws
-from tests.test_leap import Bent
+from tests.test_leap import Bent, Even, Row
 
 
 @st.composite
@@ -150,6 +151,30 @@ def test_so_they_do_where_blocks_come_back_from_tiers_of_memory(
     assert_equal(fast, plain)
 
 
+@example(  # a request that can never run comes just when a step ends, and the next step starts all the same
+    one=Vllm(9, 2, ahead=False), clock=Even(0.0), rows=[(0, 1, 20, -1), (10, 30, 9, -1)], tokens=30, block=1,
+    caching=False, closed=None, ranks=1,
+)  # fmt: skip
+@given(
+    schedulers(), st.sampled_from((Even(0.0), Even(0.5))),
+    st.lists(
+        st.tuples(st.integers(0, 60), st.integers(1, 16), st.integers(1, 30), st.integers(-1, 2)),
+        min_size=1, max_size=8,
+    ),
+    st.sampled_from((30, 90, 300)), st.sampled_from((1, 4)), st.booleans(), LOOPS, st.sampled_from((1, 1, 2)),
+)  # fmt: skip
+def test_so_they_do_where_requests_come_just_as_steps_end(
+    one: Policy, clock: Even, rows: list[Row], tokens: int, block: int, caching: bool, closed: int | None, ranks: int
+) -> None:
+    times, inputs, outputs, session = np.array(rows).T
+    load = Requests(times.astype(np.float64), inputs, outputs, session=session)
+    worker = Worker(one, clock, ranks * -(-tokens // block), block, caching, ranks=ranks)
+    fast, plain = (
+        simulate_steps([worker], load, closed and Closed(closed), stretches=at_once) for at_once in (True, False)
+    )
+    assert_equal(fast, plain)
+
+
 def name_of(policy: Policy) -> SchedulerName:
     return "vllm" if isinstance(policy, Vllm) else "sglang" if isinstance(policy, Sglang) else "trtllm"
 
@@ -198,6 +223,24 @@ def test_requests_that_a_stretch_leaves_no_blocks_are_sent_back(policy: Policy, 
         fast, plain = (simulate_steps([one], load, Closed(6), stretches=at_once) for at_once in (True, False))
         assert_equal(fast, plain)
         assert fast.preemptions.any()
+
+
+@pytest.mark.parametrize(
+    ("policy", "steps"),
+    [(Vllm(64), 8), (Sglang(64), 8), (Trtllm(64), 8), (Trtllm(64, room="max_utilisation"), 7)],
+    ids=["vllm", "sglang", "no_evict", "max_utilisation"],
+)
+def test_a_stretch_takes_as_many_steps_as_there_are_blocks_for(policy: Policy, steps: int) -> None:
+    """Two requests have 16 free blocks of a token. Composed ahead, TensorRT-LLM keeps those of a step that overlaps."""
+    state, lives = State(Pool(24, 1)), [Live(0, 4, 50), Live(1, 4, 50)]
+    for live in lives:
+        state.pool.grow(live, 4)
+        live.computed, live.made = 4, 1
+    state.running = lives
+    batch = repeat_decodes(Batch([], lives, [], [], admitted=[], preempted=[]))
+    found = foresee([state], [batch], policy, Bent(40.0, 0.0), times=(0.0, 0.0))
+    assert found is not None
+    assert found.used.tolist() == [8 + 2 * step for step in range(1, steps + 1)]
 
 
 class Counted:

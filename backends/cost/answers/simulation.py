@@ -359,7 +359,7 @@ def _found(records: Records, deployment: Replicas) -> Found | None:
     if records.loaded is None:
         return None
     served, server = records.served, deployment.one
-    length = max(int(records.input.mean()), 1) + max(int(records.output.mean()), 1)
+    length = int(records.input.mean()) + int(records.output.mean())  # of requests that have tokens of both
     own = block_bytes(server, length) / server.plan.effective_engine.kv_block
     ranks = deployment.n * int(server.main.ways)
     return Found(

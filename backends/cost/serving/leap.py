@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import sys
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
-from math import ceil, inf, sqrt
+from math import ceil, inf
 from typing import NamedTuple
 
 from plandsl.backends.cost.serving.blocks import Freed
@@ -193,22 +193,11 @@ class Leaper:
                         k = bend
                 if not waits:
                     if coming < inf:
-                        if start >= coming:
-                            k = 1
-                        elif k > 1:
-                            span = coming - start
-                            # the most steps j, all of them before it arrives: j seconds + more j (j - 1) / 2 < span
-                            half = seconds - 0.5 * more
-                            root = half * half + 2.0 * more * span
-                            j = int(2.0 * span / (half + sqrt(root))) if root > 0.0 else k
-                            if j < k:
-                                while start + (j * seconds + more * (0.5 * j * (j - 1))) < coming:
-                                    j += 1
-                                while j and start + (j * seconds + more * (0.5 * j * (j - 1))) >= coming:
-                                    j -= 1
-                                j += 2 if ahead else 1
-                                if j < k:
-                                    k = j
+                        # steps that end before it comes; the next one is composed before it, `ahead` another one too
+                        def at_end(j: int, since: float = start, first: float = seconds, more: float = more) -> float:
+                            return since + (j * first + more * (0.5 * j * (j - 1)))
+
+                        k = min(k, bisect_left(range(k), coming, key=at_end) + ahead)
                 elif ending:
                     k = 1
                 residue = step % size
@@ -219,8 +208,6 @@ class Leaper:
                     while k < size and grown + hist[residue + k] <= free:
                         grown += hist[residue + k]
                         k += 1
-                    if ending and k > 1:
-                        k, grown = 1, hist[residue]
                 runs.extend((k, seconds, more, start, now, n, 0))
                 before = (k - 1) * seconds + more * (0.5 * (k - 1) * (k - 2))
                 end = start + (k * seconds + more * (0.5 * k * (k - 1)))
@@ -388,7 +375,7 @@ class Leaper:
                 if stop == step:
                     ending.append(place)
                     if had:
-                        self.over += 1
+                        self._count(1)
                         track.finish[place] = end + self.delays[place]
                     continue
                 n += 1
@@ -426,12 +413,15 @@ class Leaper:
     def _show_first(self, fresh: list[int], step: int, end: float, delay: float) -> None:
         """Requests have their first token in ``step``, some also their last, after a ``delay``."""
         track, delays = self.track, self.delays
+        over = 0
         for place in fresh:
             delays[place] = delay
             track.first[place] = end + delay
             if track.last[place] == step:
-                self.over += 1
+                over += 1
                 track.finish[place] = end + delay
+        if over:
+            self._count(over)
 
     def _end(self, ending: list[int], step: int, end: float) -> int:
         """Requests have their last token in ``step``. What they had added to the contexts of the next step."""
@@ -444,11 +434,15 @@ class Leaper:
             hist[residue] -= 1
             hist[residue + size] -= 1
             finish[place] = end + delays[place]
-        self.over += len(ending)
+        self._count(len(ending))
+        return contexts
+
+    def _count(self, over: int) -> None:
+        """So many requests more are over."""
+        self.over += over
         if self.load.tick and self.over // OFTEN > self.told:
             self.told = self.over // OFTEN
             self.load.tick(self.told * OFTEN)
-        return contexts
 
     def _follow(self, over: list[int]) -> float:
         """What waited for the end of requests comes. When the next request comes."""

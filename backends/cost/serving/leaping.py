@@ -105,8 +105,8 @@ def _turns(requests: Requests, closed: Closed | None, think_s: Floats | None, fi
 
     def next_of(place: int, end: float) -> tuple[float, int] | None:
         if closed is not None:
-            place = next(coming, -1)
-            return None if place < 0 else (max(end, times[place]), place)
+            following = next(coming, None)
+            return None if following is None else (max(end, times[following]), following)
         place = behind[place]
         return None if place < 0 else (max(end + thinks[place], times[place]), place)
 

@@ -233,8 +233,8 @@ class Sglang:
         upto = state.upto
         ready = [live for live in state.running if live.step < upto]
         growing = [live for live in ready if live.made < live.output]
-        spent = [] if self.capped else [live for live in ready if live.made >= live.output]
-        ending = len(growing) + len(spent) < len(ready)
+        done = [live for live in ready if live.made >= live.output]
+        spent, ending = ([], bool(done)) if self.capped else (done, False)
         if (not growing and not spent) or not self._make_room(state, batch, growing, ending):
             return
         for live in spent:
