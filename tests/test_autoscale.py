@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plandsl.answers.autoscale import Autoscale
-from plandsl.backends.cost.answers.autoscale import fewest_replicas
+from plandsl.backends.cost.answers.autoscale import fewest_replicas, likely_factor
 from plandsl.backends.cost.serving.windows import windows
 from plandsl.backends.cost.serving.workloads import draw_requests
 from plandsl.cli import main
@@ -166,6 +166,14 @@ def test_replicas_of_several_gpus_and_the_least_that_run() -> None:
     assert found.intervals[-1].replicas == 0
     two = [fewest_replicas(made, one, found.capacity, requests=10, least=2) for one in windows(made.spec, 3600.0)]
     assert [one.replicas for one in two] == [max(2, one.replicas) for one in found.intervals]
+
+
+@pytest.mark.parametrize(("dp", "rate"), [(1, 10.0), (4, 10.0), (4, 0.02), (4, 1e-9)])
+def test_a_search_begins_within_a_doubling_of_the_capacity_of_one_replica(dp: int, rate: float) -> None:
+    """The capacity is some 47 req/s, of 300 requests. From far away it begins as far as a search goes."""
+    made = plan("input = 900, output = 20, rate = 10 req/s", sharding=f"dp = {dp}")
+    factor = likely_factor(made, rate)
+    assert factor == 2.0**12 if rate < 1e-3 else 0.5 < factor * rate / 47 < 2
 
 
 def test_where_no_number_is_enough_the_miss_is_told() -> None:

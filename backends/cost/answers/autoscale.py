@@ -63,12 +63,12 @@ def capacity(made: Compiled, busiest: Window, requests: int) -> float:
     assert busiest.load is not None, "something arrives"
     plan = _asked(evolve(made.spec, workload=busiest.load))
     serve = serve_here(plan, replica_servers(made))
-    near = _likely_factor(made, busiest.rate)
+    near = likely_factor(made, busiest.rate)
     found = search_rate(plan, serve, _number(busiest, requests), interval=False, near=near)
     return found.value if found.ok else float("nan")
 
 
-def _likely_factor(made: Compiled, rate: float) -> float:
+def likely_factor(made: Compiled, rate: float) -> float:
     """The power of two by which ``rate`` comes closest to what a replica bears in closed form."""
     model, mean = build_deployment(WithLoad(made, plan_at_mean)), mean_load(made.spec.workload)
     each = largest_served(model, mean.output) / made.spec.sharding.replicas
