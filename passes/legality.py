@@ -183,10 +183,10 @@ def _continues(plan: PlanSpec) -> Iterator[Diagnostic]:
 def _mixes(plan: PlanSpec) -> Iterator[Diagnostic]:
     """Errors in `chunked_prefill`: a step must have room for a prompt beside a token of each running request.
 
-    In a pool that only computes prompts, no request runs beside them.
+    In a pool that only computes prompts, and in an engine that does not mix steps, no request runs beside them.
     """
     load, budget = plan.workload, plan.chunked_prefill
-    if budget is None or plan.kv_residency == "prompts":
+    if budget is None or plan.kv_residency == "prompts" or not plan.effective_engine.mixes_steps:
         return
     running = -(-load.batch // _shards(plan, "batch"))
     if load.concurrency is None and running >= budget:

@@ -292,7 +292,8 @@ SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
     "E324": (
         "steps without room for a prompt",
         "With `chunked_prefill = n` a step has n tokens: one for each running request, and the rest for a chunk of a "
-        "prompt. At least one token must be left for the prompt.",
+        "prompt. At least one token must be left for the prompt. An engine that runs prompts in steps of their own "
+        "(SGLang without `mixed`) needs no such room.",
         _plan("tp = 8").replace("output = 128 }", "output = 128, batch = 64 }\n  chunked_prefill = 32"),
         "raise `chunked_prefill`, lower `batch`, or leave it out.",
     ),

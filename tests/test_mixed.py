@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from plandsl.backends.cost.deployments.chunks import chunk_prompt, sustained_decodes
+from plandsl.backends.cost.deployments.chunks import chunk_lone, chunk_prompt, sustained_decodes
 from plandsl.backends.cost.time.mixed import Mix, Mixer
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
@@ -179,6 +179,48 @@ def test_the_hint_of_e324_leaves_room_for_a_prompt() -> None:
     assert found.code == "E324"
     (budget,) = re.findall(r"chunked_prefill = (\d+)", found.hint)
     assert plan("input = 900, output = 9, batch = 512", int(budget)).spec.chunked_prefill == int(budget)
+
+
+# ---- engines that run prompts in steps of their own
+
+LONE = "engine = sglang"
+MIXED = "engine = sglang with { mixed = true }"
+
+
+def test_decodes_wait_for_chunks_where_the_engine_does_not_mix_steps() -> None:
+    """So all that have room run, and prompts cost others what whole prompts cost; in mixed steps few run at once."""
+    load = "input = 2000, output = 8, concurrency = 44"
+    lone, whole, mixed = (plan(load, c, more=m).cost.evaluate() for c, m in ((2048, LONE), (None, LONE), (2048, MIXED)))
+    assert lone.served.running == whole.served.running == 44 > mixed.served.running
+    assert lone.served.others == pytest.approx(whole.served.others, rel=0.1)
+    assert lone.tpot > 3 * mixed.tpot
+    as_vllm = plan(load, 2048, more="engine = sglang with { scheduler = vllm }").cost.evaluate()
+    assert (mixed.tpot, mixed.throughput) == (as_vllm.tpot, as_vllm.throughput)
+
+
+@pytest.mark.parametrize(("load", "more"), [("input = 2000, output = 40", LONE), ("input = 300, output = 9", MIXED)])
+def test_a_batch_of_sglang_ends_when_its_simulation_does(load: str, more: str) -> None:
+    """Of an engine that mixes steps the closed form takes longer: its requests end one by one."""
+    found = plan(f"{load}, batch = 32", 2048, more=more).cost.evaluate()
+    records = plan(f"{load}, concurrency = 32, requests = 32", 2048, more=more).simulate().records
+    assert found.ttft == pytest.approx(records.ttft_s.max(), rel=0.02)
+    assert found.latency / records.latency_s.max() < (1.02 if more == LONE else 1.4)
+    assert found.latency / records.latency_s.max() > 0.98
+
+
+def test_prompts_that_come_together_fill_steps_and_one_alone_is_cut_evenly() -> None:
+    one = plan("input = 3000, output = 8, concurrency = 8", 2048, more=LONE).cost.one
+    alone, many = (chunk_lone(one, joined, 3000) for joined in (1, 5.0))
+    assert alone.steps == 2
+    assert many.steps == 3000 / 2048
+    assert many.times.period > alone.times.period > many.times.period / 2
+
+
+def test_an_engine_that_does_not_mix_steps_needs_no_room_beside_decodes() -> None:
+    load = "input = 900, output = 9, batch = 512"
+    assert plan(load, 512, more=LONE).cost.evaluate().mixed == 0
+    with pytest.raises(PlanError, match="no room for a prompt"):
+        plan(load, 512, more=MIXED)
 
 
 BESIDE = """

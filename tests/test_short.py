@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from plandsl.backends.cost.answers.mean_load import mean_load
@@ -258,6 +258,7 @@ def test_servers_with_equal_shares_of_a_loop_see_the_same(
     st.sampled_from(["vllm", "sglang", "trtllm"]),
     st.booleans(),
 )
+@example(2000, 8, 44, "sglang", True)
 def test_the_closed_form_and_the_steady_loop_rank_candidates(
     input_: int, output: int, places: int, engine: str, chunked: bool
 ) -> None:

@@ -16,7 +16,7 @@ from plandsl.spec.formats import ARITHMETIC
 from plandsl.spec.fusions import NARROWEST, FusedSizes
 from plandsl.spec.origins import BORROWED, FITTED_HERE, GENERIC, POOLED, UNMEASURED, borrowed_from
 from plandsl.spec.power import clock_at
-from plandsl.spec.scheduler import OWN_SCHEDULER, SchedulerName, SchedulerSpec, scheduler_name
+from plandsl.spec.scheduler import OWN_SCHEDULER, SchedulerName, SchedulerSpec, mixes_steps, scheduler_name
 from plandsl.units import NUMBER, TIME, Dimension
 from plandsl.values import FrozenValue, once
 
@@ -628,6 +628,11 @@ class EngineSpec(FrozenValue):
     def scheduler_name(self) -> SchedulerName:
         """The scheduler that composes the steps of a simulation."""
         return scheduler_name(self.scheduler.name, self.kernels)
+
+    @property
+    def mixes_steps(self) -> bool:
+        """Whether requests decode in steps that have prompts of others; else they wait until no prompt waits."""
+        return mixes_steps(self.scheduler_name, dict(self.scheduler.limits))
 
     @property
     def rates(self) -> tuple[float, float, float]:

@@ -1,5 +1,6 @@
 """How an engine composes steps when requests come over time: its scheduler, and the limits that its users set."""
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple, TypeAlias
 
 SchedulerName: TypeAlias = Literal["vllm", "sglang", "trtllm"]
@@ -69,6 +70,12 @@ LIMITS: dict[SchedulerName, dict[str, Limit]] = {
     },
 }
 """Scheduler -> the limits that only it has, by the names of `backends.cost.serving`'s policies."""
+
+
+def mixes_steps(name: SchedulerName, limits: Mapping[str, object]) -> bool:
+    """Whether requests decode in steps that have prompts: a scheduler that knows ``mixed`` does so only if told."""
+    return bool(limits.get("mixed", "mixed" not in LIMITS[name]))
+
 
 GRAPHS = SCHEDULERS
 """Engines whose sizes of captured CUDA graphs are known by name."""

@@ -3,7 +3,7 @@
 from math import inf
 from typing import NamedTuple
 
-from plandsl.backends.cost.deployments.chunks import Chunks, chunk_batch, cuts_prompts, decodes_beside
+from plandsl.backends.cost.deployments.chunks import Chunks, chunk_batch, cuts_prompts, has_decodes
 from plandsl.backends.cost.deployments.ongoing import host_seconds
 from plandsl.backends.cost.deployments.prefix import reused_tokens
 from plandsl.backends.cost.deployments.server import Server
@@ -71,7 +71,7 @@ def prefill_batch(server: Server, b: Number, input_: Number, output: Number = in
     ttft = times.through + engine.admit * b + engine.first + engine.first_request * b
     if chunks is None:
         return PrefillBatch(times, ttft, times.period + engine.admit * b)
-    together = (b * chunks.after / chunks.steps + maximum(b / chunks.steps, 1)) * decodes_beside(server)
+    together = (b * chunks.after / chunks.steps + maximum(b / chunks.steps, 1)) * has_decodes(server)
     host = host_seconds(engine, together, server.memory.ways(0))
     ttft = ttft + chunks.steps * host
     return PrefillBatch(times, ttft, times.period + engine.admit * b + chunks.steps * host, chunks, host)

@@ -1,7 +1,7 @@
 """Prompts in chunks: how prompts are cut into steps, which running requests share.
 
 A chunk has as many tokens as the budget of a step leaves after the tokens of the running requests, and no more than
-prompts bring.
+prompts bring. Where the engine's scheduler does not mix steps, chunks have the whole budget, and decodes wait for them.
 Source: Agrawal et al., "Taming throughput-latency tradeoff in LLM inference with Sarathi-Serve", OSDI 2024.
 """
 
@@ -53,9 +53,14 @@ def cuts_prompts(server: Server) -> bool:
     return server.plan.chunked_prefill is not None
 
 
-def decodes_beside(server: Server) -> bool:
-    """Whether requests decode in steps with a chunk; in a pool of prefill, and where nothing comes out, none do."""
+def has_decodes(server: Server) -> bool:
+    """Whether requests decode on this server; in a pool of prefill, and where nothing comes out, none do."""
     return server.plan.kv_residency != "prompts" and not server.plan.workload.encodes
+
+
+def decodes_beside(server: Server) -> bool:
+    """Whether requests decode in steps with a chunk, as the engine's scheduler says."""
+    return has_decodes(server) and server.plan.effective_engine.mixes_steps
 
 
 def sustained_decodes(server: Server, new: Number, output: Number) -> Number:
@@ -113,6 +118,18 @@ def chunk_prompt(server: Server, running: Number, input_: Number, in_flight: Num
         chunk = clip(come, 1, maximum(budget - server.queries * beside, 1))
     cut = _Cut(chunk, beside, Prompt(1, new, input_ - new))
     return Chunks(new / chunk, _mixed_step(server, cut, in_flight), cut.prompt, ways=ways)
+
+
+def chunk_lone(server: Server, joined: Number, input_: Number) -> Chunks:
+    """The chunks of one of ``joined`` prompts that come together, for which decodes wait.
+
+    Prompts fill a step up to its budget, one behind the other. A prompt alone is cut evenly.
+    """
+    ways, budget, new = server.main.ways, _budget(server), input_ - reused_tokens(server.plan, input_)
+    together = maximum(joined / ways, 1)
+    steps = maximum(together * new / budget, ceil_div(new, budget))  # of all of them
+    cut = _Cut(together * new / steps, None, Prompt(1, new, input_ - new))
+    return Chunks(steps / together, _mixed_step(server, cut, 1), cut.prompt, ways=ways)
 
 
 def _budget(server: Server) -> int:

@@ -73,11 +73,29 @@ def drained_rate(served: Number, stay: Number, requests: Number, running: Number
     return requests / (requests / served + DRAIN * stay * clip(requests / running - 1, 0.0, 1.0))
 
 
+def slowest_seconds(times: PhaseTimes) -> Number:
+    """Seconds after which the next step may follow: those of the slowest stage, or hop, and of what runs before."""
+    return maximum(largest([s.span for s in times.stages]), times.hop) * times.parts + times.drafted
+
+
 def whole_prompt_cost(engine: EngineSpec, prefill: PhaseTimes, joined: Number) -> PromptCost:
     """The cost of a prompt in a step without decodes; ``prefill`` is timed for ``joined`` prompts at once."""
-    slowest = maximum(largest([s.span for s in prefill.stages]), prefill.hop) * prefill.parts + prefill.drafted
-    each = slowest / joined + engine.admit
+    each = slowest_seconds(prefill) / joined + engine.admit
     return PromptCost(each, prefill.through / joined + engine.admit, each)
+
+
+def lone_chunks_cost(engine: EngineSpec, chunks: Chunks, joined: Number, ways: Number) -> PromptCost:
+    """The cost of a prompt in steps without decodes, of ``joined`` prompts that come together.
+
+    Running requests wait for all of its steps. Ranks that have requests of their own compute prompts side by side, of
+    which so many come.
+    """
+    times, count = chunks.times, minimum(joined, chunks.ways)
+    host = host_seconds(engine, count * maximum(1 / chunks.steps, 1), ways)
+    part, steps = chunks.steps / count, ceil_div(chunks.steps, 1)
+    each = part * (slowest_seconds(times) + host) + engine.admit
+    own = steps * (times.period + host) + engine.admit
+    return PromptCost(each, own, each, together=maximum(1 / part - 1, 0), steps=steps)
 
 
 def chunked_prompt_cost(
@@ -170,15 +188,18 @@ def serve(
     with it, ``E (runs - 1) / output``: each of a request's tokens has the same share of the other prompts. A request
     that finds no room waits for another to leave, ``(clients - runs) / X``, ``X = runs / (E + (output - 1) TPOT)``
     (Little 1961). The first ``runs`` requests arrive at once and wait for half of their prefills. In ``chunks``, a
-    prompt costs running requests the difference between a mixed step and a plain one, and other prompts wait until all
-    its steps are done. If nothing ``decodes``, each text takes one step, and a step
-    reads ``joined`` texts. During that step the results of the step before are still on their way to the clients.
+    prompt costs running requests the difference between a mixed step and a plain one, or all of its steps where the
+    engine does not mix them; other prompts wait until all its steps are done. If nothing ``decodes``, each text takes
+    one step, and a step reads ``joined`` texts. During that step the results of the step before are still on their way
+    to the clients.
     """
     added = host_seconds(engine, (runs if decodes else joined) / flights, ways)
     whole, step, host = decode.period + added, decode.period / gain, added / gain
     come = (runs - 1) / output
     if chunks is None:
         cost = whole_prompt_cost(engine, prefill, joined)
+    elif decodes and not engine.mixes_steps:
+        cost = lone_chunks_cost(engine, chunks, joined, ways)
     else:
         plain, beside = (decode.period, come) if decodes else (0.0, 0.0)
         cost = chunked_prompt_cost(engine, chunks, plain, added, flights=flights, come=beside)

@@ -25,11 +25,12 @@ from plandsl.backends.cost.deployments.ongoing import (
     host_seconds,
     queue_seconds,
     running_requests,
+    slowest_seconds,
     whole_prompt_cost,
 )
 from plandsl.backends.cost.deployments.replicas import Occupancy, Replicas
 from plandsl.backends.cost.deployments.transfer import Transfer, TransferTimes
-from plandsl.backends.cost.num import are_numbers, call_traced, ceil_div, largest, maximum, minimum, where
+from plandsl.backends.cost.num import are_numbers, call_traced, ceil_div, maximum, minimum, where
 from plandsl.backends.cost.time.phase import PhaseTimes
 from plandsl.ir.types import Number
 from plandsl.spec.plan import PlanSpec, SplitSpec
@@ -256,8 +257,7 @@ class Pools(Deployment):
             times = prefill_step(one, 1, i, 1)
             return times, whole_prompt_cost(engine, times, 1)
         chunks = chunk_prompt(one, inf, i, 1)
-        each = largest([s.span for s in chunks.times.stages])
-        slowest = maximum(each, chunks.times.hop) * chunks.times.parts + chunks.times.drafted + engine.step
+        slowest = slowest_seconds(chunks.times) + engine.step
         whole, turn = chunks._replace(steps=ceil_div(chunks.steps, 1)), chunks.steps * slowest + engine.admit
         return whole.whole, PromptCost(turn, whole.steps * (chunks.times.period + engine.step) + engine.admit, turn)
 

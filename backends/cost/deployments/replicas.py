@@ -3,7 +3,14 @@
 from typing import NamedTuple
 
 from plandsl.backends.cost.deployments.batch import decode_step, prefill_step, resident_tokens, time_batch
-from plandsl.backends.cost.deployments.chunks import Chunks, chunk_prompt, cuts_prompts, sustained_requests
+from plandsl.backends.cost.deployments.chunks import (
+    Chunks,
+    chunk_lone,
+    chunk_prompt,
+    cuts_prompts,
+    decodes_beside,
+    sustained_requests,
+)
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics, Phases
 from plandsl.backends.cost.deployments.memory import MemoryModel
 from plandsl.backends.cost.deployments.ongoing import joined_prefills, running_requests, serve
@@ -125,7 +132,7 @@ class Replicas(Deployment):
         _, rounds = resident_tokens(self.one, i, o, ongoing=True)
         runs = running_requests(self.plan.effective_engine, clients, most * rounds)
         encodes = self.plan.workload.encodes
-        if cuts_prompts(self.one) and not encodes:
+        if cuts_prompts(self.one) and decodes_beside(self.one):
             runs = minimum(runs, rounds * sustained_requests(self.one, i, o))
         joined = joined_prefills(runs, o / self.gain, self.main.ways)
         step = self.plan.chunked_prefill or self.plan.full_step
@@ -140,7 +147,10 @@ class Replicas(Deployment):
         decode = decode_step(one, b, i, o)
         chunks: Chunks | None = None
         if cuts_prompts(one):
-            chunks = chunk_prompt(one, b, i, self.in_flight, o)
+            if self.plan.workload.encodes or self.plan.effective_engine.mixes_steps:
+                chunks = chunk_prompt(one, b, i, self.in_flight, o)
+            else:
+                chunks = chunk_lone(one, joined, i)
             prefill = chunks._replace(steps=ceil_div(chunks.steps, 1)).whole
         else:
             prefill = prefill_step(one, joined, i, 1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
 
-from plandsl.backends.cost.deployments.chunks import cuts_prompts, decodes_beside
+from plandsl.backends.cost.deployments.chunks import cuts_prompts, has_decodes
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.deployments.step import Prompt, Step
 from plandsl.backends.cost.serving.graphs import graphs_of
@@ -109,7 +109,7 @@ class ServerClock:
         self.kernels = kernels or Kernels(server)
         self.queries = int(server.queries)
         self.graphs = graphs_of(server)
-        self.request = self.engine.request if decodes_beside(server) else 0.0
+        self.request = self.engine.request if has_decodes(server) else 0.0
         self.cuts, self.ways = cuts_prompts(server), int(server.main.ways)
 
     def on(self, server: Server) -> ServerClock:
