@@ -365,3 +365,12 @@ def test_formats_are_compared_with_one_cut() -> None:
     room = {bits: one.cost.evaluate().max_batch for bits, one in plans.items()}
     assert room["fp4"] < room["fp8"], "what the law must not say"
     laws_growth.fewer_bits_take_less_memory(plan)
+
+
+def test_requests_always_in_flight_may_wait_for_more_prompts_with_twice_the_layers() -> None:
+    """The engine's part of a first token stays as long, so that more of the three requests are in steps."""
+    text = TEXT.format(sharding="tp = 1", load="input = 1, output = 1, concurrency = 3", more="engine = vllm")
+    (plan,) = compile_text(text.replace("llama_3_2_1b", "llama_3_1_8b"))
+    (deeper,) = compile_text(text.replace("llama_3_2_1b", "llama_3_1_8b with { layers = 64 }"))
+    assert deeper.cost.own.tpot > 2 * plan.cost.own.tpot, "what the law must not say"
+    laws_growth.layers_add_up(plan)
