@@ -100,6 +100,12 @@ def test_rows_in_two_files_are_fitted_as_if_in_one_and_a_file_counts_once(measur
     assert one[3:] == two[3:]
 
 
+def test_a_file_that_is_not_there_is_told_beside_others(measured, capsys):
+    assert main(["calibrate", str(measured / "gemm.csv"), "nosuch/moe.csv", "-o", str(measured / "cal")]) == 2
+    assert "error[E450]: there is no file or folder nosuch/moe.csv" in capsys.readouterr().err
+    assert not (measured / "cal").exists()
+
+
 def test_json_lists_every_set(measured, capsys):
     assert main(["calibrate", str(measured / "gemm.csv"), "-o", str(measured / "cal"), "--json"]) == 0
     body = json.loads(capsys.readouterr().out)
