@@ -14,6 +14,7 @@ from plandsl.backends.calibrate.fit import fit, held_out
 from plandsl.backends.calibrate.kinds import KINDS
 from plandsl.backends.calibrate.kinds.gemm import GEMM
 from plandsl.backends.calibrate.relatives import RELATIVES, completing
+from plandsl.backends.calibrate.run import files
 from plandsl.backends.calibrate.solve import Loss, solve
 from plandsl.backends.calibrate.table import read_table
 from plandsl.cli import main
@@ -92,12 +93,20 @@ def test_rows_in_two_files_are_fitted_as_if_in_one_and_a_file_counts_once(measur
         lines = (",".join(row.split(",")[:columns]) for row in (header, *some))
         (half / "gemm.csv").write_text("".join(f"{line}\n" for line in lines))
     again = [halves[0], halves[0] / ".." / "a" / "gemm.csv"]
-    for out, data in {"one": [measured], "two": [*halves, *again]}.items():
-        assert main(["calibrate", *map(str, data), "-o", str(measured / out)]) == 0
-    one, two = ((measured / out / "h100_sxm.plan").read_text().splitlines() for out in ("one", "two"))
-    assert one[2].endswith('gemm.csv (made)"')
-    assert two[2].endswith('gemm.csv (made), gemm.csv (unnamed)"')
-    assert one[3:] == two[3:]
+    (_, one), (_, two) = (*files([measured]), *files([*halves, *again]))
+    assert one.columns.keys() == two.columns.keys()
+    for name in one.columns.keys() - {"source"}:
+        np.testing.assert_array_equal(two.columns[name], one.columns[name], name)
+    assert main(["calibrate", *map(str, (*halves, *again)), "-o", str(measured / "cal")]) == 0
+    text = (measured / "cal" / "h100_sxm.plan").read_text()
+    assert text.splitlines()[2].endswith('gemm.csv (made), gemm.csv (unnamed)"')
+    assert text.count("gemm {") == 1
+
+
+def test_a_file_that_is_not_there_is_told_beside_others(measured, capsys):
+    assert main(["calibrate", str(measured / "gemm.csv"), "nosuch/moe.csv", "-o", str(measured / "cal")]) == 2
+    assert "error[E450]: there is no file or folder nosuch/moe.csv" in capsys.readouterr().err
+    assert not (measured / "cal").exists()
 
 
 def test_json_lists_every_set(measured, capsys):

@@ -174,9 +174,11 @@ WRONG = (
     Wrong(
         'trtllm-serve llama_3_1_8b --kv_cache_config {"free_gpu_memory_fraction":true}',
         "E508",
-        said=("`True` is no share of memory",),
+        said=("`true` is no share of memory",),
     ),
-    Wrong('trtllm-serve llama_3_1_8b --kv_cache_config {"tokens_per_block":"x"}', "E508", said=("a whole number",)),
+    Wrong(
+        'trtllm-serve llama_3_1_8b --kv_cache_config {"tokens_per_block":"x"}', "E508", said=("`x` is no whole number",)
+    ),
     Wrong('trtllm-serve llama_3_1_8b --kv_cache_config {"enable_block_reuse":3}', "E508", said=("true nor false",)),
     Wrong(
         'trtllm-serve llama_3_1_8b --scheduler_config {"capacity_scheduler_policy":"MAX_UTILISATION"}',
@@ -187,10 +189,12 @@ WRONG = (
     Wrong(
         'trtllm-serve llama_3_1_8b --scheduler_config {"context_chunking_policy":["EQUAL_PROGRESS"]}',
         "E508",
-        said=("is not what it takes", "`FIRST_COME_FIRST_SERVED`"),
+        said=('`["EQUAL_PROGRESS"]` is not what it takes', "`FIRST_COME_FIRST_SERVED`"),
     ),
     Wrong(
-        'trtllm-serve llama_3_1_8b --pp_partition [16,"x",16] --pp_size 2', "E508", said=("of layers for each stage",)
+        'trtllm-serve llama_3_1_8b --pp_partition [16,"x",16] --pp_size 2',
+        "E508",
+        said=("`x` is no whole number of layers",),
     ),
     Wrong(
         "trtllm-serve llama_3_1_8b --enable_attention_dp=perhaps",

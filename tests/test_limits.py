@@ -188,7 +188,7 @@ OPTIONS = {
     "verified": ["verify", "--set", "model.layers=1", "--steps", "2"],
     "trace_steps": ["export", "--to", "perfetto", "--steps", "2", "-o", "x.json"],
 }
-"""For each limit of an option a command line that is beyond it where one less than its number is."""
+"""The name of a limit -> a command line whose last number is the option. A limit of one less refuses it."""
 
 
 @pytest.mark.parametrize("name", OPTIONS)

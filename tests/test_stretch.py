@@ -272,6 +272,19 @@ def test_few_steps_are_composed_where_answers_are_long(policy: Policy, ranks: in
     assert counted.steps < 100 * ranks
 
 
+@pytest.mark.parametrize("write", get_args(WriteName))
+def test_few_steps_are_composed_where_blocks_come_back_from_a_tier(write: WriteName) -> None:
+    """Six prompts take turns, and the GPU has no room for the blocks of all of them."""
+    load = Requests(np.zeros(30), np.full(30, 65), np.full(30, 400))
+    load = load._replace(blocks=Hashes(np.arange(31) * 16, np.arange(480) % 96, 4))
+    counted, tiers = Counted(Vllm(8)), Tiers((Tier(2000, 0.1, 0.4),), write, LOADING["vllm"])
+    found = simulate([Worker(counted, Bent(40.0, 0.0), 250, 4, tiers=tiers)], load, Closed(2))
+    assert found.loaded is not None
+    assert found.loaded.any()
+    assert found.leaps
+    assert counted.steps < len(found.steps.start_s) / 10
+
+
 def test_servers_that_see_other_steps_next_have_no_stretch() -> None:
     load, worker = Requests(np.zeros(3), np.full(3, 4), np.full(3, 9)), Worker(Sglang(8), Bent(4.0, 0.02), 100)
     assert simulate([worker], load).leaps

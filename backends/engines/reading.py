@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 
 from plandsl.backends.engines.flags import Settings
@@ -11,6 +12,11 @@ from plandsl.backends.engines.words import is_whole
 from plandsl.diagnostics import Diagnostic, PlanError, Span, clip, either
 from plandsl.spec.model import Apply, ModelSpec, Weight, walk
 from plandsl.spec.scheduler import SchedulerName
+
+
+def shown(value: object) -> str:
+    """A value of a file as a message shows it: a text as it is, all else as JSON."""
+    return clip(value if isinstance(value, str) else json.dumps(value, default=str))
 
 
 class Reading:
@@ -110,7 +116,10 @@ class Reading:
         value = config.get(key)
         if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
             return value
-        raise self.wrong(name, f"expected a whole number `{key}`", f'"{key}": 3')
+        why = f"expected a whole number `{key}`"
+        if value is not None:
+            why = f"`{key}`: `{shown(value)}` is no whole number above 0"
+        raise self.wrong(name, why, f'"{key}": 3')
 
     def inner_share(self, name: str, key: str) -> float | None:
         """A share of memory inside the object ``name``, above 0 and at most 1; None where it is not given."""
@@ -119,7 +128,7 @@ class Reading:
             return None
         if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1:
             return float(value)
-        why = f"`{key}`: `{clip(str(value))}` is no share of memory"
+        why = f"`{key}`: `{shown(value)}` is no share of memory"
         raise self.wrong(name, why, "a number above 0 and at most 1, such as 0.9")
 
     def inner_flag(self, name: str, key: str) -> bool | None:
@@ -127,7 +136,7 @@ class Reading:
         value = self.json(name).get(key)
         if value is None or isinstance(value, bool):
             return value
-        raise self.wrong(name, f"`{key}`: `{clip(str(value))}` is neither true nor false", f'"{key}": true')
+        raise self.wrong(name, f"`{key}`: `{shown(value)}` is neither true nor false", f'"{key}": true')
 
     def inner_word(self, name: str, key: str, words: Collection[str]) -> str:
         """One of ``words`` inside the object ``name``, empty where it is not given."""
@@ -136,7 +145,7 @@ class Reading:
             return ""
         if isinstance(value, str) and value in words:
             return value
-        raise self.wrong(name, f"`{key}`: `{clip(str(value))}` is not what it takes", f"expected {either(list(words))}")
+        raise self.wrong(name, f"`{key}`: `{shown(value)}` is not what it takes", f"expected {either(list(words))}")
 
     def role(self, found: str) -> Role:
         """The role of the server: what its arguments say, else what stands around it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from plandsl.backends.engines.flags import Settings
 from plandsl.backends.engines.formats import CACHES, DTYPES, cache_word, read_cache, state_word
-from plandsl.backends.engines.reading import Reading
+from plandsl.backends.engines.reading import Reading, shown
 from plandsl.backends.engines.refusing import refuse
 from plandsl.backends.engines.server import Degrees, Draft, HostCache, Lora, Server
 from plandsl.diagnostics import Diagnostic, PlanError, clip
@@ -221,9 +221,11 @@ def read_trtllm(r: Reading) -> Server:
 
 def _read_layers(r: Reading) -> tuple[int, ...]:
     """Layers of each stage, as `pp_partition` has them."""
-    layers = [n for n in r.items("pp_partition") if isinstance(n, int) and not isinstance(n, bool) and n > 0]
-    if len(layers) < len(r.items("pp_partition")):
-        raise r.wrong("pp_partition", "expected a whole number of layers for each stage", "[16, 16]")
+    layers: list[int] = []
+    for one in r.items("pp_partition"):
+        if not isinstance(one, int) or isinstance(one, bool) or one < 1:
+            raise r.wrong("pp_partition", f"`{shown(one)}` is no whole number of layers of a stage", "[16, 16]")
+        layers.append(one)
     return tuple(layers)
 
 

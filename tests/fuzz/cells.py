@@ -74,7 +74,7 @@ def spoil(rows: Rows, random: Random, words: Sequence[str] = ()) -> Rows:
 
 
 def spoiled(rows: Rows, random: Random, words: Sequence[str] = (), share: float = 0.4) -> bytes:
-    """The rows as text: for a ``share`` of them with changes of cells or of bytes, else as they are."""
+    """The rows as text: as they are, but in a ``share`` of cases with changes of cells or of bytes."""
     chance = random.random()
     if chance < 0.62 * share:
         for _ in range(random.choice((1, 1, 2, 3))):

@@ -64,7 +64,7 @@ def spoil(document: Any, random: Random) -> str:
 
 
 def spoiled(document: Any, random: Random, write: Callable[[Any], str] = json.dumps, share: float = 0.4) -> bytes:
-    """The document as text: for a ``share`` of them with changes of values or of bytes, else as it is."""
+    """The document as text: as it is, but in a ``share`` of cases with changes of values or of bytes."""
     chance = random.random()
     if chance < 0.67 * share:
         return spoil(document, random).encode("utf-8", "surrogatepass")

@@ -82,8 +82,8 @@ def mutant(random: Random, corpus: Corpus, options: Options) -> Case:
     elif words:
         at = random.randrange(len(words))
         match random.randrange(4):
-            case 0 if "--requests" in words[max(at - 1, 0) : at + 1]:  # as many as it is without take long
-                words[at] = "7"
+            case 0 if "--requests" in words[max(at - 1, 0) : at + 1]:
+                words[at] = "7"  # without `--requests`, all requests of the load are served, which takes long
             case 0:
                 del words[at]
             case 1:

@@ -116,7 +116,7 @@ def find_scaled(plan: PlanSpec) -> Scaled:
 
 class Probes:
     """Runs by their factor. A run that was made once is not made again. ``expected`` runs are made, for the progress.
-    A search begins ``near`` a factor.
+    A search begins at the factor ``near``.
 
     Raises `PlanError` as `find_scaled` does.
     """
@@ -190,7 +190,7 @@ class Probes:
     def following(self, low: float | None, high: float | None, close: float) -> float | None:
         """The factor that comes next; None where the two are as near as they need to be, or as far as they may be."""
         if low is None and high is None:
-            return self.near
+            return self.snap(self.near)
         if low is None:
             assert high is not None, "one of the two is known"
             below = self.snap(high / 2)

@@ -87,8 +87,8 @@ def whole_prompt_cost(engine: EngineSpec, prefill: PhaseTimes, joined: Number) -
 def lone_chunks_cost(engine: EngineSpec, chunks: Chunks, joined: Number, ways: Number) -> PromptCost:
     """The cost of a prompt in steps without decodes, of ``joined`` prompts that come together.
 
-    Running requests wait for all of its steps. Ranks that have requests of their own compute prompts side by side, of
-    which so many come.
+    Running requests wait for all of its steps. The ``ways`` ranks that have requests of their own compute prompts side
+    by side, as far as so many come.
     """
     times, count = chunks.times, minimum(joined, chunks.ways)
     host = host_seconds(engine, count * maximum(1 / chunks.steps, 1), ways)

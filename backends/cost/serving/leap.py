@@ -193,7 +193,8 @@ class Leaper:
                         k = bend
                 if not waits:
                     if coming < inf:
-                        # steps that end before it comes; the next one is composed before it, `ahead` another one too
+                        # Steps that start before it comes, and `ahead` one more, which is composed before that.
+                        # One is left without `ahead` too: `start` is then `now`, and it comes later than that.
                         def at_end(j: int, since: float = start, first: float = seconds, more: float = more) -> float:
                             return since + (j * first + more * (0.5 * j * (j - 1)))
 
