@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from plandsl.answers.rate import FoundRate
+from plandsl.backends.cost.answers.autoscale import capacity
 from plandsl.backends.cost.answers.find_rate import search_rate
 from plandsl.backends.cost.answers.probes import serve_here
 from plandsl.backends.cost.answers.simulation import Servers, build_servers, simulate_plan
+from plandsl.backends.cost.serving.windows import windows
 from plandsl.cli import main
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
@@ -73,6 +75,14 @@ def test_a_search_ends_at_the_same_rate_wherever_it_begins(near: float) -> None:
     assert (found.value, found.fails_at, found.binds) == (own.value, own.fails_at, own.binds)
     assert (found.runs < own.runs) == (near == 32)
     assert np.isnan(found.low)
+
+
+def test_of_a_load_of_which_all_requests_are_refused_no_rate_holds() -> None:
+    made = plan("input = 900_000, output = 20, rate = 1 req/s, requests = 20")
+    found = made.find_rate()
+    assert not found.ok
+    assert (found.binds, found.runs) == (("no request is served",), 1)
+    assert np.isnan(capacity(made, windows(made.spec, 3600.0)[0], 20))
 
 
 def test_conversations_that_start_almost_at_once_have_a_rate_that_holds() -> None:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 GROWS = "the queue grows"
 """What fails of a run that is not stable."""
 
+UNSERVED = "no request is served"
+"""What fails of a run that refuses all."""
+
 
 class Figure(NamedTuple):
     """A number, and the half width of its 95 % interval; NaN where the run is too short for one."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import isfinite
 
 from plandsl.answers.rate import FoundRate
-from plandsl.answers.simulation import GROWS, Figure
+from plandsl.answers.simulation import GROWS, UNSERVED, Figure
 from plandsl.backends.cost.answers.money import copies_for, rent_of
 from plandsl.backends.cost.answers.probes import Probe, Probes, Serve, find_scaled, serve_made
 from plandsl.backends.cost.deployments.build import Compiled
@@ -80,7 +81,7 @@ def _answer(
     """The answer: the plan holds at ``low``, and fails at ``high``."""
     nan, unit = float("nan"), _unit(search.plan.workload, search.scaled)
     copies, paid = (None, None) if low is None else _copies(search.plan, low, unit)
-    binds = () if high is None else (*(r.text for r in high.missed), *(() if high.stable else (GROWS,)))
+    binds = () if high is None else (*(r.text for r in high.missed), *_troubles(high))
     return FoundRate(
         plan=search.plan.name,
         gpus=next(iter(search.probes.values())).told.gpus,
@@ -101,6 +102,14 @@ def _answer(
         copies=copies,
         usd_per_h=paid,
     )
+
+
+def _troubles(run: Probe) -> Iterator[str]:
+    """What fails of a run beside its requirements."""
+    if not run.serves:
+        yield UNSERVED
+    if not run.stable:
+        yield GROWS
 
 
 def _copies(plan: PlanSpec, found: Probe, unit: str) -> tuple[int | None, float | None]:

@@ -55,6 +55,11 @@ class Probe(NamedTuple):
         """Whether the queue does not grow."""
         return self.told.summary.stable
 
+    @property
+    def serves(self) -> bool:
+        """Whether any request is served: of a load of which all are refused no queue grows either."""
+        return self.told.summary.served > 0
+
     def spread(self, metric: str) -> Spread:
         """A latency over the requests of the run."""
         found: Spread = getattr(self.told.summary, metric)
@@ -62,7 +67,7 @@ class Probe(NamedTuple):
 
     def holds(self, shift: float = 0.0) -> bool:
         """Whether it is stable, and nothing that must not grow is too large, each ``shift`` half widths higher."""
-        return self.stable and all(check.met(shift) for check in self.checks if check.require.caps)
+        return self.serves and self.stable and all(check.met(shift) for check in self.checks if check.require.caps)
 
     @property
     def missed(self) -> tuple[Requirement, ...]:
@@ -72,7 +77,7 @@ class Probe(NamedTuple):
     @property
     def keeps_all(self) -> bool:
         """Whether it is stable and every requirement is met."""
-        return self.stable and not self.missed
+        return self.serves and self.stable and not self.missed
 
     @property
     def alone(self) -> bool:

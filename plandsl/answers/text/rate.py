@@ -13,7 +13,7 @@ from plandsl.answers.text.simulation import print_simulation
 from plandsl.answers.text.words import plain_table, show_metric
 from plandsl.printing import print_lines
 from plandsl.spec.plan import PlanSpec
-from plandsl.units import show_money
+from plandsl.units import counted, show_money
 
 
 def print_rate(plan: PlanSpec, found: FoundRate, console: Console) -> None:
@@ -53,7 +53,7 @@ def _lines(f: FoundRate) -> Iterator[str]:
         many = "1 copy" if f.copies == 1 else f"{f.copies} copies"
         paid = "" if f.usd_per_h is None else f", {show_money(f.usd_per_h)} an hour"
         yield f"{f.demand:.4g} req/s: {many}, {f.copies * f.gpus} GPUs{paid}"
-    yield f"found by {f.runs} runs of the same requests"
+    yield f"found by {counted(f.runs, 'run')} of the same requests"
 
 
 def _interval(f: FoundRate) -> str:
