@@ -111,7 +111,7 @@ MAX_VALUES = Limit("values", 100_000, "values", what="a field of a search", code
 MAX_COMPILED = Limit(
     "compiled", 20_000, "plans", what="a search: plans that differ by more than their load", codes="E409"
 )
-MAX_DRAWS = Limit("draws", 1_000, "plans", what="neighbours of a plan of which `planc laws` asks", codes="E400")
+MAX_DRAWS = Limit("draws", 1_000, "plans", what="what `planc laws` draws beside each plan", codes="E400")
 MAX_VERIFIED = Limit("verified", 64, "steps", what="decode steps that are verified", codes="E400 E445")
 
 MAX_TABLE_BYTES = Limit("table_bytes", 16_777_216, "bytes", what="a file of measurements", codes="E450")
