@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from functools import cache
 from itertools import product
+from math import inf
 
 import numpy as np
 import pytest
 from attrs import evolve
 
+from plandsl.backends.cost.answers.figures import FIGURES
+from plandsl.backends.cost.answers.responses import HAIR, ROUNDING
 from plandsl.backends.cost.answers.sensitivities import seconds_by_bound
 from plandsl.backends.cost.answers.terms import terms
 from plandsl.backends.cost.deployments.pools import Pools
+from plandsl.backends.cost.num import follow_rise
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.testing.laws_cost import shares_follow_their_figures
 from tests.draws import some
@@ -163,3 +168,35 @@ def shares_follow_where_the_link_limits(clients: int, when: str) -> None:
     assert next(iter(seconds_by_bound(found, "tpot"))) == "transfer", (
         "other transfers too are as long as the bandwidth says"
     )
+
+
+@pytest.mark.parametrize(("clients", "chunk"), [(2, None), (64, None), (64, 512), (400, None)])
+def test_a_figure_a_hair_worse_gives_what_the_search_for_it_gives(clients: int, chunk: int | None) -> None:
+    """To a thousandth of the change, and no change where the figure has no part."""
+    cost = model(plan(clients=clients, chunk=chunk))
+    before = cost.evaluate()
+    for figure in FIGURES.values():
+        worse = figure.improved(cost.plan, 1 / (1 + HAIR))
+        found, wanted = cost.nudged(worse, before), cost.on(worse).evaluate()
+        for name in ("ttft", "tpot", "throughput"):
+            was, now, asked = (float(getattr(metrics, name)) for metrics in (before, found, wanted))
+            assert now - was == pytest.approx(asked - was, rel=1e-3, abs=ROUNDING * was), (figure.key, name)
+
+
+@pytest.mark.parametrize(
+    ("excess", "near", "found"),
+    [
+        (lambda d: d * d - 4.00001, 2.0, 4.00001**0.5),
+        (lambda d: 1.000001 * d - 9, 9.0, 9 / 1.000001),
+        (lambda d: d - 20, 10.0, 10.0),  # all fit
+        (lambda d: d - 9, 10.0, None),  # the last does not fit any more
+        (lambda d: d - 5 + (d > 4), 4.0, None),  # it jumps over 0
+        (lambda d: d - 5, 4.0, None),  # it is far
+        (lambda d: 4.00001 - d, 4.0, None),  # it falls
+        (lambda d: inf if d > 4 else d - 4.00001, 4.0, None),
+    ],
+)
+def test_a_rise_is_followed_where_it_is_a_hair_away(
+    excess: Callable[[float], float], near: float, found: float | None
+) -> None:
+    assert follow_rise(excess, near, 10.0) == (None if found is None else pytest.approx(found, rel=1e-10))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 
 from plandsl.ir.types import Number
 
@@ -80,6 +81,33 @@ def call_traced(find: Callable[..., Number], *values: Number) -> Number:
     """``find(*values)``, which decides by its values: a trace (`time.trace`) records it as one call."""
     tape = next((v.tape for v in values if hasattr(v, "tape")), None)
     return find(*values) if tape is None else tape.call(find, values)
+
+
+ASIDE, LEFT = 1e-6, 0.05
+"""How far `follow_rise` looks aside, and the share of an excess that one step of the secant method may leave."""
+
+MUCH, NOTHING = 1e-3, 1e-12
+"""Shares of ``top``: an excess that is no hair's, and one that is rounding."""
+
+
+def follow_rise(excess: Callable[[Number], Number], near: Number, top: Number) -> Number | None:
+    """Where ``excess`` rises above 0 below ``top``, if it is a hair other than one that does so ``near``.
+
+    By two steps of the secant method. None where the first does not come close to 0, as beside a jump.
+    """
+    here = excess(near)
+    if near >= top:
+        return top if here <= 0 else None
+    if abs(here) <= NOTHING * top:
+        return near
+    grows = excess(near * (1 + ASIDE)) - here
+    if abs(here) > MUCH * top or not 0 < grows < inf:
+        return None
+    found = near - here / grows * near * ASIDE
+    left = excess(found)
+    if not abs(left) <= LEFT * abs(here):
+        return None
+    return minimum(found - left * (found - near) / (left - here), top)
 
 
 def find_least(holds: Callable[[int], bool], most: int) -> int | None:

@@ -54,7 +54,7 @@ def responses(model: Deployment, metrics: Metrics) -> Responses:
     for key, figure in FIGURES.items():
         other = figure.improved(plan, 1 / (1 + HAIR))
         if other != plan:
-            worse[key] = model.on(other).evaluate()
+            worse[key] = model.nudged(other, metrics)
     ops = {
         PREFILL: _followed_figures(metrics.prefill, [m.prefill for m in worse.values()], list(worse)),
         DECODE: _followed_figures(metrics.decode, [m.decode for m in worse.values()], list(worse)),

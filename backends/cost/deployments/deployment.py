@@ -185,6 +185,10 @@ class Deployment(ABC):
     def on(self, plan: PlanSpec) -> Deployment:
         """The same deployment with other figures of hardware, calibration or engine, from ``plan``."""
 
+    def nudged(self, plan: PlanSpec, metrics: Metrics) -> Metrics:
+        """The metrics of the own load with the figures of ``plan``, a hair other than this plan's, of ``metrics``."""
+        return self.on(plan).evaluate()
+
     @abstractmethod
     def guessing(self, tokens: Number, acceptance: Number) -> Deployment:
         """The same deployment with ``tokens`` guesses of chance ``acceptance`` each; numbers or arrays, as a load."""

@@ -30,7 +30,7 @@ from plandsl.backends.cost.deployments.ongoing import (
 )
 from plandsl.backends.cost.deployments.replicas import Occupancy, Replicas
 from plandsl.backends.cost.deployments.transfer import Transfer, TransferTimes
-from plandsl.backends.cost.num import are_numbers, call_traced, ceil_div, maximum, minimum, where
+from plandsl.backends.cost.num import are_numbers, call_traced, ceil_div, follow_rise, maximum, minimum, where
 from plandsl.backends.cost.time.phase import PhaseTimes
 from plandsl.ir.types import Number
 from plandsl.spec.plan import PlanSpec, SplitSpec
@@ -100,6 +100,7 @@ class Pools(Deployment):
         self.split, self.prefill, self.decode = split, prefill, decode
         self._transfer = Transfer(split, prefill.memory, decode.memory)
         self._tokens: dict[bool, Callable[..., Number]] = {}
+        self.near: Number | None = None
 
     @property
     def pools(self) -> tuple[Replicas, ...]:
@@ -116,6 +117,12 @@ class Pools(Deployment):
         split = plan.split
         assert split is not None, "other figures leave the pools"
         return Pools(plan, split, self.prefill.on(split.prefill), self.decode.on(split.decode))
+
+    def nudged(self, plan: PlanSpec, metrics: Metrics) -> Metrics:
+        """The same; the requests in the decode pool are found beside those of ``metrics``, in three evaluations."""
+        other = self.on(plan)
+        other.near = None if metrics.served is None else metrics.served.running
+        return other.evaluate()
 
     def guessing(self, tokens: Number, acceptance: Number) -> Pools:
         """The same deployment with ``tokens`` guesses of chance ``acceptance`` each; numbers or arrays, as a load."""
@@ -291,7 +298,9 @@ class Pools(Deployment):
         exposed: Number, servers: Number, rate: Number,
     ) -> Number:  # fmt: skip
         """Requests in the decode pool or on their way to it: ``d`` of `Flow`, found by bisection."""
-        token = self._quick_token(not are_numbers(n, i, o, room))
+        plain = are_numbers(n, i, o, room)
+        near = self.near if plain else None
+        token = self._token if near is not None else self._quick_token(not plain)
         places, steps = self.decode.n * self.decode.in_flight, maximum(o - 1, 0)
 
         def all_of(d: Number) -> Number:
@@ -302,7 +311,13 @@ class Pools(Deployment):
             borne = (x * turn < self.prefill.n) & (x < rate)
             return where(borne, d + x * ahead, inf)
 
-        low, high = 0.0 * room, minimum(room, n) + 0.0
+        top = minimum(room, n) + 0.0
+        if near is not None:
+            found = follow_rise(lambda d: all_of(d) - n, near, top)
+            if found is not None:
+                return found
+            token = self._quick_token(arrays=False)
+        low, high = 0.0 * room, top
         for _ in range(HALVINGS):
             middle = (low + high) / 2
             fits = all_of(middle) <= n
