@@ -322,6 +322,7 @@ def test_shapes_kept_back_do_not_move_the_constants(tmp_path):
     assert errors.score().bias == pytest.approx(-0.75, abs=0.05)
 
 
+@pytest.mark.slow
 def test_sizes_kept_back_are_the_ends(tmp_path):
     folder = board(tmp_path)
     found = divide(folder)

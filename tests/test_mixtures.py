@@ -64,6 +64,7 @@ def numbers(body: Any, path: str = "") -> Iterator[tuple[str, float]]:
         yield path, body
 
 
+@pytest.mark.slow
 def test_deployments_are_mixed() -> None:
     """What the strategy draws: every axis and region, several at once, clusters, kinds of steps and of models."""
     seen: Counter[str] = Counter()
