@@ -118,19 +118,32 @@ def test_too_many_requests_at_once_are_refused_at_once(team: Team) -> None:
     assert len(team.crew.all) <= 1
 
 
+STARTED = (
+    "from plandsl.backends.serve.workers import Crew\n"
+    "from plandsl.backends.serve.limits import LIMITS\n"
+    "from plandsl.diagnostics import PlanError\n"
+    "from tests.misbehaving import misbehave\n"
+    "try:\n    Crew(misbehave, LIMITS, {loaded}, print).start()\n"
+    "except PlanError as error:\n    print(error.diagnostics[0].code, error.diagnostics[0].hint)\n"
+)
+
+
+def started(loaded: list[str], path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """What a process says that starts workers, with the modules of ``path``."""
+    paths = os.pathsep.join([str(path), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    own = os.environ | {"PYTHONPATH": paths} | variables
+    code = STARTED.format(loaded=loaded)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=own, check=False)
+
+
 def test_a_compiler_that_cannot_be_loaded_is_told_of(tmp_path: Path) -> None:
     (tmp_path / "broken_for_a_test.py").write_text("raise KeyError('no compiler')\n")
-    code = (
-        "from plandsl.backends.serve.workers import Crew\n"
-        "from plandsl.backends.serve.limits import LIMITS\n"
-        "from plandsl.diagnostics import PlanError\n"
-        "from tests.misbehaving import misbehave\n"
-        "try:\n    Crew(misbehave, LIMITS, ['broken_for_a_test'], print).start()\n"
-        "except PlanError as error:\n    print(error.diagnostics[0].code)\n"
-    )
-    path = os.pathsep.join([str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}, check=False
-    )
-    assert done.stdout == "E595\n"
+    done = started(["broken_for_a_test"], tmp_path)
+    assert done.stdout.startswith("E595 what they printed above")
     assert "no compiler" in done.stderr
+
+
+def test_a_folder_whose_name_is_too_long_for_sockets_is_told_of(tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    assert "set TMPDIR to a shorter one" in started([], tmp_path, TMPDIR=str(folder)).stdout

@@ -116,8 +116,11 @@ def _answer_one(pipe: Connection, answer: Answer, limits: Limits) -> None:
 # ---- in the server
 
 
-def _not_started() -> PlanError:
+def _not_started(error: Exception | None = None) -> PlanError:
     why = "the processes that answer requests do not start"
+    if "path too long" in str(error):  # the name of a socket has 107 bytes at most
+        hint = "the name of the folder for temporary files is too long: set TMPDIR to a shorter one"
+        return PlanError([Diagnostic("E595", f"{why}: {error}", hint=hint)])
     return PlanError([Diagnostic("E595", why, hint="what they printed above says why; please report it as an issue")])
 
 
@@ -134,7 +137,7 @@ class Worker:
             with ending.shield():  # what workers are forked from gets no Ctrl-C either, while it loads
                 self.process.start()
         except (EOFError, OSError) as error:  # the process that workers are forked from has ended
-            raise _not_started() from error
+            raise _not_started(error) from error
         theirs.close()
 
     def wait(self) -> None:
