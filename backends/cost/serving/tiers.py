@@ -77,20 +77,15 @@ class Shelf:
 
     def put(self, key: int) -> int | None:
         """Keep a block, which is now the most recently used. Returns the block that finds no room."""
-        if not self.room:
-            return key
-        self.keys[key] = None
-        self.keys.move_to_end(key)
-        return self.keys.popitem(last=False)[0] if len(self.keys) > self.room else None
+        return next(iter(self.put_each([key])), None)
 
-    def put_each(self, keys: Sequence[int]) -> None:
-        """Keep blocks, the last of which is now the most recently used."""
+    def put_each(self, keys: Sequence[int]) -> list[int]:
+        """Keep blocks, the last of which is now the most recently used. Returns the blocks that find no room."""
         there = self.keys
         for key in keys:
             there[key] = None
             there.move_to_end(key)
-        while len(there) > self.room:
-            there.popitem(last=False)
+        return [there.popitem(last=False)[0] for _ in range(len(there) - self.room)]
 
 
 class TieredPool(Pool):
