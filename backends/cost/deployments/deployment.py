@@ -186,7 +186,7 @@ class Deployment(ABC):
         """The same deployment with other figures of hardware, calibration or engine, from ``plan``."""
 
     def nudged(self, plan: PlanSpec, metrics: Metrics) -> Metrics:
-        """The metrics of the own load with the figures of ``plan``, a hair other than this plan's, of ``metrics``."""
+        """The metrics of ``plan``, whose figures are a hair worse or better; ``metrics`` are those of this plan."""
         return self.on(plan).evaluate()
 
     @abstractmethod

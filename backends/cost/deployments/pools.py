@@ -119,7 +119,7 @@ class Pools(Deployment):
         return Pools(plan, split, self.prefill.on(split.prefill), self.decode.on(split.decode))
 
     def nudged(self, plan: PlanSpec, metrics: Metrics) -> Metrics:
-        """The same; the requests in the decode pool are found beside those of ``metrics``, in three evaluations."""
+        """The same. The number of requests in the decode pool is found beside that of ``metrics``."""
         other = self.on(plan)
         other.near = None if metrics.served is None else metrics.served.running
         return other.evaluate()
@@ -298,12 +298,9 @@ class Pools(Deployment):
         exposed: Number, servers: Number, rate: Number,
     ) -> Number:  # fmt: skip
         """Requests in the decode pool or on their way to it: ``d`` of `Flow`, found by bisection."""
-        plain = are_numbers(n, i, o, room)
-        near = self.near if plain else None
-        token = self._token if near is not None else self._quick_token(not plain)
         places, steps = self.decode.n * self.decode.in_flight, maximum(o - 1, 0)
 
-        def all_of(d: Number) -> Number:
+        def all_of(d: Number, token: Callable[..., Number]) -> Number:
             """Requests in flight with ``d`` in the decode pool; infinite beyond the rates of prefill and ports."""
             x = d / (exposed + steps * token(d / places, i, o))
             waits = queue_seconds(x / self.prefill.n, turn) + queue_seconds(x / servers, servers / rate)
@@ -311,18 +308,18 @@ class Pools(Deployment):
             borne = (x * turn < self.prefill.n) & (x < rate)
             return where(borne, d + x * ahead, inf)
 
-        top = minimum(room, n) + 0.0
-        if near is not None:
-            found = follow_rise(lambda d: all_of(d) - n, near, top)
+        plain, top = are_numbers(n, i, o, room), minimum(room, n) + 0.0
+        if plain and self.near is not None:
+            found = follow_rise(lambda d: all_of(d, self._token) - n, self.near, top)
             if found is not None:
                 return found
-            token = self._quick_token(arrays=False)
+        token = self._quick_token(not plain)
         low, high = 0.0 * room, top
         for _ in range(HALVINGS):
             middle = (low + high) / 2
-            fits = all_of(middle) <= n
+            fits = all_of(middle, token) <= n
             low, high = where(fits, middle, low), where(fits, high, middle)
-        return where(all_of(minimum(room, n) + 0.0) <= n, minimum(room, n) + 0.0, low)
+        return where(all_of(top, token) <= n, top, low)
 
 
 class _Lane(NamedTuple):
