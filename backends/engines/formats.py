@@ -36,6 +36,9 @@ WEIGHTS: dict[SchedulerName, dict[str, str]] = {
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 """Formats of weights that are not quantised, and of activations."""
 
+READ_DTYPES = {theirs: ours for ours, theirs in DTYPES.items()}
+"""The same, by their names in engines."""
+
 
 def cache_word(engine: SchedulerName, format_: str, plan: PlanSpec) -> str:
     """The engine's name of the KV cache's format. Raises `PlanError` (E504) if it has no such cache."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Mapping
 
 from plandsl.backends.engines.flags import Settings
-from plandsl.backends.engines.formats import DTYPES
+from plandsl.backends.engines.formats import DTYPES, READ_DTYPES
 from plandsl.backends.engines.server import Lora, Role
 from plandsl.backends.engines.words import is_whole
 from plandsl.diagnostics import Diagnostic, PlanError, Span, clip, either
@@ -172,7 +172,7 @@ class Reading:
     def dtype(self) -> str:
         """The format that `--dtype` names; empty for ``auto``."""
         word = {"half": "float16", "float": "float32"}.get(self.word("dtype"), self.word("dtype"))
-        return {theirs: ours for ours, theirs in DTYPES.items()}.get(word, "")
+        return READ_DTYPES.get(word, "")
 
     def stored(self) -> str:
         """The format of weights where no flag converts them: that of `--dtype`, unless the checkpoint is quantised."""

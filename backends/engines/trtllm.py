@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from plandsl.backends.engines.flags import Settings
-from plandsl.backends.engines.formats import CACHES, DTYPES, cache_word, read_cache, state_word
+from plandsl.backends.engines.formats import CACHES, DTYPES, READ_DTYPES, cache_word, read_cache, state_word
 from plandsl.backends.engines.reading import Reading, shown
 from plandsl.backends.engines.refusing import refuse
 from plandsl.backends.engines.server import Degrees, Draft, HostCache, Lora, Server
@@ -231,16 +231,14 @@ def _read_layers(r: Reading) -> tuple[int, ...]:
 
 def _read_cache(r: Reading) -> str | None:
     """The format of the KV cache; None for that of the checkpoint."""
-    known = {theirs: ours for ours, theirs in DTYPES.items()}
-    words = dict.fromkeys(("auto", *CACHES["trtllm"].values(), *known))
+    words = dict.fromkeys(("auto", *CACHES["trtllm"].values(), *READ_DTYPES))
     word = r.inner_word("kv_cache_config", "dtype", words)
-    return read_cache("trtllm", word or "auto") or known.get(word)
+    return read_cache("trtllm", word or "auto") or READ_DTYPES.get(word)
 
 
 def _read_state(r: Reading) -> str:
-    named = {theirs: ours for ours, theirs in DTYPES.items()}
-    word = r.inner_word("kv_cache_config", "mamba_ssm_cache_dtype", ("auto", *named))
-    return named.get(word, "") if r.model.stateful else ""
+    word = r.inner_word("kv_cache_config", "mamba_ssm_cache_dtype", ("auto", *READ_DTYPES))
+    return READ_DTYPES.get(word, "") if r.model.stateful else ""
 
 
 def _read_host(r: Reading) -> HostCache | None:
