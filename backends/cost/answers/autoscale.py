@@ -13,18 +13,12 @@ from plandsl import limits
 from plandsl.answers.autoscale import Autoscale, Interval
 from plandsl.answers.simulation import GROWS
 from plandsl.backends.cost.answers.find_rate import search_rate
-from plandsl.backends.cost.answers.mean_load import (
-    WithLoad,
-    largest_served,
-    mean_load,
-    plan_at_mean,
-    requests_in_flight,
-)
+from plandsl.backends.cost.answers.mean_load import build_at_mean, largest_served, requests_in_flight
 from plandsl.backends.cost.answers.money import economics
 from plandsl.backends.cost.answers.probes import serve_here
 from plandsl.backends.cost.answers.shares import shares
 from plandsl.backends.cost.answers.simulation import Run, Servers, build_servers, serve_plan
-from plandsl.backends.cost.deployments.build import Compiled, build_deployment
+from plandsl.backends.cost.deployments.build import Compiled
 from plandsl.backends.cost.deployments.replicas import Replicas
 from plandsl.backends.cost.serving.percentiles import least_for
 from plandsl.backends.cost.serving.requests import Floats
@@ -70,7 +64,7 @@ def capacity(made: Compiled, busiest: Window, requests: int) -> float:
 
 def likely_factor(made: Compiled, rate: float) -> float:
     """The power of two by which ``rate`` comes closest to what a replica bears in closed form."""
-    model, mean = build_deployment(WithLoad(made, plan_at_mean)), mean_load(made.spec.workload)
+    model, mean = build_at_mean(made)
     each = largest_served(model, mean.output) / made.spec.sharding.replicas
     return 2.0 ** round(log2(min(max(each / rate, 1 / WIDEST), WIDEST)))
 
@@ -204,7 +198,7 @@ def replica_power(made: Compiled, rates: Sequence[float]) -> Floats | None:
 
     As many requests of the mean lengths are in flight as serve the rate; between them it draws idle power.
     """
-    model, mean = build_deployment(WithLoad(made, plan_at_mean)), mean_load(made.spec.workload)
+    model, mean = build_at_mean(made)
     replicas = made.spec.sharding.replicas
     asked = np.asarray(rates, float) * replicas
     crowds = np.array([requests_in_flight(model, rate, mean.output) for rate in asked], float)

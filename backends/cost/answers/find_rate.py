@@ -56,10 +56,9 @@ def search_rate(
         return _below(search, low)
     if high is not None and not high.stable and all(check.met() for check in high.checks if check.require.caps):
         return _capacity(search, low, high)
-    ends = (float("nan"), float("inf"))
-    if high is not None and interval:
-        ends = _interval(search)
-    return _answer(search, low, high, search.why(high), ends)
+    if high is None:
+        return _answer(search, low, None, search.why(None), (float("nan"), float("inf")))
+    return _answer(search, low, high, search.why(high), *((_interval(search),) if interval else ()))
 
 
 def check_bounded(plan: PlanSpec) -> None:

@@ -171,10 +171,14 @@ class WithLoad:
         return WithLoad(self._made.plain, self._change)
 
 
+def build_at_mean(made: Compiled) -> tuple[Deployment, MeanLoad]:
+    """The deployment of a plan at the mean of its load, and that mean."""
+    return build_deployment(WithLoad(made, plan_at_mean)), mean_load(made.spec.workload)
+
+
 def build_cost(made: Compiled) -> Deployment:
     """The deployment of a plan whose requests arrive over time, under the steady load at their means."""
-    mean = mean_load(made.spec.workload)
-    model = build_deployment(WithLoad(made, plan_at_mean))
+    model, mean = build_at_mean(made)
     if mean.rate is None:
         return model
     least = requests_in_flight(model, mean.rate, mean.output)
