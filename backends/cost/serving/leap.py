@@ -14,6 +14,7 @@ import sys
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
+from functools import partial
 from heapq import heappop, heappush
 from math import ceil, inf
 from typing import NamedTuple
@@ -49,6 +50,11 @@ class Track:
         self.changes, self.lives = array("q"), array("q")
         self.gaps: list[tuple[int, int, float]] = []
         self.late: list[int] = []
+
+
+def end_of_steps(start: float, seconds: float, more: float, steps: int) -> float:
+    """When so many steps are over, of which the first takes ``seconds`` and each further one ``more`` than before."""
+    return start + (steps * seconds + more * (0.5 * steps * (steps - 1)))
 
 
 class Load(NamedTuple):
@@ -193,12 +199,10 @@ class Leaper:
                         k = bend
                 if not waits:
                     if coming < inf:
-                        # Steps that start before it comes, and `ahead` one more, which is composed before that.
-                        # One is left without `ahead` too: `start` is then `now`, and it comes later than that.
-                        def at_end(j: int, since: float = start, first: float = seconds, more: float = more) -> float:
-                            return since + (j * first + more * (0.5 * j * (j - 1)))
-
-                        k = min(k, bisect_left(range(k), coming, key=at_end) + ahead)
+                        # Steps that start before the request comes, and `ahead` one more, composed before that.
+                        # Without `ahead` one is left too: `start` is then `now`, and the request comes after `now`.
+                        over_at = partial(end_of_steps, start, seconds, more)
+                        k = min(k, bisect_left(range(k), coming, key=over_at) + ahead)
                 elif ending:
                     k = 1
                 residue = step % size
@@ -211,7 +215,7 @@ class Leaper:
                         k += 1
                 runs.extend((k, seconds, more, start, now, n, 0))
                 before = (k - 1) * seconds + more * (0.5 * (k - 1) * (k - 2))
-                end = start + (k * seconds + more * (0.5 * k * (k - 1)))
+                end = end_of_steps(start, seconds, more, k)
                 now = start + before if ahead else end
                 contexts += n * k
                 free -= grown
