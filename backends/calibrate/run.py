@@ -44,14 +44,14 @@ class Job:
 
 
 def files(data: Sequence[Path]) -> Iterator[tuple[AnyKind, Table]]:
-    """The rows of every known kind in ``data``, which are files or folders of them.
+    """The rows of every known kind in ``data``: files, or folders that hold files.
 
     Several files of a kind are as one that holds their rows, and a file that is named twice counts once. Raises
     `PlanError` (E450) where one of ``data`` is not there, or where none has such rows.
     """
     for place in data:
         if not os.path.exists(place):
-            hint = "name CSV files, or folders of them"
+            hint = "name CSV files, or folders that hold CSV files"
             raise PlanError([Diagnostic("E450", f"there is no file or folder {place}", hint=hint)])
     places = {os.path.realpath(place): place for place in data}.values()
     several = {place: tables_of(place) if is_there(place) else None for place in places}

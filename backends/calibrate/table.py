@@ -54,7 +54,7 @@ class Table:
 
 
 def joined(tables: Sequence[Table]) -> Table:
-    """The rows of all ``tables``; those of a table that lacks a column are blank in it."""
+    """The rows of all ``tables``. Where a table lacks a column, its rows have blanks there."""
     names = dict.fromkeys(name for table in tables for name in table.columns)
     return Table({name: _joined_column(tables, name) for name in names})
 

@@ -127,7 +127,7 @@ def chunk_lone(server: Server, joined: Number, input_: Number) -> Chunks:
     """
     ways, budget, new = server.main.ways, _budget(server), input_ - reused_tokens(server.plan, input_)
     together = maximum(joined / ways, 1)
-    steps = maximum(together * new / budget, ceil_div(new, budget))  # of all of them
+    steps = maximum(together * new / budget, ceil_div(new, budget))  # of all prompts
     cut = _Cut(together * new / steps, None, Prompt(1, new, input_ - new))
     return Chunks(steps / together, _mixed_step(server, cut, 1), cut.prompt, ways=ways)
 

@@ -74,7 +74,7 @@ def drained_rate(served: Number, stay: Number, requests: Number, running: Number
 
 
 def slowest_seconds(times: PhaseTimes) -> Number:
-    """Seconds after which the next step may follow: those of the slowest stage, or hop, and of what runs before."""
+    """Seconds from one step to the next: of the slowest stage or hop, and of the drafts before the step."""
     return maximum(largest([s.span for s in times.stages]), times.hop) * times.parts + times.drafted
 
 
