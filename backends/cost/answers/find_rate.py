@@ -58,7 +58,9 @@ def search_rate(
         return _capacity(search, low, high)
     if high is None:
         return _answer(search, low, None, search.why(None), (float("nan"), float("inf")))
-    return _answer(search, low, high, search.why(high), *((_interval(search),) if interval else ()))
+    if not interval:
+        return _answer(search, low, high, search.why(high))
+    return _answer(search, low, high, search.why(high), _interval(search))
 
 
 def check_bounded(plan: PlanSpec) -> None:
